@@ -1,0 +1,1 @@
+"""Atari: environments, PPO, distillation of internal classifiers, evaluation."""

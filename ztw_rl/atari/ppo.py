@@ -1,0 +1,256 @@
+"""PPO of a NatureCNN on one Atari game, with checkpoints to resume from.
+
+Source of the hyperparameters: Wołczyk et al., "Zero Time Waste" (2021), appendix A.2.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger, make_output_format
+from stable_baselines3.common.vec_env import VecEnv
+
+from ztw_rl.atari.config import PPOConfig
+from ztw_rl.atari.policy import ChannelsLastCnnPolicy
+from ztw_rl.core.checkpoint import load_json, load_tensors, save_json, save_tensors
+from ztw_rl.errors import UserError
+from ztw_rl.interrupt import StopRequest, graceful_stop
+
+KEPT_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Where training stands when ``train`` returns."""
+
+    n_timesteps: int
+    """Environment steps done, over all sessions."""
+    finished: bool
+    """False if the user stopped it."""
+    checkpoint: Path
+    """The newest checkpoint."""
+
+
+def build_ppo(env: VecEnv, config: PPOConfig, seed: int, device: torch.device) -> PPO:
+    """SB3's PPO, set as ``config`` says."""
+
+    def schedule(start: float) -> float | Callable[[float], float]:
+        return start if config.schedule == "constant" else lambda remaining: remaining * start
+
+    return PPO(
+        ChannelsLastCnnPolicy,
+        env,
+        learning_rate=schedule(config.learning_rate),
+        n_steps=config.n_steps,
+        batch_size=config.batch_size,
+        n_epochs=config.n_epochs,
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+        clip_range=schedule(config.clip_range),
+        ent_coef=config.ent_coef,
+        vf_coef=config.vf_coef,
+        max_grad_norm=config.max_grad_norm,
+        policy_kwargs={"precision": config.precision},
+        seed=seed,
+        device=device,
+    )
+
+
+def train(
+    env: VecEnv,
+    config: PPOConfig,
+    run_dir: Path,
+    *,
+    seed: int,
+    device: torch.device,
+    resume: bool = False,
+    console: Console | None = None,
+) -> TrainingResult:
+    """Train to ``config.n_timesteps`` and leave checkpoints and logs in ``run_dir``.
+
+    Ctrl-C saves a checkpoint and returns. Resuming continues the step counter, the optimiser,
+    the schedules and the logs; the games begin anew.
+
+    Args:
+        env: Games to learn from; it is not closed.
+        config: Hyperparameters.
+        run_dir: Holds ``checkpoints/`` and TensorBoard's and CSV logs.
+        seed: Of the initial weights, the action noise and the minibatches.
+        device: Where the network lives.
+        resume: Go on from the newest checkpoint in ``run_dir``.
+        console: For progress; silent without one.
+
+    Raises:
+        UserError: ``resume`` without a usable checkpoint.
+    """
+    model = build_ppo(env, config, seed, device)
+    if resume:
+        load_checkpoint(model, newest_checkpoint(run_dir))
+        # The games begin anew; with the first session's random numbers they would repeat it.
+        model.set_random_seed(seed + model.num_timesteps)
+    suffix = f"_{model.num_timesteps}"
+    formats = [make_output_format(f, str(run_dir / "logs"), suffix) for f in ("tensorboard", "csv")]
+    model.set_logger(Logger(str(run_dir / "logs"), formats))
+    remaining = config.n_timesteps - model.num_timesteps
+    with graceful_stop() as stop:
+        if remaining > 0:
+            keeper = _Keeper(config, run_dir, stop, console or Console(quiet=True))
+            model.learn(remaining, callback=keeper, reset_num_timesteps=not resume)
+    checkpoint = save_checkpoint(model, run_dir)
+    return TrainingResult(
+        n_timesteps=model.num_timesteps,
+        finished=model.num_timesteps >= config.n_timesteps,
+        checkpoint=checkpoint,
+    )
+
+
+def mean_return(model: PPO) -> float | None:
+    """Mean raw return of the last 100 full games, or None before the first has ended."""
+    games = model.ep_info_buffer or ()
+    return sum(game["r"] for game in games) / len(games) if games else None
+
+
+class _Keeper(BaseCallback):
+    """Shows progress, writes checkpoints, and stops when the user asks."""
+
+    def __init__(
+        self, config: PPOConfig, run_dir: Path, stop: StopRequest, console: Console
+    ) -> None:
+        super().__init__()
+        self._config = config
+        self._run_dir = run_dir
+        self._stop = stop
+        self._console = console
+        self._progress = Progress(
+            TextColumn("PPO"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:.0f} steps/s"),
+            TextColumn("return {task.fields[score]}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=console,
+        )
+
+    def _on_training_start(self) -> None:
+        self._began = time.monotonic()
+        self._first = self._saved = self.num_timesteps
+        self._task = self._progress.add_task(
+            "", total=self._config.n_timesteps, completed=self._first, rate=0.0, score="-"
+        )
+        self._progress.start()
+
+    def _on_step(self) -> bool:
+        return not self._stop.requested
+
+    def _on_rollout_end(self) -> None:
+        rate = (self.num_timesteps - self._first) / (time.monotonic() - self._began)
+        score = mean_return(self.model)  # type: ignore[arg-type]
+        shown = "-" if score is None else f"{score:.1f}"
+        self._progress.update(self._task, completed=self.num_timesteps, rate=rate, score=shown)
+
+    def _on_rollout_start(self) -> None:
+        # Here the last update is complete, so weights, optimiser and counter agree.
+        if self.num_timesteps - self._saved >= self._config.checkpoint_interval:
+            save_checkpoint(self.model, self._run_dir)  # type: ignore[arg-type]
+            self._saved = self.num_timesteps
+            if not self._console.is_terminal:
+                task = self._progress.tasks[0].fields
+                self._console.print(
+                    f"step {self.num_timesteps:,}  return {task['score']}  "
+                    f"{task['rate']:.0f} steps/s"
+                )
+
+    def _on_training_end(self) -> None:
+        self._progress.stop()
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    return sorted((run_dir / "checkpoints").glob("step_*"))
+
+
+def newest_checkpoint(run_dir: Path) -> Path:
+    """The newest complete checkpoint of a run.
+
+    Raises:
+        UserError: There is none.
+    """
+    found = checkpoints(run_dir)
+    if not found:
+        raise UserError(f"{run_dir} has no checkpoint yet; start it again without --resume")
+    return found[-1]
+
+
+def save_checkpoint(model: PPO, run_dir: Path) -> Path:
+    """Write weights, optimiser and counters as one folder that appears all at once.
+
+    Returns:
+        The folder, ``run_dir/checkpoints/step_<environment steps>``.
+    """
+    target = run_dir / "checkpoints" / f"step_{model.num_timesteps:09d}"
+    if not target.exists():
+        partial = target.with_name(f".{target.name}")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_tensors(partial / "policy.safetensors", model.policy.state_dict())
+        optimizer = model.policy.optimizer.state_dict()["state"]
+        save_tensors(
+            partial / "optimizer.safetensors",
+            {f"{i}.{name}": t for i, state in optimizer.items() for name, t in state.items()},
+        )
+        save_json(
+            partial / "state.json",
+            {
+                "n_timesteps": model.num_timesteps,
+                "n_updates": model._n_updates,
+                "recent_games": list(model.ep_info_buffer or ()),
+            },
+        )
+        partial.rename(target)
+    for old in checkpoints(run_dir)[:-KEPT_CHECKPOINTS]:
+        shutil.rmtree(old)
+    return target
+
+
+def load_checkpoint(model: PPO, folder: Path) -> None:
+    """Put a checkpoint's weights, optimiser state and counters into ``model``.
+
+    Raises:
+        UserError: A file is missing or damaged, or belongs to another network.
+    """
+    state = load_json(folder / "state.json")
+    try:
+        model.policy.load_state_dict(load_tensors(folder / "policy.safetensors"))
+    except RuntimeError:
+        raise UserError(
+            f"{folder / 'policy.safetensors'} belongs to another network or game"
+        ) from None
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in load_tensors(folder / "optimizer.safetensors").items():
+        index, key = name.split(".")
+        moments.setdefault(int(index), {})[key] = tensor
+    groups = model.policy.optimizer.state_dict()["param_groups"]
+    model.policy.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    model.num_timesteps = state["n_timesteps"]
+    model._n_updates = state["n_updates"]
+    model.ep_info_buffer = deque(state["recent_games"], maxlen=model._stats_window_size)
+    model.ep_success_buffer = deque(maxlen=model._stats_window_size)

@@ -1,0 +1,100 @@
+"""Files that are never half-written: safetensors for tensors, JSON for everything else."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ztw_rl.errors import UserError
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Have ``write`` fill a temporary file beside ``path``, then move it into place.
+
+    Whoever reads ``path`` sees the old file or the new one, also if the process is killed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def save_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda p: _write_text(p, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def load_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: The file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; is its folder complete?") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error}); restore or delete it") from None
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None
+) -> None:
+    """Write named tensors as safetensors, atomically.
+
+    Args:
+        path: The file, ``*.safetensors``.
+        tensors: Anything ``state_dict`` gives.
+        dtype: Floating-point tensors are stored in this type; their own by default.
+    """
+    stored = {
+        name: (t.to(dtype) if dtype is not None and t.is_floating_point() else t)
+        .detach()
+        .cpu()
+        .contiguous()
+        .clone()
+        for name, t in tensors.items()
+    }
+    write_atomically(path, lambda p: save_file(stored, p))
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file onto the CPU.
+
+    Raises:
+        UserError: The file is missing, truncated, or of another format.
+    """
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; is its folder complete?") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}); restore or delete it") from None
+    return tensors

@@ -1,0 +1,26 @@
+"""Choice of the device."""
+
+from __future__ import annotations
+
+import torch
+
+from ztw_rl.errors import UserError
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
+
+    Raises:
+        UserError: The name is unknown or this machine has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device '{name}'; use auto, cpu, cuda or cuda:0") from None
+    if device.type == "cuda" and (
+        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise UserError(f"device '{name}' is not available here; use --device cpu")
+    return device
