@@ -29,7 +29,7 @@ class ChannelsLastCnnPolicy(ActorCriticCnnPolicy):
     def __init__(self, *args: Any, precision: Precision = "float32", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._dtype = DTYPES[precision]
-        self.features_extractor.to(memory_format=torch.channels_last)
+        self.features_extractor.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def extract_features(  # type: ignore[override]
         self, obs: Tensor, features_extractor: BaseFeaturesExtractor | None = None
@@ -45,8 +45,6 @@ class ChannelsLastCnnPolicy(ActorCriticCnnPolicy):
         """
         extractor = self.features_extractor if features_extractor is None else features_extractor
         pixels = obs.to(self._dtype, memory_format=torch.channels_last).div_(255)
-        with torch.autocast(
-            obs.device.type, self._dtype, enabled=self._dtype is not torch.float32
-        ):
+        with torch.autocast(obs.device.type, self._dtype, enabled=self._dtype is not torch.float32):
             features: Tensor = extractor(pixels)
         return features.float()

@@ -5,7 +5,6 @@ Source of the hyperparameters: Wołczyk et al., "Zero Time Waste" (2021), append
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable
@@ -29,11 +28,16 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from ztw_rl.atari.config import PPOConfig
 from ztw_rl.atari.policy import ChannelsLastCnnPolicy
-from ztw_rl.core.checkpoint import load_json, load_tensors, save_json, save_tensors
+from ztw_rl.core.checkpoint import (
+    load_json,
+    load_optimizer_tensors,
+    load_tensors,
+    newest_checkpoint,
+    optimizer_tensors,
+    save_checkpoint,
+)
 from ztw_rl.errors import UserError
 from ztw_rl.interrupt import StopRequest, graceful_stop
-
-KEPT_CHECKPOINTS = 2
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def train(
     """
     model = build_ppo(env, config, seed, device)
     if resume:
-        load_checkpoint(model, newest_checkpoint(run_dir))
+        load(model, newest_checkpoint(run_dir))
         # The games begin anew; with the first session's random numbers they would repeat it.
         model.set_random_seed(seed + model.num_timesteps)
     suffix = f"_{model.num_timesteps}"
@@ -113,7 +117,7 @@ def train(
         if remaining > 0:
             keeper = _Keeper(config, run_dir, stop, console or Console(quiet=True))
             model.learn(remaining, callback=keeper, reset_num_timesteps=not resume)
-    checkpoint = save_checkpoint(model, run_dir)
+    checkpoint = save(model, run_dir)
     return TrainingResult(
         n_timesteps=model.num_timesteps,
         finished=model.num_timesteps >= config.n_timesteps,
@@ -170,7 +174,7 @@ class _Keeper(BaseCallback):
     def _on_rollout_start(self) -> None:
         # Here the last update is complete, so weights, optimiser and counter agree.
         if self.num_timesteps - self._saved >= self._config.checkpoint_interval:
-            save_checkpoint(self.model, self._run_dir)  # type: ignore[arg-type]
+            save(self.model, self._run_dir)  # type: ignore[arg-type]
             self._saved = self.num_timesteps
             if not self._console.is_terminal:
                 task = self._progress.tasks[0].fields
@@ -183,73 +187,36 @@ class _Keeper(BaseCallback):
         self._progress.stop()
 
 
-def checkpoints(run_dir: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
-    return sorted((run_dir / "checkpoints").glob("step_*"))
+def save(model: PPO, run_dir: Path) -> Path:
+    """Write weights, optimiser and counters; see ``core.checkpoint.save_checkpoint``."""
+    return save_checkpoint(
+        run_dir,
+        model.num_timesteps,
+        {
+            "policy": model.policy.state_dict(),
+            "optimizer": optimizer_tensors(model.policy.optimizer),
+        },
+        {
+            "n_timesteps": model.num_timesteps,
+            "n_updates": model._n_updates,
+            "recent_games": list(model.ep_info_buffer or ()),
+        },
+    )
 
 
-def newest_checkpoint(run_dir: Path) -> Path:
-    """The newest complete checkpoint of a run.
-
-    Raises:
-        UserError: There is none.
-    """
-    found = checkpoints(run_dir)
-    if not found:
-        raise UserError(f"{run_dir} has no checkpoint yet; start it again without --resume")
-    return found[-1]
-
-
-def save_checkpoint(model: PPO, run_dir: Path) -> Path:
-    """Write weights, optimiser and counters as one folder that appears all at once.
-
-    Returns:
-        The folder, ``run_dir/checkpoints/step_<environment steps>``.
-    """
-    target = run_dir / "checkpoints" / f"step_{model.num_timesteps:09d}"
-    if not target.exists():
-        partial = target.with_name(f".{target.name}")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_tensors(partial / "policy.safetensors", model.policy.state_dict())
-        optimizer = model.policy.optimizer.state_dict()["state"]
-        save_tensors(
-            partial / "optimizer.safetensors",
-            {f"{i}.{name}": t for i, state in optimizer.items() for name, t in state.items()},
-        )
-        save_json(
-            partial / "state.json",
-            {
-                "n_timesteps": model.num_timesteps,
-                "n_updates": model._n_updates,
-                "recent_games": list(model.ep_info_buffer or ()),
-            },
-        )
-        partial.rename(target)
-    for old in checkpoints(run_dir)[:-KEPT_CHECKPOINTS]:
-        shutil.rmtree(old)
-    return target
-
-
-def load_checkpoint(model: PPO, folder: Path) -> None:
+def load(model: PPO, folder: Path) -> None:
     """Put a checkpoint's weights, optimiser state and counters into ``model``.
 
     Raises:
         UserError: A file is missing or damaged, or belongs to another network.
     """
     state = load_json(folder / "state.json")
+    weights = folder / "policy.safetensors"
     try:
-        model.policy.load_state_dict(load_tensors(folder / "policy.safetensors"))
+        model.policy.load_state_dict(load_tensors(weights))
     except RuntimeError:
-        raise UserError(
-            f"{folder / 'policy.safetensors'} belongs to another network or game"
-        ) from None
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in load_tensors(folder / "optimizer.safetensors").items():
-        index, key = name.split(".")
-        moments.setdefault(int(index), {})[key] = tensor
-    groups = model.policy.optimizer.state_dict()["param_groups"]
-    model.policy.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        raise UserError(f"{weights} belongs to another network or game") from None
+    load_optimizer_tensors(model.policy.optimizer, load_tensors(folder / "optimizer.safetensors"))
     model.num_timesteps = state["n_timesteps"]
     model._n_updates = state["n_updates"]
     model.ep_info_buffer = deque(state["recent_games"], maxlen=model._stats_window_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -98,3 +99,67 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); restore or delete it") from None
     return tensors
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of an optimiser whose state is tensors only, such as Adam's moments."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": t for i, entry in state.items() for name, t in entry.items()}
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what ``optimizer_tensors`` gave; learning rates stay as the optimiser has them."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+KEPT_CHECKPOINTS = 2
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    return sorted((run_dir / "checkpoints").glob("step_*"))
+
+
+def newest_checkpoint(run_dir: Path) -> Path:
+    """The newest complete checkpoint of a run.
+
+    Raises:
+        UserError: There is none.
+    """
+    found = checkpoints(run_dir)
+    if not found:
+        raise UserError(f"{run_dir} has no checkpoint yet; start it again without --resume")
+    return found[-1]
+
+
+def save_checkpoint(
+    run_dir: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Any
+) -> Path:
+    """Write tensors and counters as one folder that appears all at once; older ones are pruned.
+
+    Args:
+        run_dir: The run.
+        step: Names the checkpoint, and orders it among the others.
+        tensors: File stem, such as ``optimizer``, to named tensors.
+        state: For ``state.json``.
+
+    Returns:
+        The folder, ``run_dir/checkpoints/step_<step>``.
+    """
+    target = run_dir / "checkpoints" / f"step_{step:09d}"
+    if not target.exists():
+        partial = target.with_name(f".{target.name}")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for stem, named in tensors.items():
+            save_tensors(partial / f"{stem}.safetensors", named)
+        save_json(partial / "state.json", state)
+        partial.rename(target)
+    for old in checkpoints(run_dir)[:-KEPT_CHECKPOINTS]:
+        shutil.rmtree(old)
+    return target

@@ -1,0 +1,80 @@
+"""What leaving at each exit costs, in operations and parameters.
+
+One multiply-accumulate (MAC) counts as one operation; torch's counter, which is used here,
+counts two. Counted are convolutions and matrix products. Element-wise work (activations, pooling,
+normalisation, the ensemble's few hundred products) is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ztw_rl.core.model import EarlyExitModel
+
+
+@dataclass(frozen=True)
+class ExitCosts:
+    """Operations and parameters of an early-exit model."""
+
+    macs: tuple[int, ...]
+    """Per exit: MACs of everything evaluated for a sample that leaves there."""
+    backbone_macs: int
+    """MACs of the backbone alone, without any IC."""
+    parameters: tuple[int, ...]
+    """Per exit: parameters of everything evaluated up to it."""
+    backbone_parameters: int
+
+    @property
+    def relative_macs(self) -> tuple[float, ...]:
+        """Per exit: MACs over the backbone's. The last exceeds 1 by the ICs' own work."""
+        return tuple(macs / self.backbone_macs for macs in self.macs)
+
+
+def count_macs(function: Callable[[], object]) -> int:
+    """MACs of one call."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        function()
+    return int(counter.get_total_flops()) // 2
+
+
+def n_parameters(module: nn.Module) -> int:
+    """Number of parameters of a module."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def exit_costs(model: EarlyExitModel, x: Tensor) -> ExitCosts:
+    """Count what each exit costs.
+
+    Args:
+        model: The model, in eval mode.
+        x: (1, …), any input of the right shape; its values don't matter.
+
+    Returns:
+        Costs per sample.
+    """
+    backbone_macs = count_macs(lambda: model.backbone(x))
+    macs, parameters = [0], [0]
+    previous: Tensor | None = None
+    bounds = (0, *model.attach, len(model.blocks))
+    for m in range(model.n_exits):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            x = model.features(m, x)
+            previous = model.classify(m, x, previous)
+        macs.append(macs[-1] + counter.get_total_flops() // 2)
+        classifier = model.head if m == len(model.ics) else model.ics[m]
+        parts = [classifier, *model.blocks[bounds[m] : bounds[m + 1]]]
+        added = sum(n_parameters(part) for part in parts)
+        if model.ensemble is not None and model.is_ensembled(m):
+            added += m + 1 + model.ensemble.log_biases.shape[1]
+        parameters.append(parameters[-1] + added)
+    return ExitCosts(
+        macs=tuple(macs[1:]),
+        backbone_macs=backbone_macs,
+        parameters=tuple(parameters[1:]),
+        backbone_parameters=n_parameters(model.blocks) + n_parameters(model.head),
+    )

@@ -1,0 +1,111 @@
+"""Ensembles of the exits reached so far.
+
+Source: Wołczyk et al., "Zero Time Waste" (2021), section 3 and appendix C.2.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+class Ensemble(nn.Module, ABC):
+    """At each exit m, one distribution out of those of the exits j ≤ m.
+
+    Every exit has its own positive member weights and its own positive class biases, kept as
+    logarithms. They start as the plain mean (geometric or arithmetic) of the members.
+
+    Args:
+        n_exits: Number of exits E that are ensembled.
+        n_classes: Number of classes C.
+    """
+
+    def __init__(self, n_exits: int, n_classes: int) -> None:
+        super().__init__()
+        members = torch.arange(1, n_exits + 1, dtype=torch.float32)
+        self.log_weights = nn.Parameter(-members.log().unsqueeze(1).repeat(1, n_exits))
+        """(E, E); row m holds exit m's weights, of which the first m + 1 count."""
+        self.log_biases = nn.Parameter(self.initial_log_biases(n_exits, n_classes))
+        """(E, C)."""
+
+    @staticmethod
+    @abstractmethod
+    def initial_log_biases(n_exits: int, n_classes: int) -> Tensor:
+        """(E, C), such that the biases leave the mean as it is, or nearly so."""
+
+    @staticmethod
+    @abstractmethod
+    def combine(log_probs: Tensor, weights: Tensor, log_bias: Tensor) -> Tensor:
+        """One exit's distribution from its members'.
+
+        Args:
+            log_probs: (B, M, C), normalised over C.
+            weights: (M,), positive.
+            log_bias: (C,).
+
+        Returns:
+            (B, C) log-probabilities, normalised.
+        """
+
+    @property
+    def n_exits(self) -> int:
+        """Number of exits that are ensembled."""
+        return self.log_weights.shape[0]
+
+    def at(self, exit_index: int, log_probs: Tensor) -> Tensor:
+        """The ensemble's distribution at one exit.
+
+        Args:
+            exit_index: m.
+            log_probs: (B, m + 1, C), log-probabilities of the exits 0 … m.
+
+        Returns:
+            (B, C) log-probabilities.
+        """
+        weights = self.log_weights[exit_index, : exit_index + 1].exp()
+        return self.combine(log_probs, weights, self.log_biases[exit_index])
+
+    def forward(self, log_probs: Tensor) -> Tensor:
+        """The ensemble's distribution at every exit.
+
+        Args:
+            log_probs: (B, E, C).
+
+        Returns:
+            (B, E, C) log-probabilities.
+        """
+        return torch.stack([self.at(m, log_probs[:, : m + 1]) for m in range(self.n_exits)], dim=1)
+
+
+class GeometricEnsemble(Ensemble):
+    """q_m ∝ b_m · Π_{j≤m} p_j^w_mj: log q_m = log_softmax(Σ_j w_mj log p_j + log b_m)."""
+
+    @staticmethod
+    def initial_log_biases(n_exits: int, n_classes: int) -> Tensor:
+        """Zeros: a factor of one."""
+        return torch.zeros(n_exits, n_classes)
+
+    @staticmethod
+    def combine(log_probs: Tensor, weights: Tensor, log_bias: Tensor) -> Tensor:
+        """See ``Ensemble.combine``."""
+        mixed = (weights.unsqueeze(1) * log_probs).sum(dim=1) + log_bias
+        return torch.log_softmax(mixed, dim=-1)
+
+
+class AdditiveEnsemble(Ensemble):
+    """q_m ∝ Σ_{j≤m} w_mj p_j + b_m: the ablation."""
+
+    @staticmethod
+    def initial_log_biases(n_exits: int, n_classes: int) -> Tensor:
+        """A hundredth of uniform: near zero, yet with a gradient to grow by."""
+        return torch.full((n_exits, n_classes), -2.0) * torch.log(torch.tensor(10.0)) - (
+            torch.log(torch.tensor(float(n_classes)))
+        )
+
+    @staticmethod
+    def combine(log_probs: Tensor, weights: Tensor, log_bias: Tensor) -> Tensor:
+        """See ``Ensemble.combine``."""
+        mixed = (weights.unsqueeze(1) * log_probs.exp()).sum(dim=1) + log_bias.exp()
+        return mixed.log() - mixed.sum(dim=-1, keepdim=True).log()

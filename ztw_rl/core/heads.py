@@ -1,0 +1,146 @@
+"""The internal classifier (IC): convolution, SDN pooling, linear layer.
+
+Source: Kaya et al., "Shallow-Deep Networks" (2019) for the pooling; Wołczyk et al., "Zero Time
+Waste" (2021) for the cascade connection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+POOLED_SIZE = 4
+
+
+def uniform_bins(size: int, bins: int = POOLED_SIZE) -> tuple[int, int] | None:
+    """Kernel and stride of the plain pooling that adaptive pooling amounts to.
+
+    Adaptive pooling's bin i reaches from floor(i·size/bins) to ceil((i+1)·size/bins).
+
+    Args:
+        size: Cells along one axis.
+        bins: Cells along that axis after pooling.
+
+    Returns:
+        (kernel, stride), or None if the bins differ in width or distance.
+    """
+    starts = [i * size // bins for i in range(bins)]
+    ends = [-(-(i + 1) * size // bins) for i in range(bins)]
+    kernels = {end - start for start, end in zip(starts, ends, strict=True)}
+    strides = {b - a for a, b in pairwise(starts)} or {1}
+    if len(kernels) != 1 or len(strides) != 1:
+        return None
+    return kernels.pop(), strides.pop()
+
+
+class SDNPool(nn.Module):
+    """γ·avg_pool(x) + (1−γ)·max_pool(x) down to 4×4, with a learnable γ.
+
+    An axis of 4 cells or fewer is left as it is: there, average and maximum agree with the cell
+    itself, and repeating cells to fill 4×4 would only add redundant weights to the next layer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.tensor(0.5))
+
+    @staticmethod
+    def output_size(height: int, width: int) -> tuple[int, int]:
+        """Height and width after pooling."""
+        return min(height, POOLED_SIZE), min(width, POOLED_SIZE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool.
+
+        Args:
+            x: (B, C, H, W).
+
+        Returns:
+            (B, C, min(H, 4), min(W, 4)).
+        """
+        height, width = x.shape[-2:]
+        size = self.output_size(height, width)
+        if size == (height, width):
+            return x
+        rows, columns = uniform_bins(height, size[0]), uniform_bins(width, size[1])
+        if rows is None or columns is None:
+            average, maximum = F.adaptive_avg_pool2d(x, size), F.adaptive_max_pool2d(x, size)
+        else:
+            kernel, stride = (rows[0], columns[0]), (rows[1], columns[1])
+            average, maximum = F.avg_pool2d(x, kernel, stride), F.max_pool2d(x, kernel, stride)
+        return torch.lerp(maximum, average, self.gamma.to(x.dtype))
+
+
+@dataclass(frozen=True)
+class ICConfig:
+    """Shape of one internal classifier."""
+
+    in_channels: int
+    in_size: tuple[int, int]
+    """Height and width of the features it reads."""
+    n_classes: int
+    out_channels: int
+    """Of its convolution."""
+    stride: int = 1
+    padding: int = 1
+    cascade: bool = True
+    """Whether its linear layer also sees the predecessor's logits."""
+    stop_gradient: bool = True
+    """Whether the predecessor is shielded from this IC's loss."""
+    layer_norm: bool = False
+    """Whether the predecessor's logits are layer-normalised first."""
+
+    @property
+    def conv_size(self) -> tuple[int, int]:
+        """Height and width after the 3×3 convolution."""
+        height, width = ((s + 2 * self.padding - 3) // self.stride + 1 for s in self.in_size)
+        return height, width
+
+
+class InternalClassifier(nn.Module):
+    """conv 3×3 → ReLU → SDN pool → linear, the linear layer also seeing the predecessor's logits.
+
+    Args:
+        config: Shape. The first IC has no predecessor, so its ``cascade`` must be False.
+    """
+
+    def __init__(self, config: ICConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.conv = nn.Conv2d(
+            config.in_channels,
+            config.out_channels,
+            kernel_size=3,
+            stride=config.stride,
+            padding=config.padding,
+        )
+        self.pool = SDNPool()
+        height, width = SDNPool.output_size(*config.conv_size)
+        cascaded = config.n_classes if config.cascade else 0
+        normalises = config.cascade and config.layer_norm
+        self.norm = nn.LayerNorm(config.n_classes) if normalises else nn.Identity()
+        self.linear = nn.Linear(config.out_channels * height * width + cascaded, config.n_classes)
+
+    def forward(self, features: Tensor, previous: Tensor | None = None) -> Tensor:
+        """Logits of this IC.
+
+        Args:
+            features: (B, in_channels, *in_size).
+            previous: (B, n_classes), the logits of the IC before it; needed if it cascades.
+
+        Returns:
+            (B, n_classes).
+        """
+        pooled = self.pool(F.relu(self.conv(features))).flatten(1)
+        if self.config.cascade:
+            if previous is None:
+                raise ValueError("a cascading IC needs its predecessor's logits")
+            if self.config.stop_gradient:
+                previous = previous.detach()
+            pooled = torch.cat([pooled, self.norm(previous)], dim=1)
+        logits: Tensor = self.linear(pooled)
+        return logits
