@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ztw_rl.core.ensembles import GeometricEnsemble
 from ztw_rl.core.heads import ICConfig, InternalClassifier
+from ztw_rl.core.methods import METHODS, Method
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.errors import UserError
 
@@ -66,9 +66,7 @@ def nature_cnn(n_actions: int) -> tuple[list[nn.Module], nn.Module]:
 def early_exit_nature_cnn(
     n_actions: int,
     exits: Sequence[str] = ("conv1", "conv2"),
-    *,
-    cascade: bool = True,
-    ensemble: bool = True,
+    method: Method = METHODS["ztw"],
 ) -> EarlyExitModel:
     """A NatureCNN policy with internal classifiers, its parameters still random.
 
@@ -78,8 +76,7 @@ def early_exit_nature_cnn(
     Args:
         n_actions: Size of the action space.
         exits: Places of the ICs, names of ``ATTACH_POINTS`` in order of depth.
-        cascade: Whether each IC sees its predecessor's logits.
-        ensemble: Whether a geometric ensemble answers at each IC.
+        method: Which parts the model has.
 
     Returns:
         The model, channels-last.
@@ -106,7 +103,8 @@ def early_exit_nature_cnn(
                     out_channels=channels,
                     stride=4,
                     padding=0,
-                    cascade=cascade and place > 0,
+                    cascade=method.cascade and place > 0,
+                    stop_gradient=method.stop_gradient,
                     layer_norm=True,
                 )
             )
@@ -116,7 +114,7 @@ def early_exit_nature_cnn(
         head,
         ics,
         attach=[ATTACH_POINTS[name][0] for name in exits],
-        ensemble=GeometricEnsemble(len(ics), n_actions) if ensemble else None,
+        ensemble=method.ensemble(len(ics), n_actions) if method.ensemble else None,
     )
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 

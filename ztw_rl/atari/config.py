@@ -7,13 +7,37 @@ The dataclasses are recipe sections (``ppo: {n_envs: 8}``) and command-line flag
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
+
+from ztw_rl.errors import UserError
 
 Pixels = Literal["ale", "sb3"]
 """``ale``: max-pool, then gray (ALE's vector env, gymnasium). ``sb3``: gray, then max-pool."""
 
 Schedule = Literal["constant", "linear"]
 Precision = Literal["float32", "bfloat16"]
+
+
+def _require(config: object, accepted: bool, name: str, expected: str) -> None:
+    """Raise a UserError unless the value of field ``name`` is accepted."""
+    if not accepted:
+        raise UserError(f"{name} must be {expected}, not {getattr(config, name)}")
+
+
+def _require_at_least(config: object, lowest: float, *names: str) -> None:
+    for name in names:
+        _require(config, lowest <= getattr(config, name) < inf, name, f"at least {lowest}")
+
+
+def _require_share(config: object, *names: str) -> None:
+    for name in names:
+        _require(config, 0 <= getattr(config, name) <= 1, name, "between 0 and 1")
+
+
+def _require_positive(config: object, *names: str) -> None:
+    for name in names:
+        _require(config, 0 < getattr(config, name) < inf, name, "above 0 and finite")
 
 
 @dataclass(frozen=True)
@@ -38,6 +62,12 @@ class AtariConfig:
     """A lost life ends the learner's episode; the game goes on. Evaluation ignores it."""
     clip_reward: bool = True
     """The learner sees the sign of the reward. Evaluation always counts raw points."""
+
+    def __post_init__(self) -> None:
+        _require_at_least(self, 1, "frame_skip", "frame_stack", "max_frames")
+        # Below 36 pixels NatureCNN's last convolution has nothing left.
+        _require_at_least(self, 36, "screen_size")
+        _require_share(self, "repeat_action_probability")
 
 
 @dataclass(frozen=True)
@@ -75,3 +105,80 @@ class PPOConfig:
     tensor cores); weights, heads, losses and the optimiser stay in float32."""
     checkpoint_interval: int = 100_000
     """Environment steps between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        _require_at_least(self, 1, "n_timesteps", "n_envs", "n_steps", "n_epochs")
+        _require_at_least(self, 1, "checkpoint_interval")
+        # The advantages of a minibatch are divided by their standard deviation.
+        _require_at_least(self, 2, "batch_size")
+        _require_at_least(self, 0, "ent_coef", "vf_coef")
+        _require_positive(self, "learning_rate", "clip_range", "max_grad_norm")
+        _require_share(self, "gamma", "gae_lambda")
+        rollout = self.n_envs * self.n_steps
+        _require(
+            self,
+            self.batch_size <= rollout,
+            "batch_size",
+            f"at most one rollout, n_envs * n_steps = {rollout}",
+        )
+
+
+@dataclass(frozen=True)
+class PPORun:
+    """All settings of a PPO run: its ``config.json``."""
+
+    seed: int
+    """Of games, initial weights, action noise and minibatches."""
+    atari: AtariConfig
+    """How frames become observations."""
+    ppo: PPOConfig
+    """Training."""
+
+
+MethodName = Literal["ztw", "sdn", "cascade", "ensemble"]
+ActionMode = Literal["greedy", "sample"]
+Behaviour = Literal["ics", "all"]
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Behavioural cloning of a policy into its internal classifiers (ICs)."""
+
+    method: MethodName = "ztw"
+    """Parts of the model: cascade and geometric ensemble, neither (sdn), or one of them."""
+    exits: tuple[str, ...] = ("conv1", "conv2")
+    """Where the ICs hang: some of input, conv1, conv2, conv3."""
+    n_timesteps: int = 1_000_000
+    """Environment steps of each stage: first the ICs, then the ensembles."""
+    n_envs: int = 8
+    """Games played side by side."""
+    n_steps: int = 128
+    """Steps per environment between two updates."""
+    n_epochs: int = 5
+    """Passes over what was collected."""
+    ic_batch_size: int = 64
+    """Minibatch size of the stage that fits the ICs."""
+    ensemble_batch_size: int = 128
+    """Minibatch size of the stage that fits the ensembles."""
+    learning_rates: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
+    """Adam's learning rates, one after another."""
+    milestones: tuple[float, ...] = (0.1, 0.75)
+    """Shares of a stage after which the next learning rate takes over."""
+    behaviour: Behaviour = "ics"
+    """Who may act: the ICs only, or the policy's own head as well."""
+    action_mode: ActionMode = "greedy"
+    """Whether actions are the likeliest or sampled."""
+    checkpoint_interval: int = 100_000
+    """Environment steps between two checkpoints."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Full games on raw points."""
+
+    n_episodes: int = 10
+    """Games per row of the table."""
+    n_envs: int = 32
+    """Games played side by side, of all rows together."""
+    action_mode: ActionMode = "greedy"
+    """Whether actions are the likeliest or sampled."""

@@ -1,0 +1,97 @@
+"""Where a policy to be distilled comes from."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ztw_rl.atari.agent import load_agent
+from ztw_rl.atari.backbone import from_sb3
+from ztw_rl.atari.config import AtariConfig
+from ztw_rl.core.checkpoint import load_json, load_tensors
+from ztw_rl.errors import UserError
+
+POLICY_ENTRY = "policy.pth"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A trained policy, without its value net."""
+
+    parameters: Mapping[str, Tensor]
+    """Under ``EarlyExitModel``'s names."""
+    atari: AtariConfig
+    """The pixels it was trained on."""
+    provenance: Mapping[str, Any]
+    """What is known of its training."""
+
+    @property
+    def n_actions(self) -> int:
+        """Size of the action space."""
+        return len(self.parameters["head.bias"])
+
+
+def from_checkpoint(folder: Path, atari: AtariConfig) -> Teacher:
+    """The policy in a checkpoint of ``train-ppo``.
+
+    Args:
+        folder: ``…/checkpoints/step_…``.
+        atari: What the run was trained on.
+
+    Raises:
+        UserError: A file is missing or damaged.
+    """
+    weights = folder / "policy.safetensors"
+    parameters = from_sb3(load_tensors(weights), str(weights))
+    state = load_json(folder / "state.json")
+    return Teacher(parameters, atari, {"ppo_timesteps": state["n_timesteps"]})
+
+
+def from_agent(folder: Path) -> Teacher:
+    """The policy inside a trained agent; its ICs are left out.
+
+    Raises:
+        UserError: A file is missing or damaged.
+    """
+    agent = load_agent(folder)
+    parameters = {
+        name: tensor
+        for name, tensor in agent.model.state_dict().items()
+        if name.startswith(("blocks.", "head."))
+    }
+    return Teacher(parameters, agent.config.atari, agent.config.provenance)
+
+
+def from_zip(path: Path, atari: AtariConfig) -> Teacher:
+    """The policy in an SB3 ``.zip``, read without executing any of its pickles.
+
+    Args:
+        path: What ``PPO.save`` wrote, for a ``CnnPolicy``.
+        atari: Game and pixels it was trained on, which the file does not tell.
+
+    Raises:
+        UserError: The file is damaged or holds no plain NatureCNN ``CnnPolicy``.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            stored = archive.read(POLICY_ENTRY)
+        parameters = torch.load(io.BytesIO(stored), map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except KeyError:
+        raise UserError(f"{path} holds no '{POLICY_ENTRY}'; is it an SB3 model?") from None
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be read as an SB3 model ({reason})") from None
+    if not isinstance(parameters, Mapping) or not all(
+        isinstance(value, Tensor) for value in parameters.values()
+    ):
+        raise UserError(f"{path}: '{POLICY_ENTRY}' holds something else than weights")
+    return Teacher(from_sb3(parameters, str(path)), atari, {"imported_from": path.name})
