@@ -111,12 +111,17 @@ def train(
         model.set_random_seed(seed + model.num_timesteps)
     suffix = f"_{model.num_timesteps}"
     formats = [make_output_format(f, str(run_dir / "logs"), suffix) for f in ("tensorboard", "csv")]
-    model.set_logger(Logger(str(run_dir / "logs"), formats))
+    logger = Logger(str(run_dir / "logs"), formats)
+    model.set_logger(logger)
     remaining = config.n_timesteps - model.num_timesteps
-    with graceful_stop() as stop:
-        if remaining > 0:
-            keeper = _Keeper(config, run_dir, stop, console or Console(quiet=True))
-            model.learn(remaining, callback=keeper, reset_num_timesteps=not resume)
+    try:
+        with graceful_stop() as stop:
+            if remaining > 0:
+                keeper = _Keeper(config, run_dir, stop, console or Console(quiet=True))
+                with keeper.progress:
+                    model.learn(remaining, callback=keeper, reset_num_timesteps=not resume)
+    finally:
+        logger.close()
     checkpoint = save(model, run_dir)
     return TrainingResult(
         n_timesteps=model.num_timesteps,
@@ -142,7 +147,7 @@ class _Keeper(BaseCallback):
         self._run_dir = run_dir
         self._stop = stop
         self._console = console
-        self._progress = Progress(
+        self.progress = Progress(
             TextColumn("PPO"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -157,10 +162,9 @@ class _Keeper(BaseCallback):
     def _on_training_start(self) -> None:
         self._began = time.monotonic()
         self._first = self._saved = self.num_timesteps
-        self._task = self._progress.add_task(
+        self._task = self.progress.add_task(
             "", total=self._config.n_timesteps, completed=self._first, rate=0.0, score="-"
         )
-        self._progress.start()
 
     def _on_step(self) -> bool:
         return not self._stop.requested
@@ -169,7 +173,7 @@ class _Keeper(BaseCallback):
         rate = (self.num_timesteps - self._first) / (time.monotonic() - self._began)
         score = mean_return(self.model)  # type: ignore[arg-type]
         shown = "-" if score is None else f"{score:.1f}"
-        self._progress.update(self._task, completed=self.num_timesteps, rate=rate, score=shown)
+        self.progress.update(self._task, completed=self.num_timesteps, rate=rate, score=shown)
 
     def _on_rollout_start(self) -> None:
         # Here the last update is complete, so weights, optimiser and counter agree.
@@ -177,14 +181,11 @@ class _Keeper(BaseCallback):
             save(self.model, self._run_dir)  # type: ignore[arg-type]
             self._saved = self.num_timesteps
             if not self._console.is_terminal:
-                task = self._progress.tasks[0].fields
+                task = self.progress.tasks[0].fields
                 self._console.print(
                     f"step {self.num_timesteps:,}  return {task['score']}  "
                     f"{task['rate']:.0f} steps/s"
                 )
-
-    def _on_training_end(self) -> None:
-        self._progress.stop()
 
 
 def save(model: PPO, run_dir: Path) -> Path:

@@ -1,0 +1,89 @@
+"""The ``ztw-rl`` command: finds the sub-command's module and reports what goes wrong.
+
+To add a command, write ``commands/<name>.py`` and add its line to ``COMMANDS``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from ztw_rl import __version__
+from ztw_rl.errors import UserError
+
+COMMANDS = {
+    "train-ppo": "train a PPO policy on an Atari game",
+}
+"""Each command and its line in the help; ``train-ppo`` lives in ``commands/train_ppo.py``."""
+
+USER_ERROR = 2
+INTERRUPTED = 128 + 2
+BROKEN_PIPE = 128 + 13
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: Command line without the program's name; the process's own by default.
+
+    Returns:
+        The exit code: 0, 2 for a user's mistake, 130 after Ctrl-C, 141 if nobody reads on.
+    """
+    try:
+        try:
+            return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit, which would complain about the pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if arguments else USER_ERROR
+    name, *rest = arguments
+    if name == "--version":
+        print(f"ztw-rl {__version__}")
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.0)
+        raise UserError(f"there is no command '{name}'; did you mean '{near[0]}'?")
+    # Imported on demand: the commands load tyro, and at work torch, which takes seconds.
+    command = importlib.import_module(f"ztw_rl.commands.{name.replace('-', '_')}")
+    code: int = command.main(rest)
+    return code
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "usage: ztw-rl COMMAND [OPTIONS]",
+            "",
+            "Early exit for reinforcement-learning policies and image classifiers.",
+            "",
+            "commands:",
+            *(f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items()),
+            "",
+            "ztw-rl COMMAND --help shows a command's options; ztw-rl --version, the version.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

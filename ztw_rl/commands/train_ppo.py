@@ -1,0 +1,165 @@
+"""``ztw-rl train-ppo``: train a PPO policy on an Atari game, or go on with a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from ztw_rl import recipes, runs
+from ztw_rl.atari.config import AtariConfig, PPOConfig, PPORun
+from ztw_rl.atari.games import canonical, rom_id
+from ztw_rl.commands._arguments import peek
+from ztw_rl.errors import UserError
+
+KIND = "ppo"
+CHANGEABLE = {"ppo.n_timesteps", "ppo.precision", "ppo.checkpoint_interval"}
+"""What a resumed run may set anew: everything else would make it another experiment."""
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class TrainPPO:
+    """Train a PPO policy on an Atari game.
+
+    A flag beats the game's recipe in envs/, which beats the default. Ctrl-C saves a checkpoint
+    and says how to go on.
+    """
+
+    env: str
+    """Game or recipe, in any spelling."""
+    n_timesteps: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Short for --ppo.n-timesteps."""
+    seed: int = 0
+    """Of games, initial weights, action noise and minibatches."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
+    resume: Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="[RUN]")] = None
+    """Go on with this run folder; without a value, with the run of the game that was started or
+    resumed last. Its stored settings take the place of recipe and defaults."""
+    runs_dir: Path = Path("runs")
+    """Where run folders are."""
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    """PPO, in the spelling of Stable-Baselines3."""
+    atari: AtariConfig = field(default_factory=AtariConfig)
+    """How the emulator's frames become observations."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; see ``ztw-rl train-ppo --help``.
+
+    Returns:
+        0, or 130 if the user stopped the training.
+
+    Raises:
+        UserError: The command line, the recipe or the run to resume has an error.
+    """
+    args, run_dir, stored = _parse(arguments)
+    run = PPORun(seed=args.seed, atari=args.atari, ppo=args.ppo)
+    if stored is not None and run_dir is not None:
+        _check_unchanged(stored, run, run_dir)
+        runs.check_writable(run_dir)
+    else:
+        runs.check_writable(args.runs_dir / KIND)
+    return _train(run, run_dir, args)
+
+
+def _parse(arguments: list[str]) -> tuple[TrainPPO, Path | None, PPORun | None]:
+    """The command line, and folder and config of the run to resume."""
+    early = peek(arguments, "env", "resume", "runs-dir")
+    recipe = recipes.load(early["env"]) if early["env"] else None
+    run_dir, stored = None, None
+    if early["resume"] is not None:
+        game = canonical(recipe.atari.game) if recipe else None
+        root = Path(early["runs-dir"] or "runs")
+        run_dir = Path(early["resume"]) if early["resume"] else _newest(root, game)
+        stored = runs.load_config(PPORun, run_dir)
+        played = canonical(stored.atari.game)
+        if game not in (None, played):
+            raise UserError(f"{run_dir} plays {played}, not {game}; leave out --env or --resume")
+        default = TrainPPO(env=played, seed=stored.seed, atari=stored.atari, ppo=stored.ppo)
+    elif recipe:
+        default = TrainPPO(env=tyro.MISSING, atari=recipe.atari, ppo=recipe.ppo)
+    else:
+        default = TrainPPO(env=tyro.MISSING)
+    args = tyro.cli(TrainPPO, args=arguments, prog="ztw-rl train-ppo", default=default)
+    if args.resume is not None and len(args.resume) > 1:
+        raise UserError(f"--resume takes one run folder, not {len(args.resume)}")
+    if args.n_timesteps is not None:
+        args = replace(args, ppo=replace(args.ppo, n_timesteps=args.n_timesteps))
+    game = rom_id(args.atari.game)
+    return replace(args, atari=replace(args.atari, game=game)), run_dir, stored
+
+
+def _newest(root: Path, game: str | None) -> Path:
+    found = runs.newest(root, KIND, game)
+    if found is None:
+        wanted = root / KIND / (f"{game}-*" if game else "*")
+        raise UserError(f"there is no run {wanted} to resume; leave out --resume")
+    return found
+
+
+def _check_unchanged(stored: PPORun, wanted: PPORun, run_dir: Path) -> None:
+    before, after = _flat(dataclasses.asdict(stored)), _flat(dataclasses.asdict(wanted))
+    for key, value in after.items():
+        if value != before[key] and key not in CHANGEABLE:
+            flag = key.replace("_", "-")
+            raise UserError(
+                f"--{flag} is {before[key]} in {run_dir} and cannot become {value} midway; "
+                "start a new run without --resume"
+            )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted keys."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        nested = isinstance(value, dict)
+        flat.update(_flat(value, f"{prefix}{name}.") if nested else {prefix + name: value})
+    return flat
+
+
+def _train(run: PPORun, resumed: Path | None, args: TrainPPO) -> int:
+    """Train in a new run folder or in ``resumed``, and say where the result is."""
+    from rich.console import Console
+
+    from ztw_rl.atari import ppo
+    from ztw_rl.atari.vec_env import AtariVecEnv
+    from ztw_rl.core.checkpoint import newest_checkpoint
+    from ztw_rl.core.device import resolve_device
+
+    device = resolve_device(args.device)
+    if resumed is not None:
+        newest_checkpoint(resumed)
+    env = AtariVecEnv(run.atari, run.ppo.n_envs, run.seed)
+    try:
+        if resumed is None:
+            run_dir = runs.create(args.runs_dir, KIND, canonical(run.atari.game), run)
+        else:
+            run_dir = resumed
+            runs.save_config(run_dir, run)
+        console = Console(stderr=True)
+        console.print(f"{'training' if resumed is None else 'going on'} in {run_dir}")
+        result = ppo.train(
+            env,
+            run.ppo,
+            run_dir,
+            seed=run.seed,
+            device=device,
+            resume=resumed is not None,
+            console=console,
+        )
+    finally:
+        env.close()
+    if not result.finished:
+        command = ["ztw-rl", "train-ppo", "--resume", str(run_dir)]
+        if args.device != "auto":
+            command += ["--device", args.device]
+        print(f"stopped after {result.n_timesteps:,} steps; go on with: {shlex.join(command)}")
+        return INTERRUPTED
+    print(f"trained for {result.n_timesteps:,} steps: {result.checkpoint}")
+    return 0

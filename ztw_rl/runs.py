@@ -1,0 +1,116 @@
+"""Run folders: ``runs/<kind>/<game>-<number>``, each with the resolved ``config.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ztw_rl.errors import UserError
+from ztw_rl.schema import parse
+
+T = TypeVar("T")
+
+CONFIG = "config.json"
+_NUMBERED = re.compile(r"(?P<game>.+)-(?P<number>\d+)")
+
+
+def create(root: Path, kind: str, game: str, config: Any) -> Path:
+    """Make the next run folder of a game; it appears at once and with its config inside.
+
+    Args:
+        root: Usually ``runs``.
+        kind: ``ppo``, ``distill``, ``eval``.
+        game: Name without separators, such as ``mspacman``.
+        config: Dataclass with all settings of the run.
+
+    Raises:
+        UserError: ``root`` cannot be written.
+    """
+    folder = root / kind
+    check_writable(folder)
+    draft = folder / f".{game}-{uuid.uuid4().hex}"
+    try:
+        draft.mkdir(parents=True)
+        save_config(draft, config)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+    while True:
+        taken = [number for name, number, _ in _numbered(folder) if name == game]
+        target = folder / f"{game}-{max(taken, default=0) + 1:03d}"
+        try:
+            # Fails if another process took the number meanwhile: its folder is not empty.
+            draft.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+        else:
+            return target
+
+
+def newest(root: Path, kind: str, game: str | None = None) -> Path | None:
+    """The run that was started or resumed last, or None if there is none.
+
+    Args:
+        root: Usually ``runs``.
+        kind: ``ppo``, ``distill``, ``eval``.
+        game: Only runs of this game; of any by default.
+    """
+    runs = [
+        ((path / CONFIG).stat().st_mtime_ns, number, path)
+        for name, number, path in _numbered(root / kind)
+        if game in (None, name) and (path / CONFIG).is_file()
+    ]
+    return max(runs)[-1] if runs else None
+
+
+def _numbered(folder: Path) -> list[tuple[str, int, Path]]:
+    """Game, number and path of every run folder."""
+    if not folder.is_dir():
+        return []
+    found = ((_NUMBERED.fullmatch(path.name), path) for path in folder.iterdir())
+    return [
+        (match["game"], int(match["number"]), path)
+        for match, path in found
+        if match and not path.name.startswith(".") and path.is_dir()
+    ]
+
+
+def save_config(run_dir: Path, config: Any) -> None:
+    """Write a dataclass as ``run_dir/config.json``, atomically."""
+    from ztw_rl.core.checkpoint import save_json
+
+    save_json(run_dir / CONFIG, dataclasses.asdict(config))
+
+
+def load_config(kind: type[T], run_dir: Path) -> T:
+    """Read ``run_dir/config.json`` into dataclass ``kind``.
+
+    Raises:
+        UserError: There is no such run, or its config is missing or damaged.
+    """
+    from ztw_rl.core.checkpoint import load_json
+
+    if not run_dir.is_dir():
+        raise UserError(f"there is no run folder {run_dir}")
+    return parse(kind, load_json(run_dir / CONFIG), run_dir / CONFIG)
+
+
+def check_writable(folder: Path) -> None:
+    """Find out whether ``folder`` could be created and written, without creating it.
+
+    Raises:
+        UserError: It could not.
+    """
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UserError(f"cannot write to {folder}: {existing} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to {folder}: no permission to write in {existing}")

@@ -1,0 +1,130 @@
+"""Plain data (YAML, JSON) into nested dataclasses, with every key and type checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from ztw_rl.errors import UserError
+
+T = TypeVar("T")
+
+# PyYAML reads 1e-3 as a string; YAML 1.2 and everybody else read a number.
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+
+
+def parse(kind: type[T], data: object, source: object) -> T:
+    """Build a dataclass from what a YAML or JSON file holds.
+
+    Fields may be ``int``, ``float`` (whole numbers are accepted), ``bool``, ``str``, ``Literal``,
+    optional, tuples of these, and dataclasses. Keys that are absent take the field's default.
+
+    Args:
+        kind: The dataclass.
+        data: A mapping, or None for an empty file.
+        source: The file, for messages.
+
+    Raises:
+        UserError: A key is unknown or missing, or a value has the wrong type or is out of range;
+            the message names file, key, what was found and what is expected.
+    """
+    parsed: T = _dataclass(kind, {} if data is None else data, f"{source}: ", "")
+    return parsed
+
+
+def _dataclass(kind: Any, data: object, source: str, path: str) -> Any:
+    if not isinstance(data, Mapping):
+        raise _wrong(data, "a mapping of settings", source, path.rstrip("."))
+    hints = get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for key in data:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)
+            hint = f"; did you mean '{path}{near[0]}'?" if near else ""
+            raise UserError(f"{source}unknown key '{path}{key}'{hint}")
+    values = {
+        name: _convert(hints[name], value, source, path + name) for name, value in data.items()
+    }
+    for name, field in fields.items():
+        absent = field.default is field.default_factory is dataclasses.MISSING
+        if absent and name not in values:
+            raise UserError(f"{source}key '{path}{name}' is missing")
+    try:
+        return kind(**values)
+    except UserError as error:
+        raise UserError(f"{source}{path}{error}") from None
+
+
+def _convert(hint: Any, value: object, source: str, key: str) -> Any:
+    """``value`` as type ``hint``."""
+    if dataclasses.is_dataclass(hint):
+        return _dataclass(hint, value, source, f"{key}.")
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return _convert_union(arguments, value, source, key)
+    if origin is tuple and isinstance(value, list | tuple):
+        if arguments[-1] is Ellipsis:
+            arguments = (arguments[0],) * len(value)
+        if len(arguments) == len(value):
+            return tuple(
+                _convert(a, v, source, f"{key}[{i}]")
+                for i, (a, v) in enumerate(zip(arguments, value, strict=True))
+            )
+    if hint is float:
+        if isinstance(value, str) and _EXPONENT.fullmatch(value):
+            value = float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    elif origin is Literal:
+        if any(value == a and type(value) is type(a) for a in arguments):
+            return value
+    elif isinstance(hint, type) and type(value) is hint:
+        return value
+    raise _wrong(value, _describe(hint), source, key)
+
+
+def _convert_union(members: tuple[Any, ...], value: object, source: str, key: str) -> Any:
+    if value is None and type(None) in members:
+        return None
+    present = [m for m in members if m is not type(None)]
+    if len(present) == 1:
+        return _convert(present[0], value, source, key)
+    for member in present:
+        try:
+            return _convert(member, value, source, key)
+        except UserError:
+            continue
+    raise _wrong(value, " or ".join(map(_describe, members)), source, key)
+
+
+def _describe(hint: Any) -> str:
+    """``hint`` in a user's words."""
+    words = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        type(None): "null",
+    }
+    if hint in words:
+        return words[hint]
+    arguments = get_args(hint)
+    if get_origin(hint) is Literal:
+        return " or ".join(map(str, arguments))
+    if get_origin(hint) is tuple:
+        if arguments[-1] is Ellipsis:
+            return f"a list, each {_describe(arguments[0])}"
+        return f"a list of {len(arguments)}: {', '.join(map(_describe, arguments))}"
+    return "a mapping of settings"
+
+
+def _wrong(value: object, expected: str, source: str, key: str) -> UserError:
+    words = {bool: "true or false", int: "a number", float: "a number", str: "text"}
+    found = "empty" if value is None else f"{value!r} ({words.get(type(value), 'a collection')})"
+    where = f"{key} is" if key else "found"
+    return UserError(f"{source}{where} {found}, expected {expected}")
