@@ -6,15 +6,17 @@ for sticky actions; Mnih et al., "Human-level control" (2015) for the rest.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import ale_py
 import numpy as np
 import numpy.typing as npt
 from ale_py.vector_env import AtariVectorEnv
+from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode
 
 from ztw_rl.atari.config import AtariConfig
+from ztw_rl.atari.games import rom_id
 
 Observations = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
@@ -38,7 +40,83 @@ class Transition(NamedTuple):
     final_observations: Observations
     """As ``observations``, but the finished game's last where one ended."""
     lives: npt.NDArray[np.int32]
-    """(N,) lives left; some games always report 0 or 1."""
+    """(N,) lives left, a new game's where one ended; some games always report 0 or 1."""
+
+
+class EmulatorBatch(Protocol):
+    """N games that step together, whatever renders them; see ``make_emulators``."""
+
+    n_envs: int
+    observation_space: Box
+    action_space: Discrete
+
+    def reset(self, seeds: npt.NDArray[np.int64], which: Flags | None = None) -> Observations:
+        """Start games anew.
+
+        Args:
+            seeds: One seed per game that starts; -1 goes on with its present random numbers.
+            which: (N,) games to start; all by default. The others are left as they are.
+
+        Returns:
+            (N, frame_stack, screen_size, screen_size), uint8: everyone's current observation.
+        """
+        ...
+
+    def send(self, actions: npt.NDArray[np.int64]) -> None:
+        """Begin a step with (N,) actions.
+
+        Raises:
+            ValueError: An action that the game does not have, or not one per game.
+        """
+        ...
+
+    def receive(self) -> Transition:
+        """Wait for the step that ``send`` began."""
+        ...
+
+    def step(self, actions: npt.NDArray[np.int64]) -> Transition:
+        """``send`` and ``receive``."""
+        ...
+
+    def close(self) -> None:
+        """Give the emulators' memory and threads back."""
+        ...
+
+
+def make_emulators(config: AtariConfig, n_envs: int, n_threads: int = 0) -> EmulatorBatch:
+    """A batch of games that renders ``config.pixels``.
+
+    Args:
+        config: Preprocessing.
+        n_envs: Number of games N.
+        n_threads: Emulation threads; 0 takes one per core. ``sb3`` pixels always take one.
+
+    Raises:
+        UserError: ALE has no such game.
+    """
+    if config.pixels == "ale":
+        return Emulators(config, n_envs, n_threads)
+    from ztw_rl.atari.emulators_sb3 import WrappedEmulators
+
+    return WrappedEmulators(config, n_envs)
+
+
+def checked_actions(
+    actions: npt.NDArray[np.int64], n_envs: int, action_space: Discrete
+) -> npt.NDArray[np.int64]:
+    """The (N,) actions as contiguous int64.
+
+    ALE's vector environment waits for ever after an action that does not exist.
+
+    Raises:
+        ValueError: An action that the game does not have, or not one per game.
+    """
+    actions = np.ascontiguousarray(actions, np.int64)
+    if actions.shape != (n_envs,):
+        raise ValueError(f"expected one action for each of {n_envs} games, got {actions.shape}")
+    if actions.min() < 0 or actions.max() >= action_space.n:
+        raise ValueError(f"actions must be 0 to {action_space.n - 1}, got {actions.tolist()}")
+    return actions
 
 
 class Emulators:
@@ -62,7 +140,7 @@ class Emulators:
             raise ValueError("ALE's vector environment renders pixels='ale' only")
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         self._env = AtariVectorEnv(
-            config.game,
+            rom_id(config.game),
             n_envs,
             num_threads=n_threads,
             max_num_frames_per_episode=config.max_frames,
@@ -79,26 +157,18 @@ class Emulators:
             use_fire_reset=True,
         )
         self.n_envs = n_envs
-        self.observation_space = self._env.single_observation_space
-        self.action_space = self._env.single_action_space
         actions = self._env.ale.get_action_set()
+        shape = (config.frame_stack, config.screen_size, config.screen_size)
+        self.observation_space: Box = Box(0, 255, shape, np.uint8)
+        self.action_space = Discrete(len(actions))
         self._fires = len(actions) > FIRE and actions[FIRE] == ale_py.Action.FIRE
         self._fire_next = np.zeros(n_envs, bool)
         self._episode_frame = np.zeros(n_envs, np.int32)
 
-    def reset(
-        self, seeds: npt.NDArray[np.int64], which: Flags | None = None
-    ) -> Observations:
-        """Start games anew.
-
-        Args:
-            seeds: One seed per game that starts.
-            which: (N,) games to start; all by default. The others are left as they are.
-
-        Returns:
-            (N, frame_stack, screen_size, screen_size), uint8: everyone's current observation.
-        """
+    def reset(self, seeds: npt.NDArray[np.int64], which: Flags | None = None) -> Observations:
+        """Start games anew; see ``EmulatorBatch.reset``."""
         which = np.ones(self.n_envs, bool) if which is None else which
+        observations: Observations
         observations, info = self._env.reset(
             seed=np.asarray(seeds, np.int64), options={"reset_mask": which}
         )
@@ -108,9 +178,10 @@ class Emulators:
 
     def send(self, actions: npt.NDArray[np.int64]) -> None:
         """Begin a step with (N,) actions and return while the emulators work."""
+        actions = checked_actions(actions, self.n_envs, self.action_space)
         if self._fires:
             actions = np.where(self._fire_next, FIRE, actions)
-        self._env.send(np.ascontiguousarray(actions, np.int64))
+        self._env.send(actions)
 
     def receive(self) -> Transition:
         """Wait for the step that ``send`` began."""
@@ -120,13 +191,18 @@ class Emulators:
         life_lost = terminated & ~game_over
         self._fire_next = life_lost
         self._episode_frame = frame.copy()
+        final_observations = observations
+        if game_over.any():
+            # ALE leaves the final observations of the other games uninitialised.
+            final_observations = observations.copy()
+            final_observations[game_over] = info["final_obs"][game_over]
         return Transition(
             observations=observations,
             rewards=rewards,
             life_lost=life_lost,
             game_over=game_over,
             truncated=truncated & game_over,
-            final_observations=info.get("final_obs", observations),
+            final_observations=final_observations,
             lives=info["lives"],
         )
 
@@ -138,3 +214,5 @@ class Emulators:
     def close(self) -> None:
         """Stop the emulation threads."""
         self._env.close()
+        # ALE joins its threads when its object is freed; ``close`` alone does not.
+        self._env.__dict__.pop("ale", None)

@@ -3,50 +3,49 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvObs, VecEnvStepReturn
 
 from ztw_rl.atari.config import AtariConfig
-from ztw_rl.atari.emulators import Emulators
+from ztw_rl.atari.emulators import make_emulators
 
 
 class AtariVecEnv(VecEnv):
     """N games with clipped rewards and, if configured, episodes that end with each life.
 
-    ``infos[i]`` holds ``raw_reward`` and ``lives``. When a whole game is over it also holds
-    ``episode`` as SB3's ``Monitor`` gives it (raw points, steps over all lives, seconds), so that
-    SB3 logs the return of full games. Observations are (N, frame_stack, size, size), uint8.
+    ``infos[i]`` holds ``raw_reward``, and ``lives`` as ``Transition`` has them. When a whole game
+    is over it also holds ``episode`` as SB3's ``Monitor`` gives it (raw points, steps over all
+    lives, seconds), so that SB3 logs the return of full games. Observations are
+    (N, frame_stack, size, size), uint8.
 
     Args:
         config: Preprocessing.
         n_envs: Number of games.
-        seed: Game i starts with ``seed + i``.
+        seed: The first reset starts game i with ``seed + i``, a later one goes on with the random
+            numbers where they are; ``VecEnv.seed`` before it sets new ones.
         n_threads: Emulation threads; 0 takes one per core.
     """
 
-    def __init__(
-        self, config: AtariConfig, n_envs: int, seed: int = 0, n_threads: int = 0
-    ) -> None:
+    def __init__(self, config: AtariConfig, n_envs: int, seed: int = 0, n_threads: int = 0) -> None:
         self._config = config
-        self.emulators = Emulators(config, n_envs, n_threads)
+        self.emulators = make_emulators(config, n_envs, n_threads)
         self.render_mode = None
         super().__init__(n_envs, self.emulators.observation_space, self.emulators.action_space)
-        self._first_seed = seed
+        self.seed(seed)
         self._returns = np.zeros(n_envs)
         self._lengths = np.zeros(n_envs, int)
         self._began = time.monotonic()
 
     def reset(self) -> VecEnvObs:
         """Start every game; see ``VecEnv.reset``."""
-        chosen = [self._first_seed + i if s is None else s for i, s in enumerate(self._seeds)]
+        seeds = np.array([-1 if seed is None else seed for seed in self._seeds], np.int64)
         self._reset_seeds()
         self._returns[:] = 0
         self._lengths[:] = 0
         self.reset_infos = [{} for _ in range(self.num_envs)]
-        return self.emulators.reset(np.array(chosen, np.int64))
+        return self.emulators.reset(seeds)
 
     def step_async(self, actions: np.ndarray) -> None:
         """Begin a step; see ``VecEnv.step_async``."""
@@ -59,8 +58,7 @@ class AtariVecEnv(VecEnv):
         self._lengths += 1
         dones = t.game_over | t.life_lost if self._config.terminal_on_life_loss else t.game_over
         infos: list[dict[str, Any]] = [
-            {"raw_reward": int(r), "lives": int(n)}
-            for r, n in zip(t.rewards, t.lives, strict=True)
+            {"raw_reward": int(r), "lives": int(n)} for r, n in zip(t.rewards, t.lives, strict=True)
         ]
         for i in np.flatnonzero(dones):
             infos[i]["terminal_observation"] = t.final_observations[i]
@@ -94,7 +92,7 @@ class AtariVecEnv(VecEnv):
         """Not supported: the games share one object."""
         raise NotImplementedError("the games of AtariVecEnv have no methods of their own")
 
-    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> Sequence[bool]:
+    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
         """No ``gym.Wrapper`` is ever inside; see ``VecEnv.env_is_wrapped``.
 
         ``Monitor`` is answered with True: ``infos`` carry its ``episode`` entry.

@@ -1,0 +1,181 @@
+"""One Atari game as a gymnasium environment: to render, to use, and as the batch's reference.
+
+With the same seed and actions it gives the pixels, rewards and lives of
+``ztw_rl.atari.emulators.Emulators`` exactly, sticky actions included.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from ale_py.env import AtariEnv
+from gymnasium.wrappers import (
+    AtariPreprocessing,
+    FrameStackObservation,
+    ReshapeObservation,
+    TimeLimit,
+)
+from stable_baselines3.common.atari_wrappers import ClipRewardEnv, MaxAndSkipEnv, WarpFrame
+
+from ztw_rl.atari.config import AtariConfig
+from ztw_rl.atari.games import rom_id
+
+Observation = npt.NDArray[np.uint8]
+Info = dict[str, Any]
+Env = gym.Env[Observation, int]
+RenderMode = Literal["human", "rgb_array"]
+
+FIRE = 1
+
+
+def make_env(
+    config: AtariConfig, *, training: bool = False, render_mode: RenderMode | None = None
+) -> Env:
+    """One game, preprocessed as ``config`` says.
+
+    Observations are (frame_stack, screen_size, screen_size), uint8, newest last; the stack is
+    black before a game's first frame. ``info`` holds ``raw_reward`` (points), ``lives`` (some
+    games always report 0 or 1) and ``life_lost`` (a life was lost and the game goes on).
+
+    Args:
+        config: Preprocessing.
+        training: Give the learner's view: rewards clipped and episodes that end with each life,
+            as far as ``config`` has it. Otherwise raw points and whole games.
+        render_mode: ``human`` opens a window; ``rgb_array`` lets ``render`` return frames.
+
+    Raises:
+        UserError: ALE has no such game.
+    """
+    env: Any = _Emulator(
+        rom_id(config.game),
+        obs_type="grayscale" if config.pixels == "ale" else "rgb",
+        frameskip=1,
+        repeat_action_probability=config.repeat_action_probability,
+        render_mode=render_mode,
+    )
+    if "FIRE" in env.get_action_meanings():
+        env = FireOnStart(env)
+    # Below the frame skip a step is one emulator frame; the frames of the start do not count.
+    env = TimeLimit(env, config.max_frames)
+    if config.pixels == "ale":
+        env = AtariPreprocessing(
+            env, noop_max=0, frame_skip=config.frame_skip, screen_size=config.screen_size
+        )
+    else:
+        env = MaxAndSkipEnv(env, config.frame_skip)
+        env = WarpFrame(env, config.screen_size, config.screen_size)
+        env = ReshapeObservation(env, (config.screen_size, config.screen_size))
+    env = FrameStackObservation(env, config.frame_stack, padding_type="zero")
+    env = LifeLoss(env)
+    if training and config.terminal_on_life_loss:
+        env = LifeEpisodes(env)
+    if training and config.clip_reward:
+        env = ClipRewardEnv(env)
+    chain: Env = env
+    return chain
+
+
+class _Emulator(AtariEnv):
+    """ALE's environment, with the seed passed to the emulator as ALE's vector env does.
+
+    ``AtariEnv`` hashes it first, so that equal seeds would give other sticky actions.
+    """
+
+    def seed_game(self, seed: int | None = None) -> tuple[int, int]:
+        seeds: tuple[int, int] = super().seed_game(seed)
+        if seed is None:
+            return seeds
+        self.ale.setInt("random_seed", seed)
+        return seeds[0], seed
+
+
+class FireOnStart(gym.Wrapper[Observation, int, Observation, int]):
+    """Presses FIRE for one emulator frame when a game starts.
+
+    Args:
+        env: Steps by single frames, and has the action FIRE.
+    """
+
+    def __init__(self, env: gym.Env[Observation, int]) -> None:
+        super().__init__(env)
+        self._fire = env.unwrapped.get_action_meanings().index("FIRE")  # type: ignore[attr-defined]
+
+    def reset(
+        self, *, seed: int | None = None, options: Info | None = None
+    ) -> tuple[Observation, Info]:
+        """Start a game; see ``gym.Env.reset``."""
+        _, info = self.env.reset(seed=seed, options=options)
+        observation, _, _, _, fired = self.env.step(self._fire)
+        return observation, {**info, **fired}
+
+
+class LifeLoss(gym.Wrapper[Observation, int, Observation, int]):
+    """Reports lost lives, and then replaces the next action by FIRE.
+
+    Several games wait for FIRE after a lost life. It is pressed where action 1 is FIRE, and the
+    agent is not told, just as it is not told of a sticky action.
+
+    Args:
+        env: Reports ``lives`` in its ``info``.
+    """
+
+    def __init__(self, env: gym.Env[Observation, int]) -> None:
+        super().__init__(env)
+        meanings = env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
+        self._fires = meanings[FIRE : FIRE + 1] == ["FIRE"]
+        self._life_lost = False
+        self._lives = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: Info | None = None
+    ) -> tuple[Observation, Info]:
+        """Start a game; see ``gym.Env.reset``."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._life_lost = False
+        self._lives = info["lives"]
+        return observation, {**info, "raw_reward": 0, "life_lost": False}
+
+    def step(self, action: int) -> tuple[Observation, float, bool, bool, Info]:
+        """Play one step; see ``gym.Env.step``."""
+        if self._life_lost and self._fires:
+            action = FIRE
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        # Some games stay at 0 lives for a while before they are over.
+        fewer = 0 < info["lives"] < self._lives
+        self._life_lost = fewer and not (terminated or truncated)
+        self._lives = info["lives"]
+        info = {**info, "raw_reward": int(float(reward)), "life_lost": self._life_lost}
+        return observation, float(reward), terminated, truncated and not terminated, info
+
+
+class LifeEpisodes(gym.Wrapper[Observation, int, Observation, int]):
+    """Ends the learner's episode with each life while the game goes on.
+
+    ``reset`` after a lost life returns the observation that the learner already has, without a
+    step of the emulator. With a seed, or at any other time, it starts a new game.
+
+    Args:
+        env: Reports ``life_lost`` in its ``info``.
+    """
+
+    def __init__(self, env: gym.Env[Observation, int]) -> None:
+        super().__init__(env)
+        self._goes_on: tuple[Observation, Info] | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: Info | None = None
+    ) -> tuple[Observation, Info]:
+        """Start an episode; see ``gym.Env.reset``."""
+        current, self._goes_on = self._goes_on, None
+        if current is None or seed is not None:
+            return self.env.reset(seed=seed, options=options)
+        return current
+
+    def step(self, action: int) -> tuple[Observation, float, bool, bool, Info]:
+        """Play one step; see ``gym.Env.step``."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._goes_on = (observation, info) if info["life_lost"] else None
+        return observation, float(reward), terminated or info["life_lost"], truncated, info
