@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+
+from ztw_rl.atari.config import AtariConfig, PPOConfig
+from ztw_rl.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_envs": 0}, "n_envs must be at least 1, not 0"),
+        ({"n_timesteps": 0}, "n_timesteps must be at least 1"),
+        ({"batch_size": 1}, "batch_size must be at least 2"),
+        ({"batch_size": 1025}, r"at most one rollout, n_envs \* n_steps = 1024, not 1025"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be above 0 and finite, not nan"),
+        ({"learning_rate": float("inf")}, "learning_rate must be above 0 and finite, not inf"),
+        ({"gamma": 1.1}, "gamma must be between 0 and 1, not 1.1"),
+        ({"ent_coef": -0.1}, "ent_coef must be at least 0"),
+    ],
+)
+def test_ppo_settings_out_of_range(settings, message):
+    with pytest.raises(UserError, match=message):
+        PPOConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"frame_skip": 0}, "frame_skip must be at least 1"),
+        ({"screen_size": 35}, "screen_size must be at least 36"),
+        ({"repeat_action_probability": -0.1}, "between 0 and 1"),
+    ],
+)
+def test_atari_settings_out_of_range(settings, message):
+    with pytest.raises(UserError, match=message):
+        AtariConfig(**settings)
+
+
+def test_the_edges_are_allowed():
+    PPOConfig(n_envs=1, n_steps=2, batch_size=2, gamma=1.0, gae_lambda=0.0, ent_coef=0.0)
+    AtariConfig(frame_skip=1, screen_size=36, repeat_action_probability=0.0)

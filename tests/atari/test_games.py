@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import pytest
+
+from ztw_rl.atari.games import canonical, rom_id
+from ztw_rl.errors import UserError
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["MsPacman", "ms_pacman", "ms-pacman", "MSPACMAN", "ALE/MsPacman-v5", "MsPacmanNoFrameskip-v4"],
+)
+def test_spellings(name):
+    assert canonical(name) == "mspacman"
+    assert rom_id(name) == "ms_pacman"
+
+
+@pytest.mark.parametrize(("name", "near"), [("Pnog", "pong"), ("breakot", "breakout")])
+def test_an_unknown_game_gets_the_nearest(name, near):
+    with pytest.raises(UserError, match=f"'{name}'; did you mean '{near}'"):
+        rom_id(name)
+
+
+def test_a_name_unlike_any_game():
+    with pytest.raises(UserError, match="did you mean"):
+        rom_id("!")

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import csv
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.logger import Logger
+
+from ztw_rl.atari import ppo
+from ztw_rl.atari.config import AtariConfig, PPOConfig
+from ztw_rl.atari.vec_env import AtariVecEnv
+from ztw_rl.core.checkpoint import newest_checkpoint
+from ztw_rl.errors import UserError
+
+CPU = torch.device("cpu")
+TINY = PPOConfig(
+    n_timesteps=32, n_envs=2, n_steps=8, batch_size=8, n_epochs=2, checkpoint_interval=16
+)
+LONGER = PPOConfig(
+    n_timesteps=64,
+    n_envs=2,
+    n_steps=8,
+    batch_size=8,
+    n_epochs=2,
+    checkpoint_interval=16,
+    schedule="linear",
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def env():
+    env = AtariVecEnv(AtariConfig(game="pong"), 2, n_threads=1)
+    yield env
+    env.close()
+
+
+@pytest.fixture
+def trained(env, tmp_path) -> Path:
+    """A run that stands at 32 steps."""
+    result = ppo.train(env, TINY, tmp_path, seed=0, device=CPU)
+    assert result == ppo.TrainingResult(32, True, newest_checkpoint(tmp_path))
+    return tmp_path
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_training_leaves_checkpoints_and_logs(trained):
+    assert [p.name for p in sorted((trained / "checkpoints").iterdir())] == [
+        "step_000000016",
+        "step_000000032",
+    ]
+    assert list((trained / "logs").glob("events.out.tfevents.*"))
+    assert [r["time/total_timesteps"] for r in rows(trained / "logs" / "progress_0.csv")] == [
+        "16",
+        "32",
+    ]
+
+
+def test_a_checkpoint_holds_weights_moments_and_counters(env, trained):
+    model = ppo.build_ppo(env, TINY, seed=1, device=CPU)
+    ppo.load(model, newest_checkpoint(trained))
+    again = trained / "again"
+    ppo.save(model, again)
+    other = ppo.build_ppo(env, TINY, seed=2, device=CPU)
+    ppo.load(other, newest_checkpoint(again))
+    assert other.num_timesteps == 32
+    assert other._n_updates == 2 * TINY.n_epochs
+    for a, b in zip(model.policy.parameters(), other.policy.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    before, after = (m.policy.optimizer.state_dict()["state"] for m in (model, other))
+    assert len(before) == len(list(model.policy.parameters()))
+    for index, state in before.items():
+        # 2 rollouts of 16 steps in minibatches of 8, each seen twice.
+        assert after[index]["step"] == 2 * 2 * TINY.n_epochs
+        assert state["exp_avg_sq"].any()
+        torch.testing.assert_close(state, after[index], rtol=0, atol=0)
+
+
+def test_resuming_continues_counter_schedule_and_logs(env, trained):
+    result = ppo.train(env, LONGER, trained, seed=0, device=CPU, resume=True)
+    assert (result.n_timesteps, result.finished) == (64, True)
+    log = rows(trained / "logs" / "progress_32.csv")
+    assert [r["time/total_timesteps"] for r in log] == ["48", "64"]
+    # The update at step 48 of 64 has a quarter of the way left.
+    assert float(log[1]["train/learning_rate"]) == pytest.approx(LONGER.learning_rate / 4)
+    assert float(log[1]["train/clip_range"]) == pytest.approx(LONGER.clip_range / 4)
+
+
+def test_resuming_a_finished_run_changes_nothing(env, trained):
+    newest = newest_checkpoint(trained)
+    before = (newest / "policy.safetensors").read_bytes()
+    result = ppo.train(env, TINY, trained, seed=0, device=CPU, resume=True)
+    assert result == ppo.TrainingResult(32, True, newest)
+    assert (newest / "policy.safetensors").read_bytes() == before
+
+
+def test_ctrl_c_saves_and_returns(tmp_path):
+    class Interrupted(AtariVecEnv):
+        def step_wait(self):
+            if self._lengths[0] == 10:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().step_wait()
+
+    env = Interrupted(AtariConfig(game="pong"), 2, n_threads=1)
+    result = ppo.train(env, TINY, tmp_path, seed=0, device=CPU)
+    env.close()
+    assert not result.finished
+    assert 16 <= result.n_timesteps < 32
+    assert result.checkpoint == newest_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_that_a_kill_left_half_written_is_ignored(env, trained):
+    partial = trained / "checkpoints" / ".step_000000048"
+    partial.mkdir()
+    (partial / "policy.safetensors").write_bytes(b"half")
+    assert newest_checkpoint(trained).name == "step_000000032"
+    result = ppo.train(env, LONGER, trained, seed=0, device=CPU, resume=True)
+    assert result.n_timesteps == 64
+
+
+def test_no_checkpoint_to_resume_from(env, tmp_path):
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        ppo.train(env, TINY, tmp_path, seed=0, device=CPU, resume=True)
+
+
+@pytest.mark.parametrize("name", ["policy.safetensors", "optimizer.safetensors", "state.json"])
+def test_truncated_and_missing_files(env, trained, name):
+    file = newest_checkpoint(trained) / name
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(UserError, match=rf"{name} is damaged"):
+        ppo.train(env, TINY, trained, seed=0, device=CPU, resume=True)
+    file.unlink()
+    with pytest.raises(UserError, match=rf"{name} is missing"):
+        ppo.train(env, TINY, trained, seed=0, device=CPU, resume=True)
+
+
+def test_a_checkpoint_of_another_game(trained):
+    env = AtariVecEnv(AtariConfig(game="breakout"), 2, n_threads=1)
+    with pytest.raises(UserError, match="belongs to another network or game"):
+        ppo.train(env, TINY, trained, seed=0, device=CPU, resume=True)
+    env.close()
+
+
+def test_an_update_equals_stock_ppos(env):
+    """Same weights, rollout and minibatches give the same losses and the same new weights."""
+    fast = ppo.build_ppo(env, TINY, seed=0, device=CPU)
+    stock = PPO(
+        "CnnPolicy",
+        env,
+        learning_rate=TINY.learning_rate,
+        n_steps=TINY.n_steps,
+        batch_size=TINY.batch_size,
+        n_epochs=TINY.n_epochs,
+        clip_range=TINY.clip_range,
+        ent_coef=TINY.ent_coef,
+        seed=0,
+        device=CPU,
+    )
+    initial = {k: v.clone() for k, v in stock.policy.state_dict().items()}
+    assert initial.keys() == fast.policy.state_dict().keys()
+    torch.testing.assert_close(dict(fast.policy.state_dict()), initial, rtol=0, atol=0)
+
+    _, callback = stock._setup_learn(TINY.n_timesteps)
+    stock.set_logger(Logger(None, []))
+    assert stock.collect_rollouts(env, callback, stock.rollout_buffer, TINY.n_steps)
+    # Pong gives no reward this early; without any, half of the loss would be idle.
+    noise = np.random.default_rng(0).normal(size=stock.rollout_buffer.returns.shape)
+    stock.rollout_buffer.returns += noise.astype(np.float32)
+    stock.rollout_buffer.advantages += noise.astype(np.float32)
+    fast.rollout_buffer = stock.rollout_buffer
+
+    losses = []
+    for model in (stock, fast):
+        model.set_logger(Logger(None, []))
+        model._current_progress_remaining = 1.0
+        np.random.seed(0)  # noqa: NPY002 - SB3 shuffles minibatches with the global generator.
+        model.train()
+        losses.append({k: v for k, v in model.logger.name_to_value.items() if "train/" in k})
+    assert losses[0].keys() >= {
+        "train/policy_gradient_loss",
+        "train/value_loss",
+        "train/entropy_loss",
+        "train/approx_kl",
+        "train/loss",
+    }
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4, abs=1e-5)
+    final = dict(fast.policy.state_dict())
+    assert any(not torch.equal(final[k], initial[k]) for k in initial)
+    torch.testing.assert_close(final, dict(stock.policy.state_dict()), rtol=1e-4, atol=1e-5)

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ztw_rl import cli
+
+SMALL = [
+    "--ppo.n-envs=2",
+    "--ppo.n-steps=8",
+    "--ppo.batch-size=8",
+    "--ppo.n-epochs=1",
+    "--ppo.checkpoint-interval=16",
+]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch) -> Path:
+    """The current directory: an empty one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def python(*arguments: str, **kwargs) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, **kwargs
+    )
+
+
+def config_of(run_dir: str) -> dict:
+    return json.loads(Path(run_dir, "config.json").read_text())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train-ppo", "--help"]])
+def test_help_loads_nothing_heavy(arguments):
+    program = (
+        "import sys; from ztw_rl.cli import main; code = main(sys.argv[1:]); "
+        "print('heavy:', sorted({'torch', 'stable_baselines3', 'pandas', 'matplotlib', 'scipy', "
+        "'gymnasium', 'cv2'} & set(sys.modules))); sys.exit(code)"
+    )
+    done = python("-c", program, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "heavy: []" in done.stdout
+    assert "train-ppo" in done.stdout
+
+
+def test_every_command_has_its_module_and_help(capsys):
+    for name in cli.COMMANDS:
+        assert cli.main([name, "--help"]) == 0
+        assert f"usage: ztw-rl {name}" in capsys.readouterr().out
+
+
+def test_help_shows_the_games_own_settings(folder, capsys):
+    (folder / "envs").mkdir()
+    (folder / "envs" / "pong.yaml").write_text("ppo: {n_envs: 13}")
+    assert cli.main(["train-ppo", "--env", "Pong", "--help"]) == 0
+    assert "(default: 13)" in capsys.readouterr().out
+
+
+def test_version_and_no_command(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("ztw-rl ")
+    assert cli.main([]) == 2
+    assert "commands:" in capsys.readouterr().out
+
+
+def test_default_recipe_flag(folder, capsys):
+    (folder / "envs").mkdir()
+    (folder / "envs" / "pong.yaml").write_text(
+        "ppo: {n_envs: 3, n_steps: 8, batch_size: 8}\natari: {frame_skip: 2}"
+    )
+    arguments = ["train-ppo", "--env=PONG", "--n-timesteps=1", "--ppo.n-envs", "2", "--seed", "5"]
+    assert cli.main(arguments) == 0
+    config = config_of("runs/ppo/pong-001")
+    assert config["seed"] == 5
+    assert config["ppo"]["n_timesteps"] == 1
+    assert config["ppo"]["n_envs"] == 2
+    assert config["ppo"]["n_steps"] == 8
+    assert config["ppo"]["gamma"] == 0.99
+    assert config["atari"]["game"] == "pong"
+    assert config["atari"]["frame_skip"] == 2
+
+
+def test_train_resume_extend(capsys):
+    assert cli.main(["train-ppo", "--env", "Breakout", "--n-timesteps", "16", *SMALL]) == 0
+    assert "trained for 16 steps: runs/ppo/breakout-001" in capsys.readouterr().out
+    assert cli.main(["train-ppo", "--env", "breakout", "--resume", "--n-timesteps", "48"]) == 0
+    assert "trained for 48 steps" in capsys.readouterr().out
+    assert config_of("runs/ppo/breakout-001")["ppo"]["n_timesteps"] == 48
+    assert cli.main(["train-ppo", "--resume=runs/ppo/breakout-001", "--n-timesteps=64"]) == 0
+    assert "trained for 64 steps" in capsys.readouterr().out
+    assert cli.main(["train-ppo", "--env", "Breakout", "--n-timesteps", "1", *SMALL]) == 0
+    assert "runs/ppo/breakout-002" in capsys.readouterr().out
+
+
+def test_what_a_resumed_run_may_not_change(capsys):
+    assert cli.main(["train-ppo", "--env", "Pong", "--n-timesteps", "16", *SMALL]) == 0
+    before = Path("runs/ppo/pong-001/config.json").read_bytes()
+    capsys.readouterr()
+    for flag, message in [
+        ("--ppo.n-envs=1", "--ppo.n-envs is 2 in runs/ppo/pong-001 and cannot become 1 midway"),
+        ("--seed=1", "--seed is 0 in runs/ppo/pong-001 and cannot become 1 midway"),
+        ("--atari.frame-skip=1", "--atari.frame-skip is 4"),
+        ("--env=Breakout", "runs/ppo/pong-001 plays pong, not breakout"),
+    ]:
+        arguments = ["train-ppo", "--resume", "runs/ppo/pong-001", flag]
+        assert one_error(capsys, arguments).startswith(f"error: {message}")
+    assert Path("runs/ppo/pong-001/config.json").read_bytes() == before
+
+
+def one_error(capsys, arguments: list[str]) -> str:
+    """The single line on stderr of a command that a user's mistake stops."""
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tarin-ppo"], "there is no command 'tarin-ppo'; did you mean 'train-ppo'?"),
+        (["train-ppo", "--env", "Pnog"], "no Atari game is called 'Pnog'; did you mean 'pong'?"),
+        (["train-ppo", "--env=Pong", "--device=cuda:99"], "device 'cuda:99' is not available"),
+        (["train-ppo", "--env=Pong", "--device=gpu"], "unknown device 'gpu'"),
+        (["train-ppo", "--env=Pong", "--ppo.n-envs=0"], "n_envs must be at least 1, not 0"),
+        (["train-ppo", "--env=Pong", "--atari.game=pnog"], "no Atari game is called 'pnog'"),
+        (["train-ppo", "--env=Pong", "--n-timesteps=0"], "n_timesteps must be at least 1, not 0"),
+        (["train-ppo", "--env=Pong", "--resume"], "there is no run runs/ppo/pong-* to resume"),
+        (["train-ppo", "--resume"], "there is no run runs/ppo/* to resume"),
+        (["train-ppo", "--resume", "nowhere"], "there is no run folder nowhere"),
+        (["train-ppo", "--env=Pong", "--resume=nowhere"], "there is no run folder nowhere"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(folder, capsys, arguments, message):
+    assert message in one_error(capsys, arguments)
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train-ppo"], "Missing"),
+        (["train-ppo", "--env"], "--env"),
+        (["train-ppo", "--env=Pong", "--ppo.n-env=8"], "--ppo.n-envs"),
+        (["train-ppo", "--env=Pong", "--ppo.n-envs=eight"], "invalid literal"),
+        (["train-ppo", "--env=Pong", "--ppo.schedule=cosine"], "('constant', 'linear')"),
+        (["train-ppo", "--env=Pong", "surplus"], "surplus"),
+    ],
+)
+def test_unusable_flags(folder, capsys, arguments, message):
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    assert not list(folder.iterdir())
+
+
+def test_wrong_type_in_a_recipe(folder, capsys):
+    (folder / "envs").mkdir()
+    (folder / "envs" / "pong.yaml").write_text("ppo: {n_envs: eight}")
+    error = one_error(capsys, ["train-ppo", "--env", "Pong"])
+    assert "envs/pong.yaml: ppo.n_envs is 'eight' (text), expected a whole number" in error
+    assert not (folder / "runs").exists()
+
+
+def test_runs_that_cannot_be_written(folder, capsys):
+    (folder / "runs").write_text("in the way")
+    assert "is not a folder" in one_error(capsys, ["train-ppo", "--env", "Pong"])
+    error = one_error(capsys, ["train-ppo", "--env", "Pong", "--runs-dir", "runs/deeper"])
+    assert "is not a folder" in error
+    assert [p.name for p in folder.iterdir()] == ["runs"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_damaged_checkpoints(capsys, damage):
+    assert cli.main(["train-ppo", "--env", "Pong", "--n-timesteps", "16", *SMALL]) == 0
+    capsys.readouterr()
+    weights = Path("runs/ppo/pong-001/checkpoints/step_000000016/policy.safetensors")
+    if damage == "missing":
+        weights.unlink()
+    else:
+        weights.write_bytes(weights.read_bytes()[:1000])
+    assert cli.main(["train-ppo", "--resume", "runs/ppo/pong-001"]) == 2
+    error = capsys.readouterr().err.replace("\n", " ")
+    assert f"error: {weights} is {'missing' if damage == 'missing' else 'damaged'}" in error
+
+
+def test_ctrl_c_says_how_to_go_on(folder):
+    command = [sys.executable, "-m", "ztw_rl.cli", "train-ppo", "--env", "Pong", *SMALL]
+    with subprocess.Popen(
+        [*command, "--device=cpu"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(folder.glob("runs/ppo/pong-001/checkpoints/step_*")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    advice = out.strip().splitlines()[-1].split("go on with: ")[1]
+    assert advice == "ztw-rl train-ppo --resume runs/ppo/pong-001 --device cpu"
+    assert cli.main([*shlex.split(advice)[1:], "--n-timesteps", "16"]) == 0
+
+
+def test_ctrl_c_elsewhere_ends_quietly(monkeypatch, capsys):
+    def interrupt(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_dispatch", interrupt)
+    assert cli.main([]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_reader_that_leaves_early():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "ztw_rl.cli", "train-ppo", "--help"],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 141
+    assert done.stderr == ""

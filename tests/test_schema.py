@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from ztw_rl.errors import UserError
+from ztw_rl.schema import parse
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 0.5
+    mode: Literal["fast", "slow"] = "fast"
+
+    def __post_init__(self) -> None:
+        if self.rate < 0:
+            raise UserError(f"rate must be at least 0, not {self.rate}")
+
+
+@dataclass(frozen=True)
+class Outer:
+    count: int
+    flag: bool = False
+    names: tuple[str, ...] = ()
+    pair: tuple[float, float] | None = None
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_every_supported_type():
+    data = {
+        "count": 3,
+        "flag": True,
+        "names": ["a", "b"],
+        "pair": [1, 2.5],
+        "inner": {"rate": 1, "mode": "slow"},
+    }
+    assert parse(Outer, data, "f") == Outer(3, True, ("a", "b"), (1.0, 2.5), Inner(1.0, "slow"))
+
+
+def test_whole_numbers_become_floats():
+    rate = parse(Inner, {"rate": 1}, "f").rate
+    assert type(rate) is float
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("2.5E-4", 2.5e-4), ("1.e+2", 100.0)])
+def test_the_numbers_that_yaml_reads_as_text(text, value):
+    assert parse(Inner, {"rate": text}, "f").rate == value
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({}, "f.yaml: key 'count' is missing"),
+        ({"count": "eight"}, "f.yaml: count is 'eight' (text), expected a whole number"),
+        ({"count": 1.0}, "count is 1.0 (a number), expected a whole number"),
+        ({"count": True}, "count is True (true or false), expected a whole number"),
+        ({"count": None}, "count is empty, expected a whole number"),
+        ({"count": "1e3"}, "count is '1e3' (text), expected a whole number"),
+        ({"count": 1, "flag": "no"}, "flag is 'no' (text), expected true or false"),
+        ({"count": 1, "flag": 1}, "flag is 1 (a number), expected true or false"),
+        ({"count": 1, "names": "a"}, "names is 'a' (text), expected a list, each text"),
+        ({"count": 1, "names": ["a", 2]}, "names[1] is 2 (a number), expected text"),
+        ({"count": 1, "pair": [1]}, "expected a list of 2: a number, a number"),
+        ({"count": 1, "inner": 3}, "inner is 3 (a number), expected a mapping of settings"),
+        ({"count": 1, "inner": {"rate": "x"}}, "inner.rate is 'x' (text), expected a number"),
+        ({"count": 1, "inner": {"rate": float("nan")}}, "inner.rate is nan"),
+        ({"count": 1, "inner": {"mode": "fats"}}, "inner.mode is 'fats' (text), expected fast or"),
+        ({"count": 1, "inner": {"rat": 1}}, "unknown key 'inner.rat'; did you mean 'inner.rate'?"),
+        ({"count": 1, "inner": {"rate": -1}}, "f.yaml: inner.rate must be at least 0, not -1.0"),
+        ([1], "f.yaml: found [1] (a collection), expected a mapping of settings"),
+    ],
+)
+def test_errors_name_file_key_found_and_expected(data, message):
+    with pytest.raises(UserError) as raised:
+        parse(Outer, data, "f.yaml")
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
