@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ztw_rl.atari.config import AtariConfig, PPOConfig
+from ztw_rl.atari.config import AtariConfig, DistillConfig, EvaluationConfig, PPOConfig
 from ztw_rl.errors import UserError
 
 
@@ -36,6 +36,28 @@ def test_ppo_settings_out_of_range(settings, message):
 def test_atari_settings_out_of_range(settings, message):
     with pytest.raises(UserError, match=message):
         AtariConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_envs": 0}, "n_envs must be at least 1"),
+        ({"ic_batch_size": 0}, "ic_batch_size must be at least 1"),
+        ({"learning_rates": (1e-2, -1e-3, 1e-4)}, "learning_rates must be all above 0"),
+        ({"milestones": (0.75, 0.1)}, "milestones must be rising shares between 0 and 1"),
+        ({"milestones": (0.1, 1.5)}, "milestones must be rising shares between 0 and 1"),
+        ({"milestones": (0.1,)}, "milestones must be one fewer than the learning_rates"),
+    ],
+)
+def test_distillation_settings_out_of_range(settings, message):
+    with pytest.raises(UserError, match=message):
+        DistillConfig(**settings)
+
+
+@pytest.mark.parametrize("name", ["n_episodes", "n_envs"])
+def test_evaluation_settings_out_of_range(name):
+    with pytest.raises(UserError, match=f"{name} must be at least 1, not 0"):
+        EvaluationConfig(**{name: 0})
 
 
 def test_the_edges_are_allowed():

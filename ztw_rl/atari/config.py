@@ -171,6 +171,16 @@ class DistillConfig:
     checkpoint_interval: int = 100_000
     """Environment steps between two checkpoints."""
 
+    def __post_init__(self) -> None:
+        _require_at_least(self, 1, "n_timesteps", "n_envs", "n_steps", "n_epochs")
+        _require_at_least(self, 1, "ic_batch_size", "ensemble_batch_size", "checkpoint_interval")
+        positive = all(0 < rate < inf for rate in self.learning_rates)
+        _require(self, positive, "learning_rates", "all above 0 and finite")
+        rising = [0.0, *self.milestones, 1.0]
+        _require(self, rising == sorted(rising), "milestones", "rising shares between 0 and 1")
+        one_less = len(self.milestones) == len(self.learning_rates) - 1
+        _require(self, one_less, "milestones", "one fewer than the learning_rates")
+
 
 @dataclass(frozen=True)
 class EvaluationConfig:
@@ -182,3 +192,6 @@ class EvaluationConfig:
     """Games played side by side, of all rows together."""
     action_mode: ActionMode = "greedy"
     """Whether actions are the likeliest or sampled."""
+
+    def __post_init__(self) -> None:
+        _require_at_least(self, 1, "n_episodes", "n_envs")
