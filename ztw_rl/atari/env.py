@@ -21,14 +21,13 @@ from gymnasium.wrappers import (
 from stable_baselines3.common.atari_wrappers import ClipRewardEnv, MaxAndSkipEnv, WarpFrame
 
 from ztw_rl.atari.config import AtariConfig
+from ztw_rl.atari.emulators import FIRE
 from ztw_rl.atari.games import rom_id
 
 Observation = npt.NDArray[np.uint8]
 Info = dict[str, Any]
 Env = gym.Env[Observation, int]
 RenderMode = Literal["human", "rgb_array"]
-
-FIRE = 1
 
 
 def make_env(
