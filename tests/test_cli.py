@@ -196,23 +196,45 @@ def test_damaged_checkpoints(capsys, damage):
     assert f"error: {weights} is {'missing' if damage == 'missing' else 'damaged'}" in error
 
 
-def test_ctrl_c_says_how_to_go_on(folder):
+def stop_training(folder: Path, signum: signal.Signals) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a long training stopped after its third checkpoint."""
     command = [sys.executable, "-m", "ztw_rl.cli", "train-ppo", "--env", "Pong", *SMALL]
     with subprocess.Popen(
         [*command, "--device=cpu"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         deadline = time.monotonic() + 120
-        while not list(folder.glob("runs/ppo/pong-001/checkpoints/step_*")):
+        while newest_step(folder) < 48:
             assert time.monotonic() < deadline
             assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        process.send_signal(signum)
         out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    return process.returncode, out, err
+
+
+def newest_step(folder: Path) -> int:
+    names = [p.name for p in folder.glob("runs/ppo/pong-001/checkpoints/step_*")]
+    return max((int(name.split("_")[1]) for name in names), default=0)
+
+
+def test_ctrl_c_says_how_to_go_on(folder):
+    code, out, err = stop_training(folder, signal.SIGINT)
+    assert code == 130, err
     assert "Traceback" not in err
     advice = out.strip().splitlines()[-1].split("go on with: ")[1]
     assert advice == "ztw-rl train-ppo --resume runs/ppo/pong-001 --device cpu"
     assert cli.main([*shlex.split(advice)[1:], "--n-timesteps", "16"]) == 0
+
+
+def test_a_killed_run_loses_at_most_one_checkpoint_interval(folder, capsys):
+    code, _, err = stop_training(folder, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    kept = newest_step(folder)
+    shown = [int(line.split()[1].replace(",", "")) for line in err.splitlines() if "step" in line]
+    # The interval is one rollout of 16 steps, and each line on stderr is one.
+    assert kept >= max(shown)
+    assert cli.main(["train-ppo", "--resume", "--n-timesteps", str(kept + 16)]) == 0
+    assert f"trained for {kept + 16:,} steps" in capsys.readouterr().out
 
 
 def test_ctrl_c_elsewhere_ends_quietly(monkeypatch, capsys):
