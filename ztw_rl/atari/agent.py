@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,10 +13,25 @@ from ztw_rl.core.checkpoint import load_json, load_tensors, save_json, save_tens
 from ztw_rl.core.methods import METHODS
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.errors import UserError
+from ztw_rl.schema import parse
 
 FORMAT = 1
 CONFIG_FILE = "agent.json"
 WEIGHTS_FILE = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How an agent came about; None where it is not known."""
+
+    ppo_timesteps: int | None = None
+    """Environment steps of PPO behind the policy."""
+    ppo_seed: int | None = None
+    imported_from: str | None = None
+    """File of a policy that was not trained here."""
+    distill_timesteps: int | None = None
+    """Environment steps of each stage of distillation."""
+    distill_seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -31,8 +44,7 @@ class AgentConfig:
     exits: tuple[str, ...]
     """Places of its ICs."""
     method: MethodName
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    """How it was trained: steps, seeds, hardware."""
+    provenance: Provenance = field(default_factory=Provenance)
 
 
 @dataclass(frozen=True)
@@ -70,17 +82,8 @@ def load_agent(folder: Path) -> Agent:
     stored = load_json(path)
     if not isinstance(stored, dict) or stored.pop("format", None) != FORMAT:
         raise UserError(f"{path} is no agent of format {FORMAT}; train it again or update ztw-rl")
-    try:
-        config = AgentConfig(
-            **{
-                **stored,
-                "atari": AtariConfig(**stored["atari"]),
-                "exits": tuple(stored["exits"]),
-            }
-        )
-        model = build_model(config)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} lacks or misspells a setting ({error})") from None
+    config = parse(AgentConfig, stored, path)
+    model = build_model(config)
     weights = folder / WEIGHTS_FILE
     try:
         model.load_state_dict(load_tensors(weights))

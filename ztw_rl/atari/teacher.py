@@ -7,12 +7,11 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ztw_rl.atari.agent import load_agent
+from ztw_rl.atari.agent import Provenance, load_agent
 from ztw_rl.atari.backbone import from_sb3
 from ztw_rl.atari.config import AtariConfig
 from ztw_rl.core.checkpoint import load_json, load_tensors
@@ -29,7 +28,7 @@ class Teacher:
     """Under ``EarlyExitModel``'s names."""
     atari: AtariConfig
     """The pixels it was trained on."""
-    provenance: Mapping[str, Any]
+    provenance: Provenance
     """What is known of its training."""
 
     @property
@@ -38,12 +37,13 @@ class Teacher:
         return len(self.parameters["head.bias"])
 
 
-def from_checkpoint(folder: Path, atari: AtariConfig) -> Teacher:
+def from_checkpoint(folder: Path, atari: AtariConfig, seed: int) -> Teacher:
     """The policy in a checkpoint of ``train-ppo``.
 
     Args:
         folder: ``…/checkpoints/step_…``.
         atari: What the run was trained on.
+        seed: What it was trained with.
 
     Raises:
         UserError: A file is missing or damaged.
@@ -51,7 +51,7 @@ def from_checkpoint(folder: Path, atari: AtariConfig) -> Teacher:
     weights = folder / "policy.safetensors"
     parameters = from_sb3(load_tensors(weights), str(weights))
     state = load_json(folder / "state.json")
-    return Teacher(parameters, atari, {"ppo_timesteps": state["n_timesteps"]})
+    return Teacher(parameters, atari, Provenance(state["n_timesteps"], seed))
 
 
 def from_agent(folder: Path) -> Teacher:
@@ -94,4 +94,4 @@ def from_zip(path: Path, atari: AtariConfig) -> Teacher:
         isinstance(value, Tensor) for value in parameters.values()
     ):
         raise UserError(f"{path}: '{POLICY_ENTRY}' holds something else than weights")
-    return Teacher(from_sb3(parameters, str(path)), atari, {"imported_from": path.name})
+    return Teacher(from_sb3(parameters, str(path)), atari, Provenance(imported_from=path.name))

@@ -25,8 +25,6 @@ METHODS: dict[str, Method] = {
     "cascade": Method(cascade=True),
     "ensemble": Method(cascade=False, ensemble=GeometricEnsemble),
     "additive": Method(cascade=True, ensemble=AdditiveEnsemble),
-    "no_stop_gradient": Method(
-        cascade=True, ensemble=GeometricEnsemble, stop_gradient=False
-    ),
+    "no_stop_gradient": Method(cascade=True, ensemble=GeometricEnsemble, stop_gradient=False),
 }
 """By name. PBEE is no model of its own: it is ``sdn`` under the patience rule."""

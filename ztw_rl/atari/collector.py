@@ -1,0 +1,156 @@
+"""Rollouts in which internal classifiers (ICs) act and the teacher's answers are kept.
+
+Source: Wołczyk et al., "Zero Time Waste" (2021), appendix A.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ztw_rl.atari.config import ActionMode, Behaviour
+from ztw_rl.atari.emulators import EmulatorBatch
+from ztw_rl.core.model import EarlyExitModel
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What ``Collector.collect`` kept of N environments over T steps; rows are T·N samples."""
+
+    observations: Tensor
+    """(T·N, frame_stack, H, W), uint8."""
+    activations: tuple[Tensor, ...]
+    """Per IC (T·N, H, W, C), what it reads; kept from the rollout, because the trunk is frozen."""
+    ic_log_probs: Tensor
+    """(T·N, E−1, A), what each IC said alone, with the weights it had then."""
+    teacher_log_probs: Tensor
+    """(T·N, A)."""
+    teacher_actions: Tensor
+    """(T·N,) the teacher's choice, whoever acted."""
+    behaviours: Tensor
+    """(T·N,) the exit that was drawn to act."""
+    actions: Tensor
+    """(T·N,) what was done: that exit's choice."""
+    returns: list[float]
+    """Raw points of the full games that ended meanwhile."""
+
+    def __len__(self) -> int:
+        return len(self.observations)
+
+    def activation(self, m: int, index: Tensor) -> Tensor:
+        """What IC m read, (B, C, H, W) and channels-last, of the samples at ``index``."""
+        return self.activations[m][index].permute(0, 3, 1, 2)
+
+
+def choose(log_probs: Tensor, mode: ActionMode, generator: torch.Generator) -> Tensor:
+    """Actions from log-probabilities.
+
+    Args:
+        log_probs: (..., A).
+        mode: The likeliest, or a sample.
+        generator: Source of the samples, on the device of ``log_probs``.
+
+    Returns:
+        (...) int64.
+    """
+    if mode == "greedy":
+        return log_probs.argmax(dim=-1)
+    # Gumbel's trick; 1 − u keeps the logarithm away from 0.
+    uniform = torch.rand(log_probs.shape, generator=generator, device=log_probs.device)
+    return (log_probs - (-torch.log1p(-uniform)).log()).argmax(dim=-1)
+
+
+class Collector:
+    """Plays N games; at each step each environment draws its own exit, which acts.
+
+    Args:
+        model: Backbone with the teacher's weights, and ICs.
+        emulators: The games.
+        n_steps: Steps T per environment and call of ``collect``.
+        behaviour: Whether only ICs are drawn, or the teacher's own head as well.
+        action_mode: How actions follow from probabilities.
+        seed: Of the games, the draws and the samples.
+        device: Where the model is.
+    """
+
+    def __init__(
+        self,
+        model: EarlyExitModel,
+        emulators: EmulatorBatch,
+        *,
+        n_steps: int,
+        behaviour: Behaviour,
+        action_mode: ActionMode,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._model = model
+        self._emulators = emulators
+        self._n_steps = n_steps
+        self._action_mode = action_mode
+        self._device = device
+        self._generator = torch.Generator(device).manual_seed(seed)
+        self._n_behaviours = model.n_exits - (behaviour == "ics")
+        n_envs = emulators.n_envs
+        self._observations = emulators.reset(np.arange(seed, seed + n_envs))
+        self._returns = np.zeros(n_envs)
+
+    @torch.no_grad()
+    def collect(self, answers: Callable[[Tensor], Tensor]) -> Experience:
+        """Play T steps.
+
+        Args:
+            answers: From what each IC says alone, (N, E−1, A) log-probabilities, to what it
+                answers; the ensemble, or nothing.
+
+        Returns:
+            What was seen, said and done.
+        """
+        model, n_envs = self._model, self._emulators.n_envs
+        n_ics = model.n_exits - 1
+        kept: dict[str, list[Tensor]] = {
+            name: []
+            for name in ("observations", "ics", "teacher", "teacher_actions", "drawn", "actions")
+        }
+        activations: list[list[Tensor]] = [[] for _ in range(n_ics)]
+        returns: list[float] = []
+        for _ in range(self._n_steps):
+            observations = torch.from_numpy(self._observations)
+            read = model.activations(observations.to(self._device))
+            teacher = torch.log_softmax(model.head(read[-1]), dim=-1)
+            alone = torch.log_softmax(model.ic_logits(read), dim=-1)
+            said = torch.cat([answers(alone), teacher.unsqueeze(1)], dim=1)
+            choices = choose(said, self._action_mode, self._generator)
+            drawn = torch.randint(
+                self._n_behaviours, (n_envs, 1), generator=self._generator, device=self._device
+            )
+            actions = choices.gather(1, drawn).squeeze(1)
+            self._emulators.send(actions.cpu().numpy())
+            for m in range(n_ics):
+                activations[m].append(read[m].permute(0, 2, 3, 1))
+            kept["observations"].append(observations)
+            kept["ics"].append(alone)
+            kept["teacher"].append(teacher)
+            kept["teacher_actions"].append(choices[:, -1])
+            kept["drawn"].append(drawn.squeeze(1))
+            kept["actions"].append(actions)
+            step = self._emulators.receive()
+            self._observations = step.observations
+            self._returns += step.rewards
+            returns += self._returns[step.game_over].tolist()
+            self._returns[step.game_over] = 0
+        joined = {name: torch.cat(parts) for name, parts in kept.items()}
+        return Experience(
+            observations=joined["observations"],
+            activations=tuple(torch.cat(parts) for parts in activations),
+            ic_log_probs=joined["ics"],
+            teacher_log_probs=joined["teacher"],
+            teacher_actions=joined["teacher_actions"],
+            behaviours=joined["drawn"],
+            actions=joined["actions"],
+            returns=returns,
+        )

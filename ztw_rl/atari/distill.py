@@ -1,0 +1,318 @@
+"""Distillation: internal classifiers (ICs), then ensembles, learn to answer as the policy does.
+
+Source: Wołczyk et al., "Zero Time Waste" (2021), appendix A.2; the learning rates are those of
+the authors' published code.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from ztw_rl.atari.backbone import early_exit_nature_cnn
+from ztw_rl.atari.collector import Collector, Experience
+from ztw_rl.atari.config import DistillConfig
+from ztw_rl.atari.emulators import EmulatorBatch
+from ztw_rl.atari.teacher import Teacher
+from ztw_rl.core.checkpoint import (
+    load_json,
+    load_optimizer_tensors,
+    load_tensors,
+    newest_checkpoint,
+    optimizer_tensors,
+    save_checkpoint,
+)
+from ztw_rl.core.ensembles import Ensemble
+from ztw_rl.core.methods import METHODS
+from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.training import (
+    freeze,
+    kl_to_teacher,
+    minibatches,
+    piecewise_rate,
+    set_learning_rate,
+)
+from ztw_rl.interrupt import graceful_stop
+
+
+class Stage(Protocol):
+    """One half of distillation: what is fitted, and on what."""
+
+    name: str
+    batch_size: int
+
+    def parameters(self) -> Iterable[Tensor]:
+        """What is fitted; all else stays as it is."""
+        ...
+
+    def answers(self, ic_log_probs: Tensor) -> Tensor:
+        """What the ICs answer while they act, (N, E−1, A) from (N, E−1, A)."""
+        ...
+
+    def predict(self, experience: Experience, index: Tensor) -> Tensor:
+        """(B, E−1, A) log-probabilities of the samples at ``index``, with gradients."""
+        ...
+
+
+class ICStage:
+    """Fits the ICs, cascade connections included, on the trunk's kept activations."""
+
+    name = "ics"
+
+    def __init__(self, model: EarlyExitModel, batch_size: int) -> None:
+        self._model = model
+        self.batch_size = batch_size
+
+    def parameters(self) -> Iterable[Tensor]:
+        """See ``Stage``."""
+        return self._model.ics.parameters()
+
+    def answers(self, ic_log_probs: Tensor) -> Tensor:
+        """See ``Stage``: each IC speaks for itself."""
+        return ic_log_probs
+
+    def predict(self, experience: Experience, index: Tensor) -> Tensor:
+        """See ``Stage``."""
+        read = [experience.activation(m, index) for m in range(len(self._model.ics))]
+        return torch.log_softmax(self._model.ic_logits(read), dim=-1)
+
+
+class EnsembleStage:
+    """Fits the ensembles on the ICs' kept log-probabilities; the ICs no longer change."""
+
+    name = "ensemble"
+
+    def __init__(self, ensemble: Ensemble, batch_size: int) -> None:
+        self._ensemble = ensemble
+        self.batch_size = batch_size
+
+    def parameters(self) -> Iterable[Tensor]:
+        """See ``Stage``."""
+        return self._ensemble.parameters()
+
+    def answers(self, ic_log_probs: Tensor) -> Tensor:
+        """See ``Stage``: the ensembles speak."""
+        combined: Tensor = self._ensemble(ic_log_probs)
+        return combined
+
+    def predict(self, experience: Experience, index: Tensor) -> Tensor:
+        """See ``Stage``."""
+        combined: Tensor = self._ensemble(experience.ic_log_probs[index])
+        return combined
+
+
+@dataclass(frozen=True)
+class DistillationResult:
+    """Where distillation stands when ``distill`` returns."""
+
+    model: EarlyExitModel
+    n_timesteps: int
+    """Environment steps done, over all stages and sessions."""
+    finished: bool
+    """False if the user stopped it."""
+
+
+def build_student(teacher: Teacher, config: DistillConfig) -> EarlyExitModel:
+    """The teacher's network with ICs yet to be fitted, frozen and in eval mode."""
+    model = early_exit_nature_cnn(teacher.n_actions, config.exits, METHODS[config.method])
+    model.load_state_dict(dict(teacher.parameters), strict=False)
+    freeze(model)
+    return model
+
+
+def build_stages(model: EarlyExitModel, config: DistillConfig) -> list[Stage]:
+    """The stages that the model's parts call for."""
+    stages: list[Stage] = [ICStage(model, config.ic_batch_size)]
+    if model.ensemble is not None:
+        stages.append(EnsembleStage(model.ensemble, config.ensemble_batch_size))
+    return stages
+
+
+def fit(
+    stage: Stage,
+    experience: Experience,
+    optimizer: torch.optim.Optimizer,
+    n_epochs: int,
+    generator: torch.Generator,
+) -> float:
+    """Minimise KL(teacher ‖ IC), summed over the ICs, on what was collected.
+
+    Args:
+        stage: What is fitted.
+        experience: On what.
+        optimizer: Of the stage's parameters.
+        n_epochs: Passes over the experience.
+        generator: Source of the minibatches' order.
+
+    Returns:
+        Mean loss of the last pass, in nats.
+    """
+    losses: list[Tensor] = []
+    for _ in range(n_epochs):
+        losses = []
+        for index in minibatches(len(experience), stage.batch_size, generator):
+            predicted = stage.predict(experience, index)
+            loss = kl_to_teacher(predicted, experience.teacher_log_probs[index])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.append(loss.detach())
+    return torch.stack(losses).mean().item()
+
+
+def distill(
+    teacher: Teacher,
+    emulators: EmulatorBatch,
+    config: DistillConfig,
+    run_dir: Path,
+    *,
+    seed: int,
+    device: torch.device,
+    resume: bool = False,
+    console: Console | None = None,
+) -> DistillationResult:
+    """Fit ICs, then ensembles, each over ``config.n_timesteps`` environment steps.
+
+    Ctrl-C saves a checkpoint and returns. Resuming continues the step counter, the optimiser, the
+    schedule and the logs; the games begin anew.
+
+    Args:
+        teacher: The policy to imitate.
+        emulators: Games to play; they are not closed.
+        config: Settings.
+        run_dir: Holds ``checkpoints/`` and TensorBoard's logs.
+        seed: Of the initial weights, the games, the draws and the minibatches.
+        device: Where the network lives.
+        resume: Go on from the newest checkpoint in ``run_dir``.
+        console: For progress; silent without one.
+
+    Raises:
+        UserError: ``resume`` without a usable checkpoint.
+    """
+    console = console or Console(quiet=True)
+    torch.manual_seed(seed)
+    model = build_student(teacher, config).to(device)
+    stages = build_stages(model, config)
+    total = config.n_timesteps * len(stages)
+    done, optimizer_state = 0, None
+    if resume:
+        checkpoint = newest_checkpoint(run_dir)
+        model.load_state_dict(load_tensors(checkpoint / "model.safetensors"))
+        optimizer_state = load_tensors(checkpoint / "optimizer.safetensors")
+        done = load_json(checkpoint / "state.json")["n_timesteps"]
+    collector = Collector(
+        model,
+        emulators,
+        n_steps=config.n_steps,
+        behaviour=config.behaviour,
+        action_mode=config.action_mode,
+        # After a resume the games begin anew, and should not repeat the first ones.
+        seed=seed + done,
+        device=device,
+    )
+    generator = torch.Generator().manual_seed(seed + done)
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.0f} steps/s"),
+        TextColumn("loss {task.fields[loss]:.3f}  return {task.fields[score]}"),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(elapsed_when_finished=False),
+        console=console,
+    )
+    scores: deque[float] = deque(maxlen=100)
+    writer = SummaryWriter(str(run_dir / "logs"))
+    task = progress.add_task("", total=total, completed=done, rate=0.0, loss=0.0, score="-")
+    began, first, saved = time.monotonic(), done, done
+    with graceful_stop() as stop, progress:
+        for number, stage in enumerate(stages):
+            begin, end = number * config.n_timesteps, (number + 1) * config.n_timesteps
+            if done >= end:
+                continue
+            learns = list(stage.parameters())
+            for parameter in learns:
+                parameter.requires_grad_(True)
+            optimizer = torch.optim.Adam(learns)
+            if optimizer_state is not None and done > begin:
+                load_optimizer_tensors(optimizer, optimizer_state)
+            while done < end and not stop.requested:
+                share = (done - begin) / config.n_timesteps
+                rate = piecewise_rate(share, config.learning_rates, config.milestones)
+                set_learning_rate(optimizer, rate)
+                experience = collector.collect(stage.answers)
+                loss = fit(stage, experience, optimizer, config.n_epochs, generator)
+                done = min(done + len(experience), end)
+                scores.extend(experience.returns)
+                shown = f"{sum(scores) / len(scores):.1f}" if scores else "-"
+                speed = (done - first) / (time.monotonic() - began)
+                progress.update(
+                    task, description=stage.name, completed=done, rate=speed, loss=loss, score=shown
+                )
+                log(writer, stage, experience, loss, rate, done)
+                if done - saved >= config.checkpoint_interval:
+                    save(run_dir, model, optimizer, done)
+                    saved = done
+                    if not console.is_terminal:
+                        console.print(
+                            f"{stage.name}: step {done:,}  loss {loss:.4f}  return {shown}  "
+                            f"{speed:.0f} steps/s"
+                        )
+            freeze(model)
+            if done > saved:
+                save(run_dir, model, optimizer, done)
+                saved = done
+            if stop.requested:
+                break
+    writer.close()
+    return DistillationResult(model, done, finished=done >= total)
+
+
+def log(
+    writer: SummaryWriter,
+    stage: Stage,
+    experience: Experience,
+    loss: float,
+    learning_rate: float,
+    step: int,
+) -> None:
+    """Write one update's figures to TensorBoard: loss, agreement with the teacher, returns."""
+    choices = stage.answers(experience.ic_log_probs).argmax(dim=-1)
+    agreement = (choices == experience.teacher_actions.unsqueeze(1)).float().mean(dim=0)
+    figures = {"loss": loss, "learning_rate": learning_rate} | {
+        f"agreement/exit_{m}": share for m, share in enumerate(agreement.tolist())
+    }
+    if experience.returns:
+        figures["rollout/return"] = sum(experience.returns) / len(experience.returns)
+    for name, value in figures.items():
+        writer.add_scalar(f"{stage.name}/{name}", value, step)
+
+
+def save(
+    run_dir: Path, model: EarlyExitModel, optimizer: torch.optim.Optimizer, n_timesteps: int
+) -> None:
+    """Write a checkpoint; see ``core.checkpoint.save_checkpoint``."""
+    save_checkpoint(
+        run_dir,
+        n_timesteps,
+        {"model": model.state_dict(), "optimizer": optimizer_tensors(optimizer)},
+        {"n_timesteps": n_timesteps},
+    )

@@ -1,0 +1,90 @@
+"""How long leaving at each exit takes, measured."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ztw_rl.core.exits import Confidence
+from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.runtime import decide
+
+
+@dataclass(frozen=True)
+class ExitTimes:
+    """Median latency of one decision, one observation, one thread."""
+
+    backend: str
+    """What ran the network."""
+    seconds: tuple[float, ...]
+    """Per exit: when the sample is made to leave there."""
+    backbone_seconds: float
+    """Of the backbone alone, without any IC."""
+
+    @property
+    def relative(self) -> tuple[float, ...]:
+        """Per exit: its time over the backbone's."""
+        return tuple(s / self.backbone_seconds for s in self.seconds)
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Let torch use one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def interleaved_medians(
+    functions: Sequence[Callable[[], object]], n_rounds: int, n_warmup: int
+) -> list[float]:
+    """Median seconds of each function, called in turn so that drift hits all alike.
+
+    Args:
+        functions: What is timed.
+        n_rounds: Counted calls of each.
+        n_warmup: Calls of each that are not counted, first.
+    """
+    seconds: list[list[float]] = [[] for _ in functions]
+    for number in range(n_warmup + n_rounds):
+        for function, times in zip(functions, seconds, strict=True):
+            begin = time.perf_counter()
+            function()
+            if number >= n_warmup:
+                times.append(time.perf_counter() - begin)
+    return [statistics.median(times) for times in seconds]
+
+
+def time_exits(
+    model: EarlyExitModel, x: Tensor, n_rounds: int = 300, n_warmup: int = 30
+) -> ExitTimes:
+    """Time each exit and the backbone, interleaved, in eager PyTorch on one thread.
+
+    Args:
+        model: The model, in eval mode, on the CPU.
+        x: (1, …), one input.
+        n_rounds: Counted decisions of each kind.
+        n_warmup: Decisions of each kind that are not counted, first.
+    """
+    rules = [Confidence.forced(torch.tensor([m]), model.n_exits) for m in range(model.n_exits)]
+
+    def backbone() -> Tensor:
+        with torch.no_grad():
+            return model.backbone(x)
+
+    runs: list[Callable[[], object]] = [
+        backbone,
+        *(lambda rule=rule: decide(model, x, rule) for rule in rules),  # type: ignore[misc]
+    ]
+    with single_thread():
+        full, *exits = interleaved_medians(runs, n_rounds, n_warmup)
+    return ExitTimes("eager PyTorch", tuple(exits), full)
