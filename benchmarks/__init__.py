@@ -1,0 +1,1 @@
+"""Speed against the plain way, side by side in one run; see ``benchmarks.harness``."""

@@ -1,0 +1,120 @@
+"""What every benchmark shares: interleaved timing, a table, and a last line of JSON.
+
+Contenders take turns in short rounds, so that a change of the machine's speed meets all of them.
+The ratio is the median over rounds, each of which compares neighbours in time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+Rates = dict[str, list[float]]
+"""Contender -> steps per second in each round."""
+
+
+def interleave(contenders: Mapping[str, Callable[[], int]], rounds: int, warmup: int = 1) -> Rates:
+    """Let every contender play in turn, ``rounds`` times.
+
+    Args:
+        contenders: Name -> a function that does some work and returns the steps it did. One to
+            ten seconds a call keep the turns close together and the clock's error small.
+        rounds: Turns that count.
+        warmup: Turns before them that do not.
+    """
+    rates: Rates = {name: [] for name in contenders}
+    names = list(contenders)
+    for turn in range(warmup + rounds):
+        # Who goes first changes, so that nobody always follows the same neighbour.
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            began = time.perf_counter()
+            steps = contenders[name]()
+            rate = steps / (time.perf_counter() - began)
+            if turn >= warmup:
+                rates[name].append(rate)
+    return rates
+
+
+def ratio(rates: Rates, ours: str, opponent: str) -> float:
+    """How many times faster ``ours`` is: the median over rounds."""
+    return statistics.median(a / b for a, b in zip(rates[ours], rates[opponent], strict=True))
+
+
+def fastest(rates: Rates, names: Sequence[str]) -> str:
+    """The name with the highest median rate."""
+    return max(names, key=lambda name: statistics.median(rates[name]))
+
+
+def machine() -> str:
+    """One line: processor, cores, threads of PyTorch, versions, load."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        model = names[0] if names else model
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return (
+        f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} PyTorch threads, "
+        f"Python {platform.python_version()}, PyTorch {torch.__version__}{load}"
+    )
+
+
+def report(
+    benchmark: str,
+    rates: Rates,
+    *,
+    ours: str,
+    opponent: str,
+    target: float,
+    machine_line: str | None = None,
+    **extra: Any,
+) -> float:
+    """Print the table, and as the last line a JSON object with ``ratio``.
+
+    Args:
+        benchmark: Name of the benchmark.
+        rates: From ``interleave``.
+        ours: The contender whose speed is claimed.
+        opponent: The contender it is compared with.
+        target: The ratio to reach.
+        machine_line: ``machine()`` as it was before the benchmark loaded the processor.
+        extra: More entries for the JSON object.
+
+    Returns:
+        The ratio.
+    """
+    described = machine_line or machine()
+    print(f"{benchmark}: {described}")
+    table = Table()
+    for heading in ("", "steps/s", "slowest round", "fastest round", f"times {opponent}"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, each in rates.items():
+        figures = (statistics.median(each), min(each), max(each))
+        table.add_row(name, *(f"{f:,.0f}" for f in figures), f"{ratio(rates, name, opponent):.2f}")
+    # A fixed width, so that a pipe shows what a terminal does.
+    Console(width=100).print(table)
+    reached = ratio(rates, ours, opponent)
+    result = {
+        "benchmark": benchmark,
+        "ratio": round(reached, 3),
+        "target": target,
+        "ours": ours,
+        "opponent": opponent,
+        "steps_per_second": {n: round(statistics.median(r), 1) for n, r in rates.items()},
+        "rounds": len(rates[ours]),
+        "machine": described,
+        **extra,
+    }
+    print(json.dumps(result), flush=True)
+    return reached
