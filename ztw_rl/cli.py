@@ -16,6 +16,8 @@ from ztw_rl.errors import UserError
 
 COMMANDS = {
     "train-ppo": "train a PPO policy on an Atari game",
+    "distill-ics": "fit internal classifiers to a trained policy",
+    "eval": "measure an early-exit agent's return against what its decisions cost",
 }
 """Each command and its line in the help; ``train-ppo`` lives in ``commands/train_ppo.py``."""
 

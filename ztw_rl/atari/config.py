@@ -13,7 +13,6 @@ from typing import Literal
 from ztw_rl.errors import UserError
 
 Pixels = Literal["ale", "sb3"]
-"""``ale``: max-pool, then gray (ALE's vector env, gymnasium). ``sb3``: gray, then max-pool."""
 
 Schedule = Literal["constant", "linear"]
 Precision = Literal["float32", "bfloat16"]

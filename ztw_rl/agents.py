@@ -1,0 +1,56 @@
+"""Where trained agents are: ``agents/<name>``, and the results of distillation runs."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from ztw_rl import runs
+from ztw_rl.atari.games import canonical
+from ztw_rl.errors import UserError
+
+AGENT = "agent"
+"""Folder of a distillation run that holds the agent it made."""
+CONFIG_FILE = "agent.json"
+DEFAULT = "pong"
+_CHECKOUT = Path(__file__).parent.parent / "agents"
+
+
+def shipped() -> dict[str, Path]:
+    """Agents in ``agents/`` of the current directory, else of the checkout, by name."""
+    for folder in (Path("agents"), _CHECKOUT):
+        found = {path.parent.name: path.parent for path in folder.glob(f"*/{CONFIG_FILE}")}
+        if found:
+            return dict(sorted(found.items()))
+    return {}
+
+
+def find(wanted: str | None, runs_dir: Path) -> Path:
+    """The folder of an agent.
+
+    Args:
+        wanted: A shipped agent's name in any spelling, an agent's folder, or a distillation run;
+            by default the newest finished distillation run, else the shipped agent.
+        runs_dir: Usually ``runs``.
+
+    Raises:
+        UserError: There is no such agent.
+    """
+    available = shipped()
+    if wanted is None:
+        made = runs.newest(runs_dir, "distill")
+        if made is not None and (made / AGENT / CONFIG_FILE).is_file():
+            return made / AGENT
+        if not available:
+            raise UserError("there is no agent yet; make one with: ztw-rl distill-ics")
+        return available.get(DEFAULT, next(iter(available.values())))
+    for folder in (Path(wanted), Path(wanted) / AGENT):
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+    if canonical(wanted) in available:
+        return available[canonical(wanted)]
+    if Path(wanted).is_dir():
+        raise UserError(f"{wanted} holds no {CONFIG_FILE}; is its distillation finished?")
+    near = difflib.get_close_matches(wanted, available, n=1, cutoff=0.0)
+    hint = f"did you mean '{near[0]}'?" if near else "make one with: ztw-rl distill-ics"
+    raise UserError(f"there is no agent '{wanted}'; {hint}")

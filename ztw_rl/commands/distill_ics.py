@@ -1,0 +1,299 @@
+"""``ztw-rl distill-ics``: fit internal classifiers (ICs) to a trained policy."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from ztw_rl import agents, recipes, runs
+from ztw_rl.atari.config import AtariConfig, DistillConfig, PPORun
+from ztw_rl.atari.games import canonical, rom_id
+from ztw_rl.commands._arguments import peek
+from ztw_rl.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ztw_rl.atari.emulators import EmulatorBatch
+    from ztw_rl.atari.teacher import Teacher
+
+KIND = "distill"
+PPO_KIND = "ppo"
+TEACHER_FILE = "teacher.safetensors"
+IMPORT_GAMES = 5
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class DistillICs:
+    """Fit internal classifiers and their ensembles to a trained policy, by playing.
+
+    The result is an early-exit agent, in the run folder's agent/.
+    """
+
+    policy: Path | None = None
+    """A run of train-ppo, an agent's folder, or an SB3 .zip of a CnnPolicy (say its game with
+    --env, and --atari.pixels ale unless it was trained on SB3's own wrappers); by default the
+    newest run of train-ppo."""
+    env: str | None = None
+    """The game of an SB3 .zip."""
+    seed: int = 0
+    """Of games, initial weights, draws and minibatches."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
+    resume: Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="[RUN]")] = None
+    """Go on with this run folder; without a value, with the run started or resumed last."""
+    runs_dir: Path = Path("runs")
+    """Where run folders are."""
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    """Distillation."""
+    atari: AtariConfig = field(default_factory=AtariConfig)
+    """How the emulator's frames become observations; only an SB3 .zip leaves that open."""
+
+
+@dataclass(frozen=True)
+class DistillRun:
+    """Resolved settings, saved beside the weights."""
+
+    seed: int
+    policy: str
+    atari: AtariConfig
+    distill: DistillConfig
+    ppo_timesteps: int | None = None
+    ppo_seed: int | None = None
+    imported_from: str | None = None
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; see ``ztw-rl distill-ics --help``.
+
+    Returns:
+        0, or 130 if the user stopped it.
+
+    Raises:
+        UserError: The command line, the policy or the run to resume has an error.
+    """
+    early = peek(arguments, "policy", "env", "resume", "runs-dir")
+    root = Path(early["runs-dir"] or "runs")
+    if early["resume"] is not None:
+        run_dir = Path(early["resume"]) if early["resume"] else _newest(root, KIND)
+        stored = runs.load_config(DistillRun, run_dir)
+        default = DistillICs(
+            policy=Path(stored.policy), seed=stored.seed, distill=stored.distill, atari=stored.atari
+        )
+        args = tyro.cli(DistillICs, args=arguments, prog="ztw-rl distill-ics", default=default)
+        changed = replace(default, resume=args.resume, runs_dir=args.runs_dir, device=args.device)
+        if args != changed:
+            raise UserError(f"settings of {run_dir} cannot change midway; start without --resume")
+        runs.check_writable(run_dir)
+        return _go_on(run_dir, stored, args)
+    policy = Path(early["policy"]) if early["policy"] else _newest(root, PPO_KIND)
+    default = _defaults(policy, early["env"])
+    args = tyro.cli(DistillICs, args=arguments, prog="ztw-rl distill-ics", default=default)
+    if default.atari != args.atari and not _is_zip(policy):
+        raise UserError(f"{policy} was trained on the pixels it says; leave out --atari.* flags")
+    runs.check_writable(args.runs_dir / KIND)
+    return _start(args, policy)
+
+
+def _is_zip(policy: Path) -> bool:
+    return policy.suffix == ".zip"
+
+
+def _newest(root: Path, kind: str) -> Path:
+    found = runs.newest(root, kind)
+    if found is None:
+        hint = (
+            "train one with: ztw-rl train-ppo --env Pong" if kind == PPO_KIND else "none to resume"
+        )
+        raise UserError(f"there is no run in {root / kind}; {hint}")
+    return found
+
+
+def _defaults(policy: Path, env: str | None) -> DistillICs:
+    """What the command line starts from: the policy's pixels, its game's recipe."""
+    if _is_zip(policy):
+        if not policy.is_file():
+            raise UserError(f"{policy} does not exist")
+        try:
+            recipe = recipes.load(env or policy.stem)
+        except UserError:
+            if env:
+                raise
+            raise UserError(f"say which game {policy} plays, such as --env Pong") from None
+        atari = replace(recipe.atari, pixels="sb3")
+    else:
+        atari = _stored_atari(policy)
+        recipe = recipes.load(atari.game)
+        if env and canonical(env) != canonical(atari.game):
+            raise UserError(f"{policy} plays {atari.game}, not {env}; leave out --env")
+    return DistillICs(distill=recipe.distill, atari=atari)
+
+
+def _stored_atari(policy: Path) -> AtariConfig:
+    """Game and pixels of a run or an agent."""
+    if (policy / runs.CONFIG).is_file():
+        kind = DistillRun if (policy / TEACHER_FILE).is_file() else PPORun
+        return runs.load_config(kind, policy).atari
+    from ztw_rl.atari.agent import load_agent
+
+    return load_agent(agents.find(str(policy), Path("runs"))).config.atari
+
+
+def _load_teacher(policy: Path, atari: AtariConfig) -> Teacher:
+    from ztw_rl.atari import teacher
+    from ztw_rl.core.checkpoint import newest_checkpoint
+
+    if _is_zip(policy):
+        return teacher.from_zip(policy, atari)
+    if (policy / runs.CONFIG).is_file() and not (policy / TEACHER_FILE).is_file():
+        seed = runs.load_config(PPORun, policy).seed
+        return teacher.from_checkpoint(newest_checkpoint(policy), atari, seed)
+    return teacher.from_agent(agents.find(str(policy), Path("runs")))
+
+
+def _start(args: DistillICs, policy: Path) -> int:
+    """Distil in a new run folder."""
+    from ztw_rl.core.checkpoint import save_tensors
+    from ztw_rl.core.device import resolve_device
+
+    resolve_device(args.device)
+    atari = replace(args.atari, game=rom_id(args.atari.game))
+    teacher = _load_teacher(policy, atari)
+    with _games(teacher, args.distill.n_envs) as emulators:
+        console = _console()
+        if _is_zip(policy):
+            _show_imported(teacher, emulators, args, console)
+        run = DistillRun(
+            seed=args.seed,
+            policy=str(policy),
+            atari=atari,
+            distill=args.distill,
+            ppo_timesteps=teacher.provenance.ppo_timesteps,
+            ppo_seed=teacher.provenance.ppo_seed,
+            imported_from=teacher.provenance.imported_from,
+        )
+        run_dir = runs.create(args.runs_dir, KIND, canonical(atari.game), run)
+        save_tensors(run_dir / TEACHER_FILE, teacher.parameters)
+        console.print(f"distilling {policy} in {run_dir}")
+        return _distill(run_dir, run, teacher, emulators, args, console, resume=False)
+
+
+def _go_on(run_dir: Path, run: DistillRun, args: DistillICs) -> int:
+    """Go on with the teacher that the run began with, whatever its source has become."""
+    from ztw_rl.atari.agent import Provenance
+    from ztw_rl.atari.teacher import Teacher
+    from ztw_rl.core.checkpoint import load_tensors, newest_checkpoint
+
+    newest_checkpoint(run_dir)
+    provenance = Provenance(run.ppo_timesteps, run.ppo_seed, run.imported_from)
+    teacher = Teacher(load_tensors(run_dir / TEACHER_FILE), run.atari, provenance)
+    with _games(teacher, run.distill.n_envs) as emulators:
+        runs.save_config(run_dir, run)
+        console = _console()
+        console.print(f"going on in {run_dir}")
+        return _distill(run_dir, run, teacher, emulators, args, console, resume=True)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+@contextmanager
+def _games(teacher: Teacher, n_envs: int) -> Iterator[EmulatorBatch]:
+    """Emulators that the teacher can play on."""
+    from ztw_rl.atari.emulators import make_emulators
+
+    emulators = make_emulators(teacher.atari, n_envs)
+    try:
+        n = int(emulators.action_space.n)
+        if n != teacher.n_actions:
+            raise UserError(
+                f"the policy has {teacher.n_actions} actions, but {teacher.atari.game} has {n}; "
+                "say the right game with --env"
+            )
+        yield emulators
+    finally:
+        emulators.close()
+
+
+def _show_imported(
+    teacher: Teacher, emulators: EmulatorBatch, args: DistillICs, console: Console
+) -> None:
+    """Play a few games, so that wrong pixels or a wrong game are seen before hours are spent."""
+    import torch
+
+    from ztw_rl.atari.distill import build_student
+    from ztw_rl.atari.evaluate import Row, play
+
+    (result,) = play(
+        build_student(teacher, args.distill),
+        emulators,
+        [Row("backbone")],
+        n_episodes=IMPORT_GAMES,
+        seed=args.seed,
+        action_mode=args.distill.action_mode,
+        device=torch.device("cpu"),
+    )
+    mean = sum(result.returns) / len(result.returns)
+    console.print(
+        f"the imported policy scores {mean:.1f} in {IMPORT_GAMES} games of {teacher.atari.game} "
+        f"with pixels: {teacher.atari.pixels}"
+    )
+
+
+def _distill(
+    run_dir: Path,
+    run: DistillRun,
+    teacher: Teacher,
+    emulators: EmulatorBatch,
+    args: DistillICs,
+    console: Console,
+    *,
+    resume: bool,
+) -> int:
+    """Distil, and leave the agent or say how to go on."""
+    from ztw_rl.atari.agent import Agent, AgentConfig, save_agent
+    from ztw_rl.atari.distill import distill
+    from ztw_rl.core.device import resolve_device
+
+    result = distill(
+        teacher,
+        emulators,
+        run.distill,
+        run_dir,
+        seed=run.seed,
+        device=resolve_device(args.device),
+        resume=resume,
+        console=console,
+    )
+    if not result.finished:
+        command = ["ztw-rl", "distill-ics", "--resume", str(run_dir)]
+        if args.device != "auto":
+            command += ["--device", args.device]
+        print(f"stopped after {result.n_timesteps:,} steps; go on with: {shlex.join(command)}")
+        return INTERRUPTED
+    provenance = dataclasses.replace(
+        teacher.provenance,
+        distill_timesteps=run.distill.n_timesteps,
+        distill_seed=run.seed,
+    )
+    config = AgentConfig(
+        atari=run.atari,
+        n_actions=teacher.n_actions,
+        exits=run.distill.exits,
+        method=run.distill.method,
+        provenance=provenance,
+    )
+    save_agent(run_dir / agents.AGENT, Agent(config, result.model))
+    print(f"distilled over {result.n_timesteps:,} steps: {run_dir / agents.AGENT}")
+    return 0

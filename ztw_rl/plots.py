@@ -1,0 +1,93 @@
+"""Pictures of evaluation tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from ztw_rl.core.checkpoint import write_atomically
+
+COSTS = {
+    "relative_time": "inference time, relative to the backbone",
+    "relative_macs": "operations (MACs), relative to the backbone",
+}
+ADAPTIVE, CONTROL, FORCED, BACKBONE = "#0b6e99", "#999999", "#d1495b", "#222222"
+
+
+def plot_curve(table: pd.DataFrame, title: str, note: str, path: Path) -> None:
+    """Draw return against cost, once by time and once by operations.
+
+    Args:
+        table: What ``atari.evaluate.table`` gives.
+        title: Of the picture.
+        note: Small print below: games, seeds, backend.
+        path: PNG file, written atomically.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
+    for axis, (cost, label) in zip(axes, COSTS.items(), strict=True):
+        _draw(axis, table, cost)
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel("return of a full game")
+    axes[1].legend(loc="lower right", fontsize=8)
+    figure.suptitle(title)
+    figure.supxlabel(note, fontsize=8, color="#555555")
+    try:
+        write_atomically(path, lambda p: figure.savefig(p, dpi=150, format="png"))
+    finally:
+        plt.close(figure)
+
+
+def _draw(axis: Axes, table: pd.DataFrame, cost: str) -> None:
+    backbone = table[table["rule"] == "backbone"].iloc[0]
+    axis.axhline(backbone["return_mean"], color=BACKBONE, lw=1, ls=":", zorder=1)
+    axis.axhspan(backbone["return_ci_low"], backbone["return_ci_high"], color=BACKBONE, alpha=0.08)
+    axis.plot(1.0, backbone["return_mean"], "D", color=BACKBONE, label="backbone", zorder=4)
+    control = table[table["rule"] == "random"].sort_values(cost)
+    axis.plot(
+        control[cost],
+        control["return_mean"],
+        "x--",
+        color=CONTROL,
+        label="exits drawn at random, same shares",
+    )
+    for _, row in table[table["rule"] == "forced"].iterrows():
+        axis.plot(row[cost], row["return_mean"], "s", color=FORCED, ms=6, zorder=3)
+        axis.annotate(
+            f"exit {row['threshold']:.0f}",
+            (row[cost], row["return_mean"]),
+            textcoords="offset points",
+            xytext=(6, -11),
+            fontsize=8,
+            color=FORCED,
+        )
+    axis.plot([], [], "s", color=FORCED, label="one exit forced")
+    for rule, sign in (("confidence", "τ"), ("patience", "t")):
+        adaptive = table[table["rule"] == rule].sort_values("threshold")
+        if adaptive.empty:
+            continue
+        axis.plot(adaptive[cost], adaptive["return_mean"], "o-", color=ADAPTIVE, label=rule)
+        axis.fill_between(
+            adaptive[cost],
+            adaptive["return_ci_low"],
+            adaptive["return_ci_high"],
+            color=ADAPTIVE,
+            alpha=0.18,
+            lw=0,
+        )
+        for _, row in adaptive.iloc[[0, -1]].iterrows():
+            axis.annotate(
+                f"{sign} = {row['threshold']:g}",
+                (row[cost], row["return_mean"]),
+                textcoords="offset points",
+                xytext=(4, 7),
+                fontsize=8,
+                color=ADAPTIVE,
+            )
