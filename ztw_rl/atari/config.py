@@ -46,7 +46,8 @@ class AtariConfig:
     game: str = "pong"
     """ALE's name of the ROM, such as ``ms_pacman``."""
     pixels: Pixels = "ale"
-    """Order of max-pooling and graying; a policy must be run on what it was trained on."""
+    """ale: gray, then max-pool (ALE's own batch, gymnasium); sb3: max-pool, then gray, as
+    Stable-Baselines3's wrappers. A policy must be run on what it was trained on."""
     frame_skip: int = 4
     """Emulator frames per action; the last two are max-pooled."""
     screen_size: int = 84

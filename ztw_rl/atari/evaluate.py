@@ -239,7 +239,8 @@ class _Seats:
         if self._action_mode == "sample":
             noise = [self._rngs[seat].gumbel(size=log_probs.shape[1]) for seat in members]
             log_probs = log_probs + np.array(noise, np.float32)
-        return log_probs.argmax(axis=1)
+        actions: npt.NDArray[np.int64] = log_probs.argmax(axis=1)
+        return actions
 
 
 def table(
@@ -271,7 +272,8 @@ def table(
                 **{f"exit_share_{m}": share for m, share in enumerate(result.exit_shares)},
             }
         )
-    return pd.DataFrame(lines)
+    frame: pd.DataFrame = pd.DataFrame(lines)
+    return frame
 
 
 def evaluate(

@@ -107,13 +107,15 @@ def _is_zip(policy: Path) -> bool:
     return policy.suffix == ".zip"
 
 
+def _is_ppo_run(policy: Path) -> bool:
+    return (policy / runs.CONFIG).is_file() and not (policy / TEACHER_FILE).is_file()
+
+
 def _newest(root: Path, kind: str) -> Path:
     found = runs.newest(root, kind)
     if found is None:
-        hint = (
-            "train one with: ztw-rl train-ppo --env Pong" if kind == PPO_KIND else "none to resume"
-        )
-        raise UserError(f"there is no run in {root / kind}; {hint}")
+        remedy = "ztw-rl train-ppo --env Pong" if kind == PPO_KIND else "ztw-rl distill-ics"
+        raise UserError(f"there is no run in {root / kind}; begin with: {remedy}")
     return found
 
 
@@ -139,9 +141,8 @@ def _defaults(policy: Path, env: str | None) -> DistillICs:
 
 def _stored_atari(policy: Path) -> AtariConfig:
     """Game and pixels of a run or an agent."""
-    if (policy / runs.CONFIG).is_file():
-        kind = DistillRun if (policy / TEACHER_FILE).is_file() else PPORun
-        return runs.load_config(kind, policy).atari
+    if _is_ppo_run(policy):
+        return runs.load_config(PPORun, policy).atari
     from ztw_rl.atari.agent import load_agent
 
     return load_agent(agents.find(str(policy), Path("runs"))).config.atari
@@ -153,7 +154,7 @@ def _load_teacher(policy: Path, atari: AtariConfig) -> Teacher:
 
     if _is_zip(policy):
         return teacher.from_zip(policy, atari)
-    if (policy / runs.CONFIG).is_file() and not (policy / TEACHER_FILE).is_file():
+    if _is_ppo_run(policy):
         seed = runs.load_config(PPORun, policy).seed
         return teacher.from_checkpoint(newest_checkpoint(policy), atari, seed)
     return teacher.from_agent(agents.find(str(policy), Path("runs")))

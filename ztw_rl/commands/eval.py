@@ -94,13 +94,11 @@ def _game(folder: Path) -> str:
     """The game an agent plays, read without loading torch."""
     import json
 
+    config = folder / agents.CONFIG_FILE
     try:
-        game = json.loads((folder / agents.CONFIG_FILE).read_text(encoding="utf-8"))["atari"][
-            "game"
-        ]
+        return str(json.loads(config.read_text(encoding="utf-8"))["atari"]["game"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder / agents.CONFIG_FILE} is damaged; restore it") from None
-    return str(game)
+        raise UserError(f"{config} is damaged; restore it") from None
 
 
 def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:

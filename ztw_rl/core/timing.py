@@ -83,7 +83,7 @@ def time_exits(
 
     runs: list[Callable[[], object]] = [
         backbone,
-        *(lambda rule=rule: decide(model, x, rule) for rule in rules),  # type: ignore[misc]
+        *(lambda rule=rule: decide(model, x, rule) for rule in rules),
     ]
     with single_thread():
         full, *exits = interleaved_medians(runs, n_rounds, n_warmup)
