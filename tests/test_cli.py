@@ -130,6 +130,8 @@ def one_error(capsys, arguments: list[str]) -> str:
     [
         (["tarin-ppo"], "there is no command 'tarin-ppo'; did you mean 'train-ppo'?"),
         (["train-ppo", "--env", "Pnog"], "no Atari game is called 'Pnog'; did you mean 'pong'?"),
+        (["train-ppo", "--env="], "--env needs the name of a game"),
+        (["train-ppo", "--env", ""], "--env needs the name of a game"),
         (["train-ppo", "--env=Pong", "--device=cuda:99"], "device 'cuda:99' is not available"),
         (["train-ppo", "--env=Pong", "--device=gpu"], "unknown device 'gpu'"),
         (["train-ppo", "--env=Pong", "--ppo.n-envs=0"], "n_envs must be at least 1, not 0"),

@@ -87,6 +87,8 @@ def _parse(arguments: list[str]) -> tuple[TrainPPO, Path | None, PPORun | None]:
     else:
         default = TrainPPO(env=tyro.MISSING)
     args = tyro.cli(TrainPPO, args=arguments, prog="ztw-rl train-ppo", default=default)
+    if recipe is None and stored is None:
+        raise UserError("--env needs the name of a game, such as Pong")
     if args.resume is not None and len(args.resume) > 1:
         raise UserError(f"--resume takes one run folder, not {len(args.resume)}")
     if args.n_timesteps is not None:
