@@ -173,8 +173,8 @@ def test_an_update_equals_stock_ppos(env):
     assert initial.keys() == fast.policy.state_dict().keys()
     torch.testing.assert_close(dict(fast.policy.state_dict()), initial, rtol=0, atol=0)
 
-    _, callback = stock._setup_learn(TINY.n_timesteps)
     stock.set_logger(Logger(None, []))
+    _, callback = stock._setup_learn(TINY.n_timesteps)
     assert stock.collect_rollouts(env, callback, stock.rollout_buffer, TINY.n_steps)
     # Pong gives no reward this early; without any, half of the loss would be idle.
     noise = np.random.default_rng(0).normal(size=stock.rollout_buffer.returns.shape)
