@@ -35,9 +35,11 @@ def plot_curve(table: pd.DataFrame, title: str, note: str, path: Path) -> None:
         _draw(axis, table, cost)
         axis.set_xlabel(label)
         axis.grid(alpha=0.25)
+        axis.margins(x=0.1, y=0.15)
     axes[0].set_ylabel("return of a full game")
-    axes[1].legend(loc="lower right", fontsize=8)
-    figure.suptitle(title)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=8)
+    axes[0].set_title(title, loc="left", fontsize=11)
     figure.supxlabel(note, fontsize=8, color="#555555")
     try:
         write_atomically(path, lambda p: figure.savefig(p, dpi=150, format="png"))

@@ -15,7 +15,7 @@ import tyro
 from ztw_rl import agents, recipes, runs
 from ztw_rl.atari.config import AtariConfig, DistillConfig, PPORun
 from ztw_rl.atari.games import canonical, rom_id
-from ztw_rl.commands._arguments import peek
+from ztw_rl.commands._arguments import parse, peek
 from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ztw_rl.atari.emulators import EmulatorBatch
     from ztw_rl.atari.teacher import Teacher
 
+PROG = "ztw-rl distill-ics"
 KIND = "distill"
 PPO_KIND = "ppo"
 TEACHER_FILE = "teacher.safetensors"
@@ -88,16 +89,19 @@ def main(arguments: list[str]) -> int:
         default = DistillICs(
             policy=Path(stored.policy), seed=stored.seed, distill=stored.distill, atari=stored.atari
         )
-        args = tyro.cli(DistillICs, args=arguments, prog="ztw-rl distill-ics", default=default)
+        args = parse(DistillICs, arguments, PROG, lambda: default)
         changed = replace(default, resume=args.resume, runs_dir=args.runs_dir, device=args.device)
         if args != changed:
             raise UserError(f"settings of {run_dir} cannot change midway; start without --resume")
         runs.check_writable(run_dir)
         return _go_on(run_dir, stored, args)
-    policy = Path(early["policy"]) if early["policy"] else _newest(root, PPO_KIND)
-    default = _defaults(policy, early["env"])
-    args = tyro.cli(DistillICs, args=arguments, prog="ztw-rl distill-ics", default=default)
-    if default.atari != args.atari and not _is_zip(policy):
+
+    def find() -> Path:
+        return Path(early["policy"]) if early["policy"] else _newest(root, PPO_KIND)
+
+    args = parse(DistillICs, arguments, PROG, lambda: _defaults(find(), early["env"]))
+    policy = find()
+    if not _is_zip(policy) and args.atari != _stored_atari(policy):
         raise UserError(f"{policy} was trained on the pixels it says; leave out --atari.* flags")
     runs.check_writable(args.runs_dir / KIND)
     return _start(args, policy)

@@ -12,7 +12,7 @@ import tyro
 from ztw_rl import agents, recipes, runs
 from ztw_rl.atari.config import EvaluationConfig
 from ztw_rl.atari.games import canonical
-from ztw_rl.commands._arguments import peek
+from ztw_rl.commands._arguments import parse, peek
 from ztw_rl.core.thresholds import parse_thresholds
 from ztw_rl.errors import UserError
 
@@ -79,10 +79,17 @@ def main(arguments: list[str]) -> int:
         UserError: The command line or the agent has an error.
     """
     early = peek(arguments, "agent", "runs-dir")
-    folder = agents.find(early["agent"] or None, Path(early["runs-dir"] or "runs"))
-    # The recipe's settings are defaults of the command line, so the agent is looked up first.
-    default = Eval(evaluation=recipes.load(_game(folder)).evaluation)
-    args = tyro.cli(Eval, args=arguments, prog="ztw-rl eval", default=default)
+
+    def find() -> Path:
+        return agents.find(early["agent"] or None, Path(early["runs-dir"] or "runs"))
+
+    args = parse(
+        Eval,
+        arguments,
+        "ztw-rl eval",
+        lambda: Eval(evaluation=recipes.load(_game(find())).evaluation),
+    )
+    folder = find()
     thresholds = parse_thresholds(args.thresholds)
     if args.rule == "patience" and any(t < 1 or t != int(t) for t in thresholds):
         raise UserError(f"--thresholds {args.thresholds}: patience counts exits, such as 1,2,3")
@@ -119,7 +126,7 @@ def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
     game = canonical(agent.config.atari.game)
     output = args.output or runs.create(args.runs_dir, KIND, game, run)
     _write(output, game, run, frame, results, times)
-    console.print(_screen(frame, game, args.rule))
+    console.print(_screen(frame, game))
     console.print(f"times: {times.backend}, one thread; results: {output}/curve.csv, curve.json")
     console.print(f"picture: {output}/curve.png")
     return 0
@@ -213,15 +220,22 @@ def _write(
     plot_curve(frame, f"{game}: return against inference cost", note, output / "curve.png")
 
 
-def _screen(frame: pd.DataFrame, game: str, rule: str) -> Any:
+def _screen(frame: pd.DataFrame, game: str) -> Any:
     """The table for the terminal."""
+    from rich.box import SIMPLE
     from rich.table import Table
 
     shares = [c for c in frame.columns if c.startswith("exit_share_")]
-    shown = Table(title=f"{game}: full games on raw points")
-    heads = ["rule", "threshold", "mean", "std", "IQM", "95 % interval", "MACs", "time"]
+    shown = Table(
+        title=f"{game}: full games on raw points",
+        caption="at: threshold, or the exit forced; MACs and time of a decision: the backbone's "
+        "are 1; exit m: share of decisions",
+        box=SIMPLE,
+        padding=(0, 1),
+    )
+    heads = ["rule", "at", "mean", "std", "IQM", "95 %", "MACs", "time"]
     for head in [*heads, *(f"exit {m}" for m in range(len(shares)))]:
-        shown.add_column(head, justify="left" if head == "rule" else "right")
+        shown.add_column(head, justify="left" if head == "rule" else "right", no_wrap=True)
     previous = None
     for _, row in frame.iterrows():
         if previous not in (None, row["rule"]):
@@ -232,8 +246,8 @@ def _screen(frame: pd.DataFrame, game: str, rule: str) -> Any:
             row["rule"],
             threshold,
             *(f"{row[f'return_{name}']:.1f}" for name in ("mean", "std", "iqm")),
-            f"{row['return_ci_low']:.1f} … {row['return_ci_high']:.1f}",
+            f"{row['return_ci_low']:.1f}…{row['return_ci_high']:.1f}",
             *(f"{row[cost]:.3f}" for cost in ("relative_macs", "relative_time")),
-            *(f"{row[share]:.1%}" for share in shares),
+            *(f"{row[share]:.0%}" for share in shares),
         )
     return shown
