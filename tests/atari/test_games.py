@@ -24,3 +24,9 @@ def test_an_unknown_game_gets_the_nearest(name, near):
 def test_a_name_unlike_any_game():
     with pytest.raises(UserError, match="did you mean"):
         rom_id("!")
+
+
+@pytest.mark.parametrize("name", ["Combat", "MazeCraze"])
+def test_a_game_for_two_is_refused(name):
+    with pytest.raises(UserError, match=f"'{name}' has no game for a single player"):
+        rom_id(name)

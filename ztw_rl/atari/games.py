@@ -8,6 +8,10 @@ import re
 from ztw_rl.errors import UserError
 
 
+WITHOUT_SINGLE_PLAYER = frozenset({"combat", "joust", "maze_craze", "warlords"})
+"""ROMs that ALE lists, but ends the whole process on when it is asked to play them alone."""
+
+
 def canonical(name: str) -> str:
     """The bare name of a game or agent: lower case, letters and digits only.
 
@@ -24,13 +28,17 @@ def rom_id(name: str) -> str:
     """ALE's name of a game's ROM, such as ``ms_pacman``.
 
     Raises:
-        UserError: ALE has no such game.
+        UserError: ALE has no such game, or none for a single player.
     """
     from ale_py import roms
 
     by_canonical = {canonical(rom): rom for rom in roms.get_all_rom_ids()}
+    playable = [name for name, rom in by_canonical.items() if rom not in WITHOUT_SINGLE_PLAYER]
     bare = canonical(name)
     if bare not in by_canonical:
-        near = difflib.get_close_matches(bare, by_canonical, n=1, cutoff=0.0)
+        near = difflib.get_close_matches(bare, playable, n=1, cutoff=0.0)
         raise UserError(f"no Atari game is called '{name}'; did you mean '{near[0]}'?")
-    return by_canonical[bare]
+    rom = by_canonical[bare]
+    if rom in WITHOUT_SINGLE_PLAYER:
+        raise UserError(f"'{name}' has no game for a single player; choose another")
+    return rom
