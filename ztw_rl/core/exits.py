@@ -114,8 +114,11 @@ def last(answers: Tensor) -> Tensor:
 
 
 def most_confident(answers: Tensor) -> Tensor:
-    """The exit with the highest probability answers (SDN's own rule); see ``Fallback``."""
-    return answers.amax(dim=-1).argmax(dim=1)
+    """The exit with the highest probability answers (SDN's own rule); see ``Fallback``.
+
+    An exit that says NaN is asked last.
+    """
+    return answers.amax(dim=-1).nan_to_num(nan=-torch.inf, neginf=-torch.inf).argmax(dim=1)
 
 
 def select(answers: Tensor, rule: ExitRule, fallback: Fallback = last) -> tuple[Tensor, Tensor]:
