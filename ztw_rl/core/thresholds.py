@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from ztw_rl.errors import UserError
 
+MOST = 1000
+"""Thresholds in one range; a step that gives more is a slip of the pen."""
+
 
 def parse_thresholds(text: str) -> list[float]:
     """Confidence thresholds from ``start:stop[:step]`` (stop included) or ``a,b,c``.
@@ -36,5 +39,7 @@ def parse_thresholds(text: str) -> list[float]:
         raise UserError(f"thresholds '{text}': the step must be above 0")
     if stop < start:
         raise UserError(f"thresholds '{text}' go down; write {parts[1]:g}:{parts[0]:g}")
-    n = int((stop - start) / step + 1e-9) + 1
-    return [round(start + i * step, 10) for i in range(n)]
+    n_steps = (stop - start) / step + 1e-9
+    if n_steps >= MOST:
+        raise UserError(f"thresholds '{text}' are {n_steps + 1:.7g}; write at most {MOST}")
+    return [round(start + i * step, 10) for i in range(int(n_steps) + 1)]
