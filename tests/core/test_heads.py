@@ -54,7 +54,7 @@ def test_pooling_is_adaptive_pooling_at_every_size(gamma):
 
 @pytest.mark.parametrize(
     ("size", "bins"),
-    [(4, (1, 1)), (5, (2, 1)), (6, None), (7, None), (8, (2, 2)), (9, None), (20, (5, 5))],
+    [(4, (1, 1)), (5, (2, 1)), (6, None), (7, None), (8, (2, 2)), (9, (3, 2)), (20, (5, 5))],
 )
 def test_the_plain_pooling_that_adaptive_pooling_amounts_to(size, bins):
     assert uniform_bins(size) == bins

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+import torch
+
+from ztw_rl.core import checkpoint
+from ztw_rl.core.checkpoint import (
+    KEPT_CHECKPOINTS,
+    checkpoints,
+    load_json,
+    load_optimizer_tensors,
+    load_tensors,
+    newest_checkpoint,
+    optimizer_tensors,
+    save_checkpoint,
+    save_json,
+    save_tensors,
+    write_atomically,
+)
+from ztw_rl.errors import UserError
+
+WEIGHTS = {"a": torch.arange(600.0).view(20, 30), "n": torch.tensor([1, 2, 3])}
+
+
+def crash(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_crash_in_the_middle_of_writing_leaves_the_old_file(tmp_path, exists):
+    path = tmp_path / "file.json"
+    if exists:
+        path.write_text("old")
+
+    def half(temporary):
+        temporary.write_text("ne")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, half)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file.json", "old")] * exists
+
+
+def test_the_file_is_never_seen_half_written(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def slow(temporary):
+        temporary.write_text("ne")
+        assert path.read_text() == "old"
+        temporary.write_text("new")
+
+    write_atomically(path, slow)
+    assert path.read_text() == "new"
+
+
+def test_files_get_the_usual_permissions(tmp_path):
+    before = os.umask(0o027)
+    try:
+        save_json(tmp_path / "file.json", 1)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file.json").stat().st_mode) == 0o640
+
+
+def test_a_crash_while_saving_tensors_leaves_the_old_ones(tmp_path, monkeypatch):
+    path = tmp_path / "weights.safetensors"
+    save_tensors(path, WEIGHTS)
+    before = path.read_bytes()
+
+    def half(tensors, temporary):
+        temporary.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", half)
+    with pytest.raises(OSError, match="No space"):
+        save_tensors(path, {"a": torch.zeros(1)})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_tensors_come_back(tmp_path):
+    path = tmp_path / "deep" / "weights.safetensors"
+    save_tensors(path, WEIGHTS)
+    torch.testing.assert_close(load_tensors(path), WEIGHTS, rtol=0, atol=0)
+    save_tensors(path, WEIGHTS, torch.float16)
+    stored = load_tensors(path)
+    assert (stored["a"].dtype, stored["n"].dtype) == (torch.float16, torch.int64)
+
+
+def test_views_and_shared_memory_are_stored(tmp_path):
+    base = torch.arange(6.0).view(2, 3)
+    tensors = {"base": base, "same": base, "turned": base.t()}
+    save_tensors(tmp_path / "w", tensors)
+    torch.testing.assert_close(load_tensors(tmp_path / "w"), tensors)
+
+
+@pytest.mark.parametrize("length", [0, 4, 60, 2000, -1])
+def test_truncated_tensors(tmp_path, length):
+    path = tmp_path / "weights.safetensors"
+    save_tensors(path, WEIGHTS)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(UserError) as raised:
+        load_tensors(path)
+    assert str(raised.value).startswith(f"{path} is damaged")
+    assert "\n" not in str(raised.value)
+
+
+def test_files_that_are_no_tensors(tmp_path):
+    (tmp_path / "w").write_bytes(b"PK\x03\x04" + bytes(range(256)) * 8)
+    for name, message in (("w", "is damaged"), ("missing", "is missing"), (".", "is damaged")):
+        with pytest.raises(UserError, match=message):
+            load_tensors(tmp_path / name)
+
+
+def test_json_comes_back_and_nan_is_refused(tmp_path):
+    path = tmp_path / "a.json"
+    save_json(path, {"τ": [0.5, None]})
+    assert load_json(path) == {"τ": [0.5, None]}
+    with pytest.raises(ValueError, match="JSON"):
+        save_json(path, float("nan"))
+    assert load_json(path) == {"τ": [0.5, None]}
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe"])
+def test_damaged_json(tmp_path, content):
+    path = tmp_path / "a.json"
+    with pytest.raises(UserError, match=r"a.json is missing"):
+        load_json(path)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a.json is damaged"):
+        load_json(path)
+
+
+def save(run_dir, step, value=0.0):
+    tensors = {"model": {"w": torch.full((2,), value)}}
+    return save_checkpoint(run_dir, step, tensors, {"n_timesteps": step})
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    for step in (100, 20, 300, 4000, 5000):
+        save(tmp_path, step)
+    assert KEPT_CHECKPOINTS == 2
+    assert [p.name for p in checkpoints(tmp_path)] == ["step_000004000", "step_000005000"]
+    newest = newest_checkpoint(tmp_path)
+    assert load_json(newest / "state.json") == {"n_timesteps": 5000}
+    assert sorted(p.name for p in newest.iterdir()) == ["model.safetensors", "state.json"]
+
+
+def test_a_crash_while_saving_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    save(tmp_path, 10)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint, "save_json", crash)
+        save(tmp_path, 20)
+    assert newest_checkpoint(tmp_path).name == "step_000000010"
+    save(tmp_path, 20, value=7.0)
+    newest = newest_checkpoint(tmp_path)
+    assert newest.name == "step_000000020"
+    assert load_tensors(newest / "model.safetensors")["w"].tolist() == [7.0, 7.0]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_a_checkpoint_that_is_there_stays(tmp_path):
+    save(tmp_path, 10, value=1.0)
+    save(tmp_path, 10, value=2.0)
+    assert load_tensors(newest_checkpoint(tmp_path) / "model.safetensors")["w"][0] == 1.0
+
+
+def test_no_checkpoint_yet(tmp_path):
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        newest_checkpoint(tmp_path)
+
+
+def test_an_optimiser_goes_on_where_it_was(tmp_path):
+    def steps(weight, optimizer, n):
+        for i in range(n):
+            optimizer.zero_grad()
+            (weight * (i + 1.0)).square().sum().backward()
+            optimizer.step()
+
+    straight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = torch.optim.Adam([straight], lr=0.1)
+    steps(straight, optimizer, 3)
+    save_tensors(tmp_path / "o", optimizer_tensors(optimizer))
+    resumed = torch.nn.Parameter(straight.detach().clone())
+    other = torch.optim.Adam([resumed], lr=0.1)
+    load_optimizer_tensors(other, load_tensors(tmp_path / "o"))
+    steps(straight, optimizer, 3)
+    steps(resumed, other, 3)
+    assert torch.equal(straight, resumed)

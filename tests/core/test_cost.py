@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ztw_rl.atari.backbone import early_exit_nature_cnn
+from ztw_rl.core.cost import count_macs, exit_costs, n_parameters
+from ztw_rl.core.methods import METHODS
+
+PIXELS = torch.zeros(1, 4, 84, 84, dtype=torch.uint8)
+
+
+def conv(out_size, out_channels, in_channels, kernel):
+    """MACs of a convolution on a square map: every output cell sees every weight once."""
+    return out_size**2 * out_channels * in_channels * kernel**2
+
+
+TRUNK = [conv(20, 32, 4, 8), conv(9, 64, 32, 4), conv(7, 64, 64, 3), 64 * 7 * 7 * 512]
+
+
+def closed_form(n_actions, cascade):
+    """MACs of the two ICs, of the head, and of the backbone."""
+    first = conv(5, 32, 32, 3) + 32 * 4 * 4 * n_actions
+    second = conv(2, 64, 64, 3) + (64 * 2 * 2 + cascade * n_actions) * n_actions
+    head = 512 * n_actions
+    return first, second, head, sum(TRUNK) + head
+
+
+@pytest.mark.parametrize("n_actions", [3, 6, 18])
+@pytest.mark.parametrize("method", ["ztw", "sdn"])
+def test_nature_cnn_in_whole_numbers(n_actions, method):
+    first, second, head, backbone = closed_form(n_actions, METHODS[method].cascade)
+    costs = exit_costs(early_exit_nature_cnn(n_actions, method=METHODS[method]).eval(), PIXELS)
+    assert costs.backbone_macs == backbone
+    assert costs.macs == (
+        TRUNK[0] + first,
+        sum(TRUNK[:2]) + first + second,
+        sum(TRUNK) + first + second + head,
+    )
+
+
+def test_nature_cnn_with_six_actions():
+    costs = exit_costs(early_exit_nature_cnn(6).eval(), PIXELS)
+    assert costs.backbone_macs == 9_346_048
+    assert [f"{share:.1%}" for share in costs.relative_macs] == ["37.6%", "67.6%", "104.1%"]
+
+
+def test_parameters_add_up():
+    model = early_exit_nature_cnn(6).eval()
+    costs = exit_costs(model, PIXELS)
+    assert costs.backbone_parameters == n_parameters(model.blocks) + n_parameters(model.head)
+    # conv1, the IC's convolution, γ, its linear layer, the ensemble's weight and six biases.
+    first = (4 * 64 + 1) * 32 + (32 * 9 + 1) * 32 + 1 + (512 + 1) * 6 + (1 + 6)
+    assert costs.parameters[0] == first
+    # Of the ensemble's 2×2 weights, the one that looks ahead does nothing.
+    assert costs.parameters[-1] == n_parameters(model) - 1
+
+
+def test_a_mac_counts_as_one():
+    a, b = torch.zeros(3, 5), torch.zeros(5, 7)
+    assert count_macs(lambda: a @ b) == 3 * 5 * 7
+
+
+def test_any_network(make_model):
+    costs = exit_costs(make_model(n_ics=2, method="sdn", mlp=True), torch.zeros(1, 8))
+    layer, ic, head = 8 * 8, 8 * 3 * 9 + 3 * 3, 8 * 3
+    assert costs.backbone_macs == 3 * layer + head
+    assert costs.macs == (layer + ic, 2 * (layer + ic), 3 * layer + 2 * ic + head)
+
+
+def test_without_ics_the_end_costs_the_backbone(make_model):
+    costs = exit_costs(make_model(n_ics=0), torch.zeros(1, 4, 6, 6))
+    assert costs.relative_macs == (1.0,)
+    assert costs.parameters == (costs.backbone_parameters,)

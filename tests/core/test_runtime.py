@@ -1,0 +1,169 @@
+"""Online early exit against offline selection on the same network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from ztw_rl.core.exits import Confidence, Patience, last, most_confident, select
+from ztw_rl.core.heads import ICConfig, InternalClassifier
+from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.runtime import decide
+
+FALLBACKS = [last, most_confident]
+
+
+def assert_equals_offline(model, x, rule, fallback):
+    """What ``decide`` says equals ``select`` on the full network; returns the exits."""
+    online = decide(model, x, rule, fallback)
+    with torch.no_grad():
+        answers = model(x)
+    left_at, answered_by = select(answers, rule, fallback)
+    assert online.left_at.tolist() == left_at.tolist()
+    assert online.answered_by.tolist() == answered_by.tolist()
+    wanted = answers[torch.arange(len(x)), answered_by]
+    torch.testing.assert_close(online.log_probs, wanted, equal_nan=True)
+    return left_at.tolist()
+
+
+def inputs(n, mlp, generator):
+    return torch.randn(n, *((8,) if mlp else (4, 6, 6)), generator=generator) * 2
+
+
+@settings(max_examples=120, deadline=None, derandomize=True, database=None)
+@given(
+    n_ics=st.sampled_from([0, 1, 4]),
+    n=st.sampled_from([0, 1, 7, 64]),
+    mlp=st.booleans(),
+    method=st.sampled_from(["ztw", "sdn", "additive"]),
+    ensemble_head=st.booleans(),
+    kind=st.sampled_from(["uniform", "per exit", "per sample", "patience", "patience per sample"]),
+    fallback=st.sampled_from(FALLBACKS),
+    seed=st.integers(0, 2**16),
+)
+def test_online_equals_offline(
+    make_model, n_ics, n, mlp, method, ensemble_head, kind, fallback, seed
+):
+    model = make_model(
+        n_ics=n_ics, method=method, ensemble_head=ensemble_head, mlp=mlp, seed=seed % 7
+    )
+    generator = torch.Generator().manual_seed(seed)
+    x = inputs(n, mlp, generator)
+    rule = {
+        "uniform": lambda: Confidence.uniform(
+            torch.rand((), generator=generator).item(), n_ics + 1
+        ),
+        "per exit": lambda: Confidence(torch.rand(n_ics, generator=generator)),
+        "per sample": lambda: Confidence(torch.rand(n, n_ics, generator=generator) * 1.2),
+        "patience": lambda: Patience(torch.randint(1, 5, (), generator=generator)),
+        "patience per sample": lambda: Patience(torch.randint(1, 6, (n,), generator=generator)),
+    }[kind]()
+    assert_equals_offline(model, x, rule, fallback)
+
+
+def test_the_random_networks_use_all_their_exits(make_model):
+    """Without this, the test above might compare nothing."""
+    model = make_model(n_ics=4)
+    x = inputs(64, False, torch.Generator().manual_seed(0))
+    left = assert_equals_offline(model, x, Confidence.uniform(0.8, 5), last)
+    assert set(left) == {0, 1, 2, 3, 4}
+    left = assert_equals_offline(model, x, Patience(torch.tensor(3)), last)
+    assert set(left) == {2, 3, 4}
+
+
+@pytest.mark.parametrize("fallback", FALLBACKS)
+@pytest.mark.parametrize("n", [1, 7, 64])
+def test_every_pattern_of_exits(make_model, n, fallback):
+    model = make_model(n_ics=4)
+    x = inputs(n, False, torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(2)
+    patterns = [torch.full((n,), m) for m in range(5)]
+    patterns += [torch.randint(0, 5, (n,), generator=generator) for _ in range(5)]
+    for exits in patterns:
+        left = assert_equals_offline(model, x, Confidence.forced(exits, 5), fallback)
+        assert left == exits.tolist()
+
+
+@pytest.mark.parametrize("threshold", [1.0, 1.5])
+def test_a_threshold_nobody_exceeds_is_the_backbone_exactly(make_model, threshold):
+    model = make_model(n_ics=4)
+    x = inputs(64, False, torch.Generator().manual_seed(0))
+    decision = decide(model, x, Confidence.uniform(threshold, 5))
+    with torch.no_grad():
+        wanted = torch.log_softmax(model.backbone(x), -1)
+    assert torch.equal(decision.log_probs, wanted)
+    assert decision.left_at.tolist() == [4] * 64
+
+
+def test_threshold_zero_leaves_at_once(make_model):
+    model = make_model(n_ics=4)
+    x = inputs(64, False, torch.Generator().manual_seed(0))
+    decision = decide(model, x, Confidence.uniform(0.0, 5))
+    assert decision.left_at.tolist() == decision.answered_by.tolist() == [0] * 64
+
+
+def test_who_has_left_is_computed_no_further(make_model):
+    model = make_model(n_ics=4)
+    exits = torch.tensor([0, 3, 1, 1, 0, 4, 3])
+    seen = {"blocks": [], "ics": []}
+    for name, parts in (("blocks", model.blocks), ("ics", model.ics)):
+        for part in parts:
+            part.register_forward_hook(
+                lambda module, args, out, name=name: seen[name].append(len(args[0]))
+            )
+    model.head.register_forward_hook(lambda module, args, out: seen["blocks"].append(-len(args[0])))
+    x = inputs(7, False, torch.Generator().manual_seed(0))
+    decide(model, x, Confidence.forced(exits, 5))
+    assert seen == {"blocks": [7, 5, 3, 3, 1, -1], "ics": [7, 5, 3, 3]}
+    seen["blocks"].clear()
+    decide(model, x, Confidence.forced(torch.zeros(7, dtype=torch.long), 5))
+    assert seen["blocks"] == [7]
+
+
+def test_nan_runs_to_the_end(make_model):
+    model = make_model(n_ics=2)
+    x = inputs(7, False, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.ics[0].conv.bias.fill_(float("nan"))
+    # The cascade and the ensemble hand the NaN on; the backbone's own head is clean.
+    rule = Confidence(torch.full((2,), -torch.inf))
+    for fallback in FALLBACKS:
+        decision = decide(model, x, rule, fallback)
+        assert decision.left_at.tolist() == decision.answered_by.tolist() == [2] * 7
+        assert torch.equal(decision.log_probs, torch.log_softmax(model.backbone(x), -1))
+    assert decide(model, x, Patience(torch.tensor(1))).left_at.tolist() == [2] * 7
+
+
+def test_one_broken_sample_does_not_touch_the_others(make_model):
+    model = make_model(n_ics=2)
+    x = inputs(7, False, torch.Generator().manual_seed(0))
+    x[3] = float("nan")
+    assert assert_equals_offline(model, x, Confidence.uniform(0.0, 3), last) == [
+        *[0, 0, 0],
+        2,
+        *[0, 0, 0],
+    ]
+
+
+def test_the_mixture_by_hand():
+    """Exit 0 says the input's first half, the head its second half."""
+
+    class Half(nn.Module):
+        def __init__(self, half):
+            super().__init__()
+            self.half = half
+
+        def forward(self, x):
+            return x[:, 2 * self.half : 2 * self.half + 2, 0, 0]
+
+    ic = InternalClassifier(ICConfig(4, (1, 1), 2, 1, cascade=False))
+    ic.forward = lambda features, previous=None: Half(0)(features)
+    model = EarlyExitModel([nn.Identity()], Half(1), [ic], [1]).eval()
+    p = torch.tensor([[0.9, 0.1, 0.3, 0.7], [0.6, 0.4, 0.2, 0.8], [0.2, 0.8, 0.5, 0.5]])
+    decision = decide(model, p.log()[..., None, None], Confidence.uniform(0.7, 2))
+    assert decision.left_at.tolist() == [0, 1, 0]
+    wanted = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.2, 0.8]])
+    torch.testing.assert_close(decision.log_probs.exp(), wanted)

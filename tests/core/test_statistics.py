@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ztw_rl.core.statistics import summarize
+
+
+def test_by_hand():
+    found = summarize([1, 2, 3, 4, 5, 6, 7, 100])
+    assert found.mean == 16.0
+    # The middle half is 3, 4, 5, 6.
+    assert found.iqm == 4.5
+    assert found.std == pytest.approx(np.sqrt(sum((x - 16) ** 2 for x in [*range(1, 8), 100]) / 8))
+
+
+def test_the_interval_of_two_values_is_exact():
+    # Two draws of {0, 1} give means 0, ½, 1 with chances ¼, ½, ¼.
+    found = summarize([0, 1])
+    assert (found.ci_low, found.mean, found.ci_high) == (0.0, 0.5, 1.0)
+
+
+def test_the_interval_of_a_share_is_the_binomials():
+    # 50 of 100: the bootstrap mean is Binomial(100, ½) / 100, whose central 95 % are 0.40 to 0.60.
+    found = summarize([0] * 50 + [1] * 50)
+    assert found.ci_low == pytest.approx(0.40, abs=0.0101)
+    assert found.ci_high == pytest.approx(0.60, abs=0.0101)
+
+
+def test_order_does_not_matter_for_the_numbers_and_the_seed_only_for_the_interval():
+    values = np.random.default_rng(0).normal(size=30)
+    first, other = summarize(values, seed=0), summarize(values, seed=1)
+    assert first == summarize(values, seed=0)
+    assert (first.mean, first.std, first.iqm) == (other.mean, other.std, other.iqm)
+    assert first.ci_low != other.ci_low
+
+
+@pytest.mark.parametrize("values", [[3.0], [3.0, 3.0, 3.0]])
+def test_without_spread_the_interval_has_no_width(values):
+    found = summarize(values)
+    assert (found.mean, found.std, found.iqm, found.ci_low, found.ci_high) == (3, 0, 3, 3, 3)
