@@ -70,6 +70,47 @@ def machine() -> str:
     )
 
 
+def show(rates: Rates, opponent: str) -> None:
+    """Print a table of the contenders, each beside ``opponent``."""
+    table = Table()
+    for heading in ("", "steps/s", "slowest round", "fastest round", f"times {opponent}"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, each in rates.items():
+        figures = (statistics.median(each), min(each), max(each))
+        table.add_row(name, *(f"{f:,.0f}" for f in figures), f"{ratio(rates, name, opponent):.2f}")
+    # A fixed width, so that a pipe shows what a terminal does.
+    Console(width=100).print(table)
+
+
+def conclude(
+    benchmark: str, reached: float, target: float, rates: Rates, machine_line: str, **extra: Any
+) -> float:
+    """Print the last line, a JSON object with ``ratio``.
+
+    Args:
+        benchmark: Name of the benchmark.
+        reached: The ratio.
+        target: The ratio to reach.
+        rates: From ``interleave``.
+        machine_line: ``machine()`` as it was before the benchmark loaded the processor.
+        extra: More entries for the JSON object.
+
+    Returns:
+        The ratio.
+    """
+    result = {
+        "benchmark": benchmark,
+        "ratio": round(reached, 3),
+        "target": target,
+        "steps_per_second": {n: round(statistics.median(r), 1) for n, r in rates.items()},
+        "rounds": len(next(iter(rates.values()))),
+        "machine": machine_line,
+        **extra,
+    }
+    print(json.dumps(result), flush=True)
+    return reached
+
+
 def report(
     benchmark: str,
     rates: Rates,
@@ -77,10 +118,10 @@ def report(
     ours: str,
     opponent: str,
     target: float,
-    machine_line: str | None = None,
+    machine_line: str,
     **extra: Any,
 ) -> float:
-    """Print the table, and as the last line a JSON object with ``ratio``.
+    """Print the table of a benchmark that compares two contenders, and the last line.
 
     Args:
         benchmark: Name of the benchmark.
@@ -94,27 +135,8 @@ def report(
     Returns:
         The ratio.
     """
-    described = machine_line or machine()
-    print(f"{benchmark}: {described}")
-    table = Table()
-    for heading in ("", "steps/s", "slowest round", "fastest round", f"times {opponent}"):
-        table.add_column(heading, justify="right" if heading else "left")
-    for name, each in rates.items():
-        figures = (statistics.median(each), min(each), max(each))
-        table.add_row(name, *(f"{f:,.0f}" for f in figures), f"{ratio(rates, name, opponent):.2f}")
-    # A fixed width, so that a pipe shows what a terminal does.
-    Console(width=100).print(table)
+    print(f"{benchmark}: {machine_line}")
+    show(rates, opponent)
     reached = ratio(rates, ours, opponent)
-    result = {
-        "benchmark": benchmark,
-        "ratio": round(reached, 3),
-        "target": target,
-        "ours": ours,
-        "opponent": opponent,
-        "steps_per_second": {n: round(statistics.median(r), 1) for n, r in rates.items()},
-        "rounds": len(rates[ours]),
-        "machine": described,
-        **extra,
-    }
-    print(json.dumps(result), flush=True)
-    return reached
+    who = {"ours": ours, "opponent": opponent}
+    return conclude(benchmark, reached, target, rates, machine_line, **who, **extra)

@@ -1,0 +1,185 @@
+"""Distillation steps per second, both stages: ours against the plain way.
+
+The plain way plays stock Atari wrappers in a DummyVecEnv, asks the full eager network at every
+step, and runs it again, trunk included, on every minibatch of every epoch; its trunk is frozen,
+so no gradient is computed there. Batch sizes, optimiser and exits are the same for all. A turn is
+one rollout and its five epochs. The policy has random weights. Run it with
+``python -m benchmarks.distill``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import tyro
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from benchmarks import harness, plain
+from ztw_rl.atari.collector import Collector
+from ztw_rl.atari.config import AtariConfig, DistillConfig
+from ztw_rl.atari.distill import build_stages, fit
+from ztw_rl.atari.emulators import make_emulators
+from ztw_rl.atari.games import rom_id
+from ztw_rl.atari.vec_env import AtariVecEnv
+from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.training import kl_to_teacher
+
+LEARNING_RATE = 1e-3
+STAGES = ("ics", "ensemble")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and for how long."""
+
+    env: str = "Pong"
+    """The game."""
+    n_envs: int = 8
+    """Games side by side."""
+    n_steps: int = 128
+    """Steps of every game between two updates."""
+    rounds: int = 5
+    """Rounds that count; one more warms up."""
+    seed: int = 0
+    """Of the games, the weights, the draws and the minibatches."""
+
+
+def plain_distiller(
+    model: EarlyExitModel, env: VecEnv, stage: int, config: DistillConfig, seed: int
+) -> Callable[[], int]:
+    """The plain way, as a contender that does one rollout and its epochs at each call.
+
+    Args:
+        model: The network; its trunk is frozen.
+        env: Games with (N, 4, 84, 84) observations.
+        stage: 0 fits the ICs, 1 the ensembles.
+        config: Sizes.
+        seed: Of the draws and the minibatches.
+    """
+    n_ics = model.n_exits - 1
+    ensemble = model.ensemble
+    assert ensemble is not None
+    learns = list((model.ics, ensemble)[stage].parameters())
+    for parameter in learns:
+        parameter.requires_grad_(True)
+    batch_size = (config.ic_batch_size, config.ensemble_batch_size)[stage]
+    optimizer = torch.optim.Adam(learns, lr=LEARNING_RATE)
+    rng = np.random.default_rng(seed)
+    last_observations = np.asarray(env.reset())
+
+    def network(x: Tensor) -> Tensor:
+        """(B, E, A) log-probabilities of all exits, each alone or ensembled."""
+        activations = model.activations(x)
+        head = model.head(activations[-1]).unsqueeze(1)
+        logits = torch.cat([model.ic_logits(activations), head], dim=1)
+        log_probs = torch.log_softmax(logits, dim=-1)
+        return model.ensembled(log_probs) if stage else log_probs
+
+    def distil() -> int:
+        nonlocal last_observations
+        observations, teacher = [], []
+        for _ in range(config.n_steps):
+            x = torch.tensor(last_observations)
+            with torch.no_grad():
+                log_probs = network(x)
+            drawn = rng.integers(n_ics, size=env.num_envs)
+            actions = log_probs.argmax(dim=-1).numpy()[np.arange(env.num_envs), drawn]
+            observations.append(x)
+            teacher.append(log_probs[:, -1])
+            stepped, _, _, _ = env.step(actions)
+            last_observations = np.asarray(stepped)
+        x, target = torch.cat(observations), torch.cat(teacher)
+        for _ in range(config.n_epochs):
+            order = torch.from_numpy(rng.permutation(len(x)))
+            for index in order.split(batch_size):
+                loss = kl_to_teacher(network(x[index])[:, :n_ics], target[index])
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+        return len(x)
+
+    return distil
+
+
+def distiller(
+    model: EarlyExitModel, collector: Collector, stage: int, config: DistillConfig, seed: int
+) -> Callable[[], int]:
+    """Ours, as a contender that does one rollout and its epochs at each call."""
+    fitted = build_stages(model, config)[stage]
+    learns = list(fitted.parameters())
+    for parameter in learns:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.Adam(learns, lr=LEARNING_RATE)
+    generator = torch.Generator().manual_seed(seed)
+
+    def distil() -> int:
+        experience = collector.collect(fitted.answers)
+        fit(fitted, experience, optimizer, config.n_epochs, generator)
+        return len(experience)
+
+    return distil
+
+
+def main(settings: Settings) -> float:
+    """Measure, print, and return the smaller of the two stages' ratios."""
+    machine = harness.machine()
+    seed, n_envs = settings.seed, settings.n_envs
+    atari = AtariConfig(game=rom_id(settings.env))
+    config = DistillConfig(n_envs=n_envs, n_steps=settings.n_steps)
+    contenders: dict[str, Callable[[], int]] = {}
+    closing: list[Callable[[], None]] = []
+    for stage, name in enumerate(STAGES):
+        emulators = make_emulators(atari, n_envs)
+        n_actions = int(emulators.action_space.n)
+        ours = plain.random_network(n_actions, seed)
+        collector = Collector(
+            ours,
+            emulators,
+            n_steps=config.n_steps,
+            behaviour=config.behaviour,
+            action_mode=config.action_mode,
+            seed=seed,
+            device=torch.device("cpu"),
+        )
+        stock, games = plain.plain_games(atari, n_envs, seed), AtariVecEnv(atari, n_envs, seed)
+        layouts = AtariVecEnv(atari, n_envs, seed)
+        eager = plain.plain_network(ours)
+        plain.check_same_answers(ours, eager, np.asarray(games.reset()))
+        sizes = (stage, config, seed)
+        contenders |= {
+            f"{name}: plain way": plain_distiller(eager, stock, *sizes),
+            f"{name}: + our games": plain_distiller(plain.plain_network(ours), games, *sizes),
+            f"{name}: + memory layout": plain_distiller(copy.deepcopy(ours), layouts, *sizes),
+            f"{name}: ztw-rl": distiller(ours, collector, *sizes),
+        }
+        closing += [emulators.close, stock.close, games.close, layouts.close]
+    rates = harness.interleave(contenders, settings.rounds)
+    for close in closing:
+        close()
+    print(f"distill: {machine}")
+    ratios = {}
+    for name in STAGES:
+        own = {who: each for who, each in rates.items() if who.startswith(name)}
+        harness.show(own, f"{name}: plain way")
+        ratios[f"ratio_{name}"] = round(
+            harness.ratio(rates, f"{name}: ztw-rl", f"{name}: plain way"), 3
+        )
+    return harness.conclude(
+        "distill",
+        min(ratios.values()),
+        6.0,
+        rates,
+        machine,
+        game=atari.game,
+        n_envs=n_envs,
+        **ratios,
+    )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))

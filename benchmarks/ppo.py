@@ -1,0 +1,129 @@
+"""PPO steps per second: ours against stock Stable-Baselines3 with its own Atari wrappers.
+
+Every contender trains a network with the same hyperparameters and sticky actions; a turn is one
+rollout and its update. The rows between the stock one and ours add one change at a time. Run it
+with ``python -m benchmarks.ppo``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
+
+from benchmarks import harness
+from benchmarks.env import stock_env
+from ztw_rl.atari.config import AtariConfig, PPOConfig
+from ztw_rl.atari.games import rom_id
+from ztw_rl.atari.ppo import build_ppo
+from ztw_rl.atari.vec_env import AtariVecEnv
+
+BFLOAT16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and for how long."""
+
+    env: str = "Pong"
+    """The game."""
+    n_envs: int = 8
+    """Games side by side."""
+    n_steps: int = 128
+    """Steps of every game between two updates."""
+    rounds: int = 6
+    """Rounds that count; one more warms up."""
+    seed: int = 0
+    """Of the games and the weights."""
+
+
+def stock_ppo(env: VecEnv, config: PPOConfig, seed: int) -> PPO:
+    """SB3's PPO as it comes, with the hyperparameters of ``config``."""
+    return PPO(
+        "CnnPolicy",
+        env,
+        learning_rate=config.learning_rate,
+        n_steps=config.n_steps,
+        batch_size=config.batch_size,
+        n_epochs=config.n_epochs,
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+        clip_range=config.clip_range,
+        ent_coef=config.ent_coef,
+        vf_coef=config.vf_coef,
+        max_grad_norm=config.max_grad_norm,
+        seed=seed,
+        device="cpu",
+    )
+
+
+def learner(ppo: PPO) -> Callable[[], int]:
+    """A contender that plays one rollout and learns from it at each call."""
+    n_timesteps = ppo.n_steps * ppo.n_envs
+
+    def learn() -> int:
+        ppo.learn(n_timesteps, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+        return n_timesteps
+
+    return learn
+
+
+def bfloat16_instructions() -> list[str]:
+    """Which of the processor's instructions multiply bfloat16, where it can be told."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    return [name for name in BFLOAT16_INSTRUCTIONS if name in flags]
+
+
+def main(settings: Settings) -> float:
+    """Measure, print, and return the ratio of the default, float32."""
+    machine = harness.machine()
+    atari = AtariConfig(game=rom_id(settings.env))
+    config = PPOConfig(n_envs=settings.n_envs, n_steps=settings.n_steps)
+    half = replace(config, precision="bfloat16")
+    seed, cpu = settings.seed, torch.device("cpu")
+
+    def ours() -> AtariVecEnv:
+        return AtariVecEnv(atari, settings.n_envs, seed)
+
+    def stock(vec_env: type[DummyVecEnv] | type[SubprocVecEnv]) -> VecEnv:
+        sticky = atari.repeat_action_probability
+        return stock_env(atari.game, settings.n_envs, seed, sticky, vec_env)
+
+    learners = {
+        "SB3, DummyVecEnv": stock_ppo(stock(DummyVecEnv), config, seed),
+        "SB3, SubprocVecEnv": stock_ppo(stock(SubprocVecEnv), config, seed),
+        "SB3, our games": stock_ppo(ours(), config, seed),
+        "ztw-rl float32": build_ppo(ours(), config, seed, cpu),
+        "ztw-rl bfloat16": build_ppo(ours(), half, seed, cpu),
+    }
+    contenders = {name: learner(ppo) for name, ppo in learners.items()}
+    rates = harness.interleave(contenders, settings.rounds)
+    for ppo in learners.values():
+        env = ppo.get_env()
+        assert env is not None
+        env.close()
+    opponent = harness.fastest(rates, ["SB3, DummyVecEnv", "SB3, SubprocVecEnv"])
+    instructions = bfloat16_instructions()
+    print(f"bfloat16 instructions of this processor: {', '.join(instructions) or 'none known'}")
+    return harness.report(
+        "ppo",
+        rates,
+        ours="ztw-rl float32",
+        opponent=opponent,
+        target=2.0,
+        machine_line=machine,
+        game=atari.game,
+        n_envs=settings.n_envs,
+        ratio_bfloat16=round(harness.ratio(rates, "ztw-rl bfloat16", opponent), 3),
+        bfloat16_instructions=instructions,
+    )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
