@@ -10,6 +10,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import nn
 
+from ztw_rl.atari.backbone import ScalePixels
 from ztw_rl.atari.emulators import Transition
 from ztw_rl.core.heads import ICConfig, InternalClassifier
 from ztw_rl.core.methods import METHODS
@@ -41,9 +42,13 @@ def _make_model(
     attach: list[int] | None = None,
     ensemble_head: bool = False,
     mlp: bool = False,
+    pixels: bool = False,
     seed: int = 0,
 ) -> EarlyExitModel:
-    """A random network on (B, 4, 6, 6), or on (B, 8) if ``mlp``, in eval mode."""
+    """A random network on (B, 4, 6, 6), or on (B, 8) if ``mlp``, in eval mode.
+
+    With ``pixels`` its input is uint8, and a block before the others scales it.
+    """
     torch.manual_seed(seed)
     n_blocks = n_ics + 1 if n_blocks is None else n_blocks
     attach = list(range(1, n_ics + 1)) if attach is None else attach
@@ -56,6 +61,8 @@ def _make_model(
     else:
         blocks = [nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()) for _ in range(n_blocks)]
         size, channels, flat = (6, 6), 4, 4 * 36
+    if pixels:
+        blocks, attach = [ScalePixels(), *blocks], [place + 1 for place in attach]
     parts = METHODS[method]
     ics = [
         InternalClassifier(
@@ -82,6 +89,11 @@ def _make_model(
     with torch.no_grad():
         for ic in model.ics:
             ic.linear.weight.mul_(8)
+        if pixels:
+            # Without what all pictures have in common, answers depend on where the patch is.
+            for linear in (model.head[1], *(ic.linear for ic in model.ics)):
+                linear.weight.sub_(linear.weight.mean(dim=1, keepdim=True)).mul_(4)
+                linear.bias.zero_()
     return model.eval()
 
 
@@ -89,3 +101,94 @@ def _make_model(
 def make_model() -> Callable[..., EarlyExitModel]:
     """Builds random early-exit networks: see ``_make_model``."""
     return _make_model
+
+
+class PatchGames:
+    """An ``EmulatorBatch`` of N games in which a bright patch says which action pays.
+
+    Each decision shows a patch in one of A places, on noise; the action of the same number brings
+    one point, any other nothing. The best return is the game's length, and random play gets one
+    A-th of it. Everything follows from the game's seed. A game that nobody seeds is seeded by
+    its predecessor.
+
+    Args:
+        n_envs: N.
+        n_actions: A.
+        size: Side of the picture.
+        length: Decisions of a game, from its seed.
+    """
+
+    def __init__(
+        self,
+        n_envs: int,
+        *,
+        n_actions: int = 3,
+        size: int = 6,
+        length: Callable[[int], int] = lambda seed: 10,
+    ) -> None:
+        self.n_envs = n_envs
+        self.observation_space = Box(0, 255, (4, size, size), np.uint8)
+        self.action_space = Discrete(n_actions)
+        self._length = length
+        self._rngs = [np.random.default_rng(0)] * n_envs
+        self._left = np.zeros(n_envs, int)
+        self._pays = np.zeros(n_envs, int)
+        self._observations = np.zeros((n_envs, 4, size, size), np.uint8)
+        self.sent: list[np.ndarray] = []
+        """Actions of each step."""
+        self.started: list[tuple[int, int]] = []
+        """(game, seed) of each game that somebody seeded."""
+
+    def _begin(self, i: int, seed: int) -> None:
+        self._rngs[i] = np.random.default_rng(seed)
+        self._left[i] = self._length(seed)
+        self._show(i)
+
+    def _show(self, i: int) -> None:
+        rng, n_actions = self._rngs[i], int(self.action_space.n)
+        self._pays[i] = rng.integers(n_actions)
+        width = self._observations.shape[-1] // n_actions
+        picture = rng.integers(0, 64, self._observations.shape[1:], np.uint8)
+        picture[..., self._pays[i] * width : (self._pays[i] + 1) * width] += 190
+        self._observations[i] = picture
+
+    def reset(self, seeds: np.ndarray, which: np.ndarray | None = None) -> np.ndarray:
+        chosen = np.flatnonzero(np.ones(self.n_envs, bool) if which is None else which)
+        for i, seed in zip(chosen, seeds, strict=True):
+            self.started.append((int(i), int(seed)))
+            self._begin(i, int(seed) if seed >= 0 else int(self._rngs[i].integers(2**31)))
+        return self._observations.copy()
+
+    def send(self, actions: np.ndarray) -> None:
+        assert actions.shape == (self.n_envs,)
+        assert all(self.action_space.contains(int(a)) for a in actions)
+        self.sent.append(np.array(actions))
+
+    def receive(self) -> Transition:
+        rewards = (self.sent[-1] == self._pays).astype(np.int32)
+        self._left -= 1
+        over = self._left == 0
+        final = self._observations
+        for i in range(self.n_envs):
+            if not over[i]:
+                self._show(i)
+        if over.any():
+            final = self._observations.copy()
+        for i in np.flatnonzero(over):
+            self._begin(i, int(self._rngs[i].integers(2**31)))
+        no = np.zeros(self.n_envs, bool)
+        lives = np.zeros(self.n_envs, np.int32)
+        return Transition(self._observations.copy(), rewards, no, over, no, final.copy(), lives)
+
+    def step(self, actions: np.ndarray) -> Transition:
+        self.send(actions)
+        return self.receive()
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+@pytest.fixture(scope="session")
+def patch_games() -> type[PatchGames]:
+    """Games with a known optimum."""
+    return PatchGames

@@ -152,9 +152,10 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
 
 def test_a_crash_while_saving_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     save(tmp_path, 10)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_json", crash)
-        save(tmp_path, 20)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path, 20)
     assert newest_checkpoint(tmp_path).name == "step_000000010"
     save(tmp_path, 20, value=7.0)
     newest = newest_checkpoint(tmp_path)
