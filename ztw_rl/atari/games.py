@@ -7,7 +7,6 @@ import re
 
 from ztw_rl.errors import UserError
 
-
 WITHOUT_SINGLE_PLAYER = frozenset({"combat", "joust", "maze_craze", "warlords"})
 """ROMs that ALE lists, but ends the whole process on when it is asked to play them alone."""
 
