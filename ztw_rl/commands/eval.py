@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ztw_rl.core.timing import ExitTimes
 
 KIND = "eval"
+KEEP = (0.99, 0.95, 0.88)
+"""Shares of the backbone's return over random play for which the cost is looked up."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,14 @@ def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
     run = EvalRun(str(folder), tuple(thresholds), args.rule, args.seed, args.evaluation)
     game = canonical(agent.config.atari.game)
     output = args.output or runs.create(args.runs_dir, KIND, game, run)
-    _write(output, game, run, frame, results, times)
+    kept = _kept(results, frame, recipes.load(game).random_return)
+    _write(output, game, run, frame, results, times, kept)
     console.print(_screen(frame, game))
+    for keep, found in kept.items():
+        console.print(
+            f"to keep {keep:.0%} of the backbone's return over random play: {found['cost']:.3f} of "
+            f"its MACs, {found['kept']:.1%} kept (chosen and reported on different games)"
+        )
     console.print(f"times: {times.backend}, one thread; results: {output}/curve.csv, curve.json")
     console.print(f"picture: {output}/curve.png")
     return 0
@@ -195,6 +203,7 @@ def _write(
     frame: pd.DataFrame,
     results: list[RowResult],
     times: ExitTimes,
+    kept: dict[float, dict[str, Any]],
 ) -> None:
     """The three files, each at once or not at all."""
     from ztw_rl.core.checkpoint import save_json, write_atomically
@@ -209,7 +218,13 @@ def _write(
         row |= {"returns": result.returns, "decisions": result.n_decisions}
     save_json(
         output / "curve.json",
-        {"game": game, **dataclasses.asdict(run), "backend": times.backend, "rows": rows},
+        {
+            "game": game,
+            **dataclasses.asdict(run),
+            "backend": times.backend,
+            "kept": [{"keep": keep, **found} for keep, found in kept.items()],
+            "rows": rows,
+        },
     )
     settings = run.evaluation
     note = (
@@ -218,6 +233,35 @@ def _write(
         f"time: {times.backend}, one thread"
     )
     plot_curve(frame, f"{game}: return against inference cost", note, output / "curve.png")
+
+
+def _kept(
+    results: list[RowResult], frame: pd.DataFrame, random_return: float | None
+) -> dict[float, dict[str, Any]]:
+    """What keeping each of ``KEEP`` costs; nothing where that cannot be told."""
+    import numpy as np
+
+    from ztw_rl.core.selection import cheapest
+
+    returns = np.array([result.returns for result in results])
+    adaptive = frame["rule"].isin(["confidence", "patience"]).to_numpy()
+    full = returns[(frame["rule"] == "backbone").to_numpy()][0]
+    costs = frame["relative_macs"].to_numpy()[adaptive]
+    thresholds = frame["threshold"].to_numpy()[adaptive]
+    found: dict[float, dict[str, Any]] = {}
+    if random_return is None:
+        return found
+    for keep in KEEP:
+        try:
+            selection = cheapest(returns[adaptive], costs, full, random_return, keep)
+        except ValueError:  # too few games, or a backbone no better than random play
+            break
+        found[keep] = {
+            "cost": selection.cost,
+            "kept": selection.kept,
+            "thresholds": [None if i is None else float(thresholds[i]) for i in selection.chosen],
+        }
+    return found
 
 
 def _screen(frame: pd.DataFrame, game: str) -> Any:
