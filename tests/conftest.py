@@ -90,11 +90,23 @@ def _make_model(
         for ic in model.ics:
             ic.linear.weight.mul_(8)
         if pixels:
-            # Without what all pictures have in common, answers depend on where the patch is.
-            for linear in (model.head[1], *(ic.linear for ic in model.ics)):
-                linear.weight.sub_(linear.weight.mean(dim=1, keepdim=True)).mul_(4)
-                linear.bias.zero_()
+            _spread(model)
     return model.eval()
+
+
+def _spread(model: EarlyExitModel) -> None:
+    """Shift and scale all logits so that answers depend on the picture, at every exit."""
+    n_classes = model.head[1].out_features
+    x = torch.from_numpy(PatchGames(128, n_actions=n_classes).reset(np.arange(128)))
+    previous = None
+    for m, read in enumerate(model.activations(x)):
+        linear = model.head[1] if m == len(model.ics) else model.ics[m].linear
+        linear.bias.zero_()
+        logits = model.classify(m, read, previous)
+        scale = 2 / logits.std(dim=0)
+        linear.weight.mul_(scale.unsqueeze(1))
+        linear.bias.copy_(-logits.mean(dim=0) * scale)
+        previous = model.classify(m, read, previous)
 
 
 @pytest.fixture(scope="session")

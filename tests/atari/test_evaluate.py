@@ -1,0 +1,256 @@
+"""Evaluation on games whose length and best return are known."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from ztw_rl.atari.evaluate import NOOP, Row, RowResult, evaluate, n_games, play, table
+from ztw_rl.core.statistics import Summary, summarize
+
+CPU = torch.device("cpu")
+N_EPISODES, SEED = 4, 10
+
+
+def uneven(seed: int) -> int:
+    """Short games and long ones, by turns."""
+    return 3 if seed % 2 else 41
+
+
+@pytest.fixture
+def model(make_model):
+    return make_model(n_ics=2, pixels=True)
+
+
+@pytest.fixture
+def run(patch_games, model):
+    """Plays rows; returns the results and the games."""
+
+    def run(rows, n_envs=6, length=uneven, model=model, **settings):
+        games = patch_games(n_envs, length=length)
+        defaults = {"n_episodes": N_EPISODES, "seed": SEED, "action_mode": "greedy"}
+        return play(model, games, rows, **{**defaults, **settings}, device=CPU), games
+
+    return run
+
+
+ROWS = [
+    Row("confidence", 0.5),
+    Row("confidence", 0.8),
+    Row("patience", 2.0),
+    Row("forced", 1.0),
+    Row("random", 0.5, (0.5, 0.25, 0.25)),
+    Row("backbone"),
+]
+SEEDS = [SEED + k for k in range(N_EPISODES)]
+
+
+@pytest.mark.parametrize("n_envs", [1, 5, 100])
+def test_every_row_plays_the_same_seeds_to_the_end(run, n_envs):
+    results, games = run(ROWS, n_envs)
+    assert sorted(seed for _, seed in games.started[n_envs:]) == sorted(SEEDS * len(ROWS))
+    for row, result in zip(ROWS, results, strict=True):
+        assert result.row is row
+        assert len(result.returns) == N_EPISODES
+        assert result.n_decisions == sum(map(uneven, SEEDS))
+
+
+@pytest.mark.parametrize("mode", ["greedy", "sample"])
+def test_the_result_does_not_depend_on_how_many_play_side_by_side(run, mode):
+    alone, few, all_at_once = (run(ROWS, n, action_mode=mode)[0] for n in (1, 7, 100))
+    assert alone == few == all_at_once
+    assert len({result.returns for result in alone}) > 3
+
+
+def test_a_rows_result_does_not_depend_on_the_other_rows(run):
+    together, _ = run(ROWS, action_mode="sample")
+    for row, result in zip(ROWS, together, strict=True):
+        assert run([row], action_mode="sample")[0] == [result]
+
+
+def test_short_games_are_not_favoured(run):
+    """Taking the first games to end would give the short ones' return only."""
+    (result,), _ = run([Row("backbone")], n_envs=8, n_episodes=20)
+    assert result.n_decisions == 10 * 41 + 10 * 3
+    long = [r for seed, r in zip(range(SEED, SEED + 20), result.returns, strict=True) if seed % 2]
+    assert max(long) <= 3 < max(result.returns)
+
+
+def test_returns_are_in_the_order_of_the_seeds(run, make_model):
+    model = make_model(n_ics=0, pixels=True)
+    (result,), games = run([Row("backbone")], n_envs=3, model=model)
+    for seed, found in zip(SEEDS, result.returns, strict=True):
+        (only,), _ = run([Row("backbone")], n_envs=1, model=model, seed=seed, n_episodes=1)
+        assert only.returns == (found,)
+    assert result.exit_shares == (1.0,)
+    assert len(games.sent) > 0
+
+
+def test_all_rows_run_side_by_side(run):
+    n = len(ROWS) * N_EPISODES
+    _, games = run(ROWS, n_envs=n)
+    assert len(games.sent) == 41
+
+
+def test_an_emulator_without_a_game_waits(run):
+    _, games = run([Row("backbone")], n_envs=10)
+    assert (np.array(games.sent)[:, N_EPISODES:] == NOOP).all()
+
+
+def test_games_are_reported_as_they_end(run):
+    ended = []
+    run(ROWS, on_game=ended.append)
+    assert len(ended) == len(ROWS) * N_EPISODES
+    assert all(game.length == uneven(SEED + game.number) for game in ended)
+
+
+def test_forced_exits(run):
+    results, _ = run([Row("forced", float(m)) for m in range(3)])
+    assert [r.exit_shares for r in results] == [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+
+
+def test_the_ends_of_the_scale(run):
+    rows = [Row("confidence", 0.0), Row("forced", 0.0), Row("confidence", 1.0), Row("backbone")]
+    (zero, first, one, backbone), _ = run(rows)
+    assert zero.returns == first.returns
+    assert zero.exit_shares == (1, 0, 0)
+    assert one.returns == backbone.returns
+    assert one.exit_shares == backbone.exit_shares == (0, 0, 1)
+
+
+def test_each_row_has_its_own_threshold_although_they_share_a_batch(run, model):
+    """Replays one game of each row by hand, one decision at a time."""
+    rows = [Row("confidence", t) for t in (0.4, 0.5, 0.6, 0.7, 0.8)]
+    results, games = run(rows, n_envs=5, n_episodes=1)
+    assert len({r.exit_shares for r in results}) >= 4
+    for row, result in zip(rows, results, strict=True):
+        replay = type(games)(1, length=uneven)
+        x, points, exits = replay.reset(np.array([SEED])), 0, [0, 0, 0]
+        for _ in range(uneven(SEED)):
+            with torch.no_grad():
+                said = model(torch.from_numpy(x))[0]
+            sure = (said[:2].exp().amax(-1) > row.threshold).tolist()
+            m = sure.index(True) if any(sure) else 2
+            exits[m] += 1
+            step = replay.step(said[m].argmax().numpy().reshape(1))
+            x, points = step.observations, points + step.rewards[0]
+        assert result.returns == (points,)
+        assert result.exit_shares == tuple(n / uneven(SEED) for n in exits)
+
+
+def test_patience_one_leaves_at_once_and_more_leaves_later(run):
+    (one, two, three, four), _ = run([Row("patience", t) for t in (1.0, 2.0, 3.0, 4.0)])
+    assert one.exit_shares == (1, 0, 0)
+    assert two.exit_shares[0] == 0
+    assert 0 < two.exit_shares[1] < 1
+    assert three.exit_shares == four.exit_shares == (0, 0, 1)
+
+
+def test_the_random_control_draws_the_given_shares(run):
+    shares = (0.5, 0.2, 0.3)
+    (result,), _ = run([Row("random", 0.5, shares)], length=lambda seed: 500)
+    n = result.n_decisions
+    assert n == 2000
+    found, wanted = np.array(result.exit_shares) * n, np.array(shares) * n
+    assert stats.chisquare(found, wanted).pvalue > 0.01
+    (never,), _ = run([Row("random", 0.5, (0.5, 0.0, 0.5))])
+    assert never.exit_shares[1] == 0
+
+
+def test_the_backbones_row_evaluates_no_ic(run, model):
+    for part in (*model.ics, model.ensemble):
+        part.register_forward_pre_hook(lambda *args: pytest.fail("the backbone has no such part"))
+    run([Row("backbone")])
+
+
+def test_sampled_actions_follow_the_probabilities(run, make_model):
+    model = make_model(n_ics=1, pixels=True)
+    p = torch.tensor([0.6, 0.3, 0.1])
+    with torch.no_grad():
+        model.head[1].weight.zero_()
+        model.head[1].bias.copy_(p.log())
+    settings = {"model": model, "n_envs": 4, "length": lambda seed: 500}
+    _, games = run([Row("backbone")], action_mode="sample", **settings)
+    counts = np.bincount(np.concatenate(games.sent), minlength=3)
+    assert stats.chisquare(counts, 2000 * p.numpy()).pvalue > 0.01
+    _, games = run([Row("forced", 1.0)], action_mode="greedy", **settings)
+    assert (np.concatenate(games.sent) == 0).all()
+
+
+def test_the_whole_table(patch_games, model):
+    games, ended = patch_games(9, length=uneven), []
+    results = evaluate(
+        model,
+        games,
+        [0.5, 0.8],
+        n_episodes=N_EPISODES,
+        seed=SEED,
+        action_mode="greedy",
+        device=CPU,
+        on_game=ended.append,
+    )
+    assert [(r.row.rule, r.row.threshold) for r in results] == [
+        ("confidence", 0.5),
+        ("confidence", 0.8),
+        ("random", 0.5),
+        ("random", 0.8),
+        ("forced", 0.0),
+        ("forced", 1.0),
+        ("forced", 2.0),
+        ("backbone", None),
+    ]
+    assert [r.row.shares for r in results[2:4]] == [r.exit_shares for r in results[:2]]
+    assert results[0].exit_shares != results[1].exit_shares
+    assert len(ended) == n_games(2, 3, N_EPISODES) == 8 * N_EPISODES
+
+
+def test_the_patience_table(patch_games, model):
+    settings = {"n_episodes": 1, "seed": SEED, "action_mode": "greedy", "device": CPU}
+    results = evaluate(model, patch_games(9), [1.0, 2.0], rule="patience", **settings)
+    assert [r.row.rule for r in results[:2]] == ["patience", "patience"]
+    assert results[0].exit_shares == (1, 0, 0)
+
+
+def result(row, returns, shares):
+    return RowResult(row=row, returns=returns, exit_shares=shares, n_decisions=100)
+
+
+def test_the_tables_columns_and_mixtures():
+    results = [
+        result(Row("confidence", 0.5), (1.0, 2.0, 3.0, 6.0), (0.5, 0.25, 0.25)),
+        result(Row("random", 0.5, (0.5, 0.25, 0.25)), (0.0, 0.0, 0.0, 0.0), (0.25, 0.25, 0.5)),
+        result(Row("forced", 2.0), (1.0, 1.0, 1.0, 1.0), (0.0, 0.0, 1.0)),
+        result(Row("backbone"), (4.0, 4.0, 4.0, 4.0), (0.0, 0.0, 1.0)),
+    ]
+    found = table(results, relative_macs=(0.4, 0.6, 1.2), relative_time=(0.8, 1.0, 1.6))
+    assert list(found.columns) == [
+        "rule",
+        "threshold",
+        "episodes",
+        "return_mean",
+        "return_std",
+        "return_iqm",
+        "return_ci_low",
+        "return_ci_high",
+        "relative_macs",
+        "relative_time",
+        "exit_share_0",
+        "exit_share_1",
+        "exit_share_2",
+    ]
+    assert found["rule"].tolist() == ["confidence", "random", "forced", "backbone"]
+    assert found["threshold"].tolist()[:3] == [0.5, 0.5, 2.0]
+    assert found["threshold"].isna().tolist() == [False, False, False, True]
+    assert found["episodes"].tolist() == [4, 4, 4, 4]
+    # 0.5·0.4 + 0.25·0.6 + 0.25·1.2 and so on; the backbone runs no IC, so it costs 1.
+    assert found["relative_macs"].tolist() == pytest.approx([0.65, 0.85, 1.2, 1.0])
+    assert found["relative_time"].tolist() == pytest.approx([1.05, 1.25, 1.6, 1.0])
+    assert found["return_mean"].tolist() == [3.0, 0.0, 1.0, 4.0]
+    assert found["return_iqm"].tolist() == [2.5, 0.0, 1.0, 4.0]
+    summary = summarize((1.0, 2.0, 3.0, 6.0))
+    for field in fields(Summary):
+        assert found[f"return_{field.name}"][0] == getattr(summary, field.name)
