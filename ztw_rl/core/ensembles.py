@@ -90,7 +90,7 @@ class GeometricEnsemble(Ensemble):
     @staticmethod
     def combine(log_probs: Tensor, weights: Tensor, log_bias: Tensor) -> Tensor:
         """See ``Ensemble.combine``."""
-        mixed = (weights.unsqueeze(1) * log_probs).sum(dim=1) + log_bias
+        mixed = torch.matmul(weights, log_probs) + log_bias
         return torch.log_softmax(mixed, dim=-1)
 
 
@@ -107,5 +107,5 @@ class AdditiveEnsemble(Ensemble):
     @staticmethod
     def combine(log_probs: Tensor, weights: Tensor, log_bias: Tensor) -> Tensor:
         """See ``Ensemble.combine``."""
-        mixed = (weights.unsqueeze(1) * log_probs.exp()).sum(dim=1) + log_bias.exp()
+        mixed = torch.matmul(weights, log_probs.exp()) + log_bias.exp()
         return mixed.log() - mixed.sum(dim=-1, keepdim=True).log()

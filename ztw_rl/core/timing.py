@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,9 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ztw_rl.core.exits import Confidence
-from ztw_rl.core.model import EarlyExitModel
-from ztw_rl.core.runtime import decide
+from ztw_rl.core.backends.backend import Backend
 
 
 @dataclass(frozen=True)
@@ -64,27 +63,25 @@ def interleaved_medians(
     return [statistics.median(times) for times in seconds]
 
 
-def time_exits(
-    model: EarlyExitModel, x: Tensor, n_rounds: int = 300, n_warmup: int = 30
-) -> ExitTimes:
-    """Time each exit and the backbone, interleaved, in eager PyTorch on one thread.
+def forced_thresholds(m: int, n_exits: int) -> tuple[float, ...]:
+    """Thresholds of the E−1 ICs that make every sample leave at exit m, whatever it says."""
+    return tuple(-math.inf if e == m else math.inf for e in range(n_exits - 1))
+
+
+def time_exits(backend: Backend, x: Tensor, n_rounds: int = 300, n_warmup: int = 30) -> ExitTimes:
+    """Time each exit and the backbone, interleaved, on one thread.
 
     Args:
-        model: The model, in eval mode, on the CPU.
+        backend: Runs a model on the CPU.
         x: (1, …), one input.
         n_rounds: Counted decisions of each kind.
         n_warmup: Decisions of each kind that are not counted, first.
     """
-    rules = [Confidence.forced(torch.tensor([m]), model.n_exits) for m in range(model.n_exits)]
-
-    def backbone() -> Tensor:
-        with torch.no_grad():
-            return model.backbone(x)
-
+    forced = [forced_thresholds(m, backend.n_exits) for m in range(backend.n_exits)]
     runs: list[Callable[[], object]] = [
-        backbone,
-        *(lambda rule=rule: decide(model, x, rule) for rule in rules),
+        lambda: backend.backbone(x),
+        *(lambda thresholds=thresholds: backend.predict(x, thresholds) for thresholds in forced),
     ]
     with single_thread():
         full, *exits = interleaved_medians(runs, n_rounds, n_warmup)
-    return ExitTimes("eager PyTorch", tuple(exits), full)
+    return ExitTimes(backend.name, tuple(exits), full)

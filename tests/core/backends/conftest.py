@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from ztw_rl.core.heads import ICConfig, InternalClassifier
+from ztw_rl.core.methods import METHODS
+from ztw_rl.core.model import EarlyExitModel
+
+MakeModel = Callable[..., EarlyExitModel]
+
+
+@pytest.fixture
+def make_model() -> MakeModel:
+    """Small random models: ``make_model(n_exits, method, n_classes, size)``."""
+
+    def make(
+        n_exits: int = 3, method: str = "ztw", n_classes: int = 5, size: int = 9
+    ) -> EarlyExitModel:
+        parts = METHODS[method]
+        torch.manual_seed(n_exits)
+        blocks = [nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())]
+        for _ in range(n_exits - 1):
+            blocks.append(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()))
+        ics = [
+            InternalClassifier(
+                ICConfig(4, (size, size), n_classes, 4, cascade=parts.cascade and m > 0)
+            )
+            for m in range(n_exits - 1)
+        ]
+        head = nn.Sequential(nn.Flatten(), nn.Linear(4 * size * size, n_classes))
+        ensemble = parts.ensemble(len(ics), n_classes) if parts.ensemble and ics else None
+        model = EarlyExitModel(blocks, head, ics, range(1, n_exits), ensemble).eval()
+        for name, parameter in model.named_parameters():
+            # Large enough for the exits to disagree, with confidences all over 0 … 1.
+            nn.init.normal_(parameter, std=0.15 if "linear" in name or "head" in name else 0.3)
+        return model.requires_grad_(False)
+
+    return make

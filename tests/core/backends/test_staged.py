@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from ztw_rl.core.backends.staged import eager
+from ztw_rl.core.exits import Confidence, select
+from ztw_rl.core.timing import forced_thresholds, time_exits
+
+
+def check(model, x, thresholds):
+    """The online answer is the offline selection's."""
+    prediction = eager(model).predict(x, thresholds)
+    answers = model(x)
+    exits, _ = select(answers, Confidence(torch.tensor(thresholds)))
+    assert prediction.exits.tolist() == exits.tolist()
+    expected = answers[torch.arange(len(x)), exits]
+    torch.testing.assert_close(prediction.log_probs, expected, atol=1e-4, rtol=0)
+    assert prediction.labels.tolist() == expected.argmax(dim=-1).tolist()
+    confidence = expected.amax(dim=-1).exp()
+    torch.testing.assert_close(prediction.confidences, confidence, atol=1e-4, rtol=0)
+    return exits
+
+
+@pytest.mark.parametrize("method", ["sdn", "cascade", "ztw", "additive"])
+@pytest.mark.parametrize("n_exits", [1, 2, 5, 27])
+@pytest.mark.parametrize("batch_size", [0, 1, 7, 256])
+def test_equals_the_offline_selection(make_model, method, n_exits, batch_size):
+    model = make_model(n_exits, method)
+    x = torch.randn(batch_size, 3, 9, 9)
+    for threshold in (0.0, 0.4, 0.6, 0.9, 1.0, 1.5):
+        check(model, x, (threshold,) * (n_exits - 1))
+
+
+def test_each_exit_has_its_own_threshold(make_model):
+    model = make_model(5)
+    exits = check(model, torch.randn(256, 3, 9, 9), (0.9, 0.7, 0.9999, 0.99))
+    assert len(exits.unique()) == 5
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+@pytest.mark.parametrize("m", [0, 1, 2])
+def test_all_leave_at_once(make_model, batch_size, m):
+    exits = check(make_model(3), torch.randn(batch_size, 3, 9, 9), forced_thresholds(m, 3))
+    assert set(exits.tolist()) == {m}
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_nothing_leaves_early_on_nan(make_model, batch_size):
+    x = torch.randn(batch_size, 3, 9, 9)
+    x[-1] = math.nan
+    prediction = eager(make_model(3)).predict(x, (0.0, 0.0))
+    assert prediction.exits.tolist() == [0] * (batch_size - 1) + [2]
+
+
+def test_what_has_left_is_computed_no_further(make_model):
+    model = make_model(3)
+    sizes = []
+    for block in model.blocks:
+        block.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    x = torch.randn(256, 3, 9, 9)
+    exits = eager(model).predict(x, (0.5, 0.5)).exits
+    assert sizes == [256, int((exits > 0).sum()), int((exits > 1).sum())]
+    sizes.clear()
+    eager(model).predict(x, forced_thresholds(0, 3))
+    assert sizes == [256]
+
+
+def test_times_name_their_backend(make_model):
+    times = time_exits(eager(make_model(3)), torch.randn(1, 3, 9, 9), n_rounds=3, n_warmup=1)
+    assert times.backend == "eager PyTorch"
+    assert len(times.relative) == 3
+    assert all(seconds > 0 for seconds in (*times.seconds, times.backbone_seconds))

@@ -1,0 +1,1 @@
+"""What runs an early-exit model online; ``core.runtime`` chooses one by name."""

@@ -1,0 +1,48 @@
+"""The interface that all backends share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class Prediction(NamedTuple):
+    """What an early-exit model answers to a batch."""
+
+    log_probs: Tensor
+    """(B, C) of the exit that answers."""
+    exits: Tensor
+    """(B,) int64, the exit that answers; computation stopped there."""
+    confidences: Tensor
+    """(B,) the answer's highest probability."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(B,) int64, the likeliest class: the label, or a policy's greedy action."""
+        return self.log_probs.argmax(dim=-1)
+
+
+class Backend(Protocol):
+    """Runs a model exit by exit and stops where the answer is confident enough.
+
+    The exit rule is ``exits.Confidence`` with the fallback ``exits.last``.
+    """
+
+    name: str
+    """For tables."""
+    n_exits: int
+
+    def predict(self, x: Tensor, thresholds: Sequence[float]) -> Prediction:
+        """Answer a batch; samples that have left are computed no further.
+
+        Args:
+            x: (B, …), the network's input.
+            thresholds: E−1, one per IC, representable in float32.
+        """
+        ...
+
+    def backbone(self, x: Tensor) -> Tensor:
+        """(B, C) logits of the backbone alone: no IC is evaluated."""
+        ...

@@ -1,0 +1,88 @@
+"""Backends that run a model's stages as PyTorch functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ztw_rl.core.backends.backend import Prediction
+from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.stage import Stage, StageOutput
+
+StageFunction = Callable[[Tensor, Tensor | None], StageOutput]
+
+
+class StagedBackend:
+    """Runs one stage after another, with compaction in between; see ``backend.Backend``.
+
+    Args:
+        name: For tables.
+        stages: One per exit, see ``stage.Stage``.
+        backbone: From the network's input to logits.
+    """
+
+    def __init__(
+        self, name: str, stages: Sequence[StageFunction], backbone: Callable[[Tensor], Tensor]
+    ) -> None:
+        self.name = name
+        self.n_exits = len(stages)
+        self._stages = tuple(stages)
+        self._backbone = backbone
+
+    @torch.inference_mode()
+    def backbone(self, x: Tensor) -> Tensor:
+        """See ``Backend.backbone``."""
+        return self._backbone(x)
+
+    @torch.inference_mode()
+    def predict(self, x: Tensor, thresholds: Sequence[float]) -> Prediction:
+        """See ``Backend.predict``."""
+        if len(x) == 1:
+            return self._predict_one(x, thresholds)
+        return self._predict_batch(x, thresholds)
+
+    def _predict_one(self, x: Tensor, thresholds: Sequence[float]) -> Prediction:
+        """One sample: nothing to compact, so nothing to keep track of."""
+        logits = None
+        for m, threshold in enumerate((*thresholds, -torch.inf)):
+            x, logits, log_probs, confidence = self._stages[m](x, logits)
+            if confidence.item() > threshold:
+                break
+        return Prediction(log_probs, torch.tensor([m]), confidence)
+
+    def _predict_batch(self, x: Tensor, thresholds: Sequence[float]) -> Prediction:
+        """Samples that leave are dropped from features and logits alike."""
+        logits = None
+        alive = torch.arange(len(x), device=x.device)
+        exits = torch.empty_like(alive)
+        log_probs = confidences = torch.empty(0)
+        for m, stage in enumerate(self._stages):
+            x, logits, answers, confidence = stage(x, logits)
+            if m == 0:
+                log_probs, confidences = torch.empty_like(answers), torch.empty_like(confidence)
+            if m == self.n_exits - 1:
+                log_probs[alive], confidences[alive], exits[alive] = answers, confidence, m
+                break
+            leaves = confidence > thresholds[m]
+            gone = leaves.nonzero().squeeze(1)
+            if not len(gone):
+                continue
+            left = alive[gone]
+            log_probs[left], confidences[left], exits[left] = answers[gone], confidence[gone], m
+            stays = (~leaves).nonzero().squeeze(1)
+            if not len(stays):
+                break
+            alive, x, logits = alive[stays], x[stays], logits[stays]
+        return Prediction(log_probs, exits, confidences)
+
+
+def eager(model: EarlyExitModel) -> StagedBackend:
+    """Plain PyTorch.
+
+    Args:
+        model: In eval mode.
+    """
+    stages = [Stage(model, m).eval() for m in range(model.n_exits)]
+    return StagedBackend("eager PyTorch", stages, model.backbone)
