@@ -88,7 +88,8 @@ def from_zip(path: Path, atari: AtariConfig) -> Teacher:
     except KeyError:
         raise UserError(f"{path} holds no '{POLICY_ENTRY}'; is it an SB3 model?") from None
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        # Some errors, such as that of an empty file, say nothing but their name.
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} cannot be read as an SB3 model ({reason})") from None
     if not isinstance(parameters, Mapping) or not all(
         isinstance(value, Tensor) for value in parameters.values()
