@@ -49,6 +49,7 @@ from ztw_rl.core.training import (
     piecewise_rate,
     set_learning_rate,
 )
+from ztw_rl.errors import UserError
 from ztw_rl.interrupt import graceful_stop
 
 
@@ -214,7 +215,11 @@ def distill(
     done, optimizer_state = 0, None
     if resume:
         checkpoint = newest_checkpoint(run_dir)
-        model.load_state_dict(load_tensors(checkpoint / "model.safetensors"))
+        weights = checkpoint / "model.safetensors"
+        try:
+            model.load_state_dict(load_tensors(weights))
+        except RuntimeError:
+            raise UserError(f"{weights} belongs to another network or game") from None
         optimizer_state = load_tensors(checkpoint / "optimizer.safetensors")
         done = load_json(checkpoint / "state.json")["n_timesteps"]
     collector = Collector(
