@@ -91,6 +91,8 @@ def main(arguments: list[str]) -> int:
         )
         args = parse(DistillICs, arguments, PROG, lambda: default)
         changed = replace(default, resume=args.resume, runs_dir=args.runs_dir, device=args.device)
+        if args.resume is not None and len(args.resume) > 1:
+            raise UserError(f"--resume takes one run folder, not {len(args.resume)}")
         if args != changed:
             raise UserError(f"settings of {run_dir} cannot change midway; start without --resume")
         runs.check_writable(run_dir)
@@ -166,12 +168,15 @@ def _load_teacher(policy: Path, atari: AtariConfig) -> Teacher:
 
 def _start(args: DistillICs, policy: Path) -> int:
     """Distil in a new run folder."""
+    from ztw_rl.atari.distill import build_student
     from ztw_rl.core.checkpoint import save_tensors
     from ztw_rl.core.device import resolve_device
 
     resolve_device(args.device)
     atari = replace(args.atari, game=rom_id(args.atari.game))
     teacher = _load_teacher(policy, atari)
+    # Exits that do not exist show here, before there is a run folder.
+    build_student(teacher, args.distill)
     with _games(teacher, args.distill.n_envs) as emulators:
         console = _console()
         if _is_zip(policy):
