@@ -22,12 +22,12 @@ from torch import Tensor
 from benchmarks import harness, plain
 from ztw_rl.atari.collector import Collector
 from ztw_rl.atari.config import AtariConfig, DistillConfig
-from ztw_rl.atari.distill import build_stages, fit
+from ztw_rl.atari.distill import build_optimizer, build_stages, fit
 from ztw_rl.atari.emulators import make_emulators
 from ztw_rl.atari.games import rom_id
 from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.core.model import EarlyExitModel
-from ztw_rl.core.training import kl_to_teacher
+from ztw_rl.core.training import kl_to_teacher, set_learning_rate
 
 LEARNING_RATE = 1e-3
 STAGES = ("ics", "ensemble")
@@ -96,7 +96,7 @@ def plain_distiller(
         x, target = torch.cat(observations), torch.cat(teacher)
         for _ in range(config.n_epochs):
             order = torch.from_numpy(rng.permutation(len(x)))
-            for index in order.split(batch_size):
+            for index in torch.split(order, batch_size):
                 loss = kl_to_teacher(network(x[index])[:, :n_ics], target[index])
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -114,7 +114,8 @@ def distiller(
     learns = list(fitted.parameters())
     for parameter in learns:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.Adam(learns, lr=LEARNING_RATE)
+    optimizer = build_optimizer(learns)
+    set_learning_rate(optimizer, LEARNING_RATE)
     generator = torch.Generator().manual_seed(seed)
 
     def distil() -> int:

@@ -41,7 +41,17 @@ class ScalePixels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale (B, C, H, W); the result is channels-last, which convolutions are fastest on."""
-        return x.to(torch.float32, memory_format=torch.channels_last).div_(255)
+        # In two steps, because conversion and transposition at once is slower than both.
+        return x.to(torch.float32).div_(255).contiguous(memory_format=torch.channels_last)
+
+
+def _column_major(linear: nn.Linear) -> nn.Linear:
+    """The same layer with its weight stored column by column.
+
+    On the CPU this more than halves the time of a wide layer on a handful of samples.
+    """
+    linear.weight.data = linear.weight.data.t().contiguous().t()
+    return linear
 
 
 def nature_cnn(n_actions: int) -> tuple[list[nn.Module], nn.Module]:
@@ -58,7 +68,7 @@ def nature_cnn(n_actions: int) -> tuple[list[nn.Module], nn.Module]:
         nn.Sequential(nn.Conv2d(FRAME_STACK, 32, kernel_size=8, stride=4), nn.ReLU()),
         nn.Sequential(nn.Conv2d(32, 64, kernel_size=4, stride=2), nn.ReLU()),
         nn.Sequential(nn.Conv2d(64, 64, kernel_size=3, stride=1), nn.ReLU()),
-        nn.Sequential(nn.Flatten(), nn.Linear(64 * 7 * 7, 512), nn.ReLU()),
+        nn.Sequential(nn.Flatten(), _column_major(nn.Linear(64 * 7 * 7, 512)), nn.ReLU()),
     ]
     return blocks, nn.Linear(512, n_actions)
 

@@ -16,6 +16,8 @@ from ztw_rl.atari.config import ActionMode, Behaviour
 from ztw_rl.atari.emulators import EmulatorBatch
 from ztw_rl.core.model import EarlyExitModel
 
+TEACHER_BATCH = 256
+
 
 @dataclass(frozen=True)
 class Experience:
@@ -41,7 +43,7 @@ class Experience:
     def __len__(self) -> int:
         return len(self.observations)
 
-    def activation(self, m: int, index: Tensor) -> Tensor:
+    def activation(self, m: int, index: Tensor | slice) -> Tensor:
         """What IC m read, (B, C, H, W) and channels-last, of the samples at ``index``."""
         return self.activations[m][index].permute(0, 3, 1, 2)
 
@@ -94,7 +96,8 @@ class Collector:
         self._action_mode = action_mode
         self._device = device
         self._generator = torch.Generator(device).manual_seed(seed)
-        self._n_behaviours = model.n_exits - (behaviour == "ics")
+        self._head_acts = behaviour == "all"
+        self._n_behaviours = model.n_exits if self._head_acts else model.n_exits - 1
         n_envs = emulators.n_envs
         self._observations = emulators.reset(np.arange(seed, seed + n_envs))
         self._returns = np.zeros(n_envs)
@@ -112,41 +115,53 @@ class Collector:
         """
         model, n_envs = self._model, self._emulators.n_envs
         n_ics = model.n_exits - 1
-        kept: dict[str, list[Tensor]] = {
-            name: []
-            for name in ("observations", "ics", "teacher", "teacher_actions", "drawn", "actions")
-        }
-        activations: list[list[Tensor]] = [[] for _ in range(n_ics)]
+        kept = _Steps(self._n_steps)
         returns: list[float] = []
         for _ in range(self._n_steps):
             observations = torch.from_numpy(self._observations)
-            read = model.activations(observations.to(self._device))
-            teacher = torch.log_softmax(model.head(read[-1]), dim=-1)
+            x, read = observations.to(self._device), []
+            for m in range(n_ics):
+                x = model.features(m, x)
+                read.append(x)
             alone = torch.log_softmax(model.ic_logits(read), dim=-1)
-            said = torch.cat([answers(alone), teacher.unsqueeze(1)], dim=1)
+            said = answers(alone)
+            if self._head_acts:
+                teacher = self._teacher(x)
+                said = torch.cat([said, teacher.unsqueeze(1)], dim=1)
             choices = choose(said, self._action_mode, self._generator)
             drawn = torch.randint(
                 self._n_behaviours, (n_envs, 1), generator=self._generator, device=self._device
             )
             actions = choices.gather(1, drawn).squeeze(1)
             self._emulators.send(actions.cpu().numpy())
+            # From here on the emulators work at the same time.
+            kept.append("observations", observations)
             for m in range(n_ics):
-                activations[m].append(read[m].permute(0, 2, 3, 1))
-            kept["observations"].append(observations)
-            kept["ics"].append(alone)
-            kept["teacher"].append(teacher)
-            kept["teacher_actions"].append(choices[:, -1])
-            kept["drawn"].append(drawn.squeeze(1))
-            kept["actions"].append(actions)
+                kept.append(f"activations_{m}", read[m].permute(0, 2, 3, 1))
+            kept.append("ics", alone)
+            kept.append("drawn", drawn.squeeze(1))
+            kept.append("actions", actions)
+            if self._head_acts:
+                kept.append("teacher", teacher)
+                kept.append("teacher_actions", choices[:, -1])
+            kept.advance()
             step = self._emulators.receive()
             self._observations = step.observations
             self._returns += step.rewards
             returns += self._returns[step.game_over].tolist()
             self._returns[step.game_over] = 0
-        joined = {name: torch.cat(parts) for name, parts in kept.items()}
+        joined = kept.joined()
+        activations = tuple(joined[f"activations_{m}"] for m in range(n_ics))
+        if not self._head_acts:
+            # Nobody waited for the teacher, and large batches are faster than many small ones.
+            chunks = torch.split(activations[-1].permute(0, 3, 1, 2), TEACHER_BATCH)
+            joined["teacher"] = torch.cat([self._teacher(chunk) for chunk in chunks])
+            joined["teacher_actions"] = choose(
+                joined["teacher"], self._action_mode, self._generator
+            )
         return Experience(
             observations=joined["observations"],
-            activations=tuple(torch.cat(parts) for parts in activations),
+            activations=activations,
             ic_log_probs=joined["ics"],
             teacher_log_probs=joined["teacher"],
             teacher_actions=joined["teacher_actions"],
@@ -154,3 +169,31 @@ class Collector:
             actions=joined["actions"],
             returns=returns,
         )
+
+    def _teacher(self, x: Tensor) -> Tensor:
+        """(B, A) log-probabilities of the policy's own head, from what the last IC reads."""
+        features = self._model.features(self._model.n_exits - 1, x)
+        return torch.log_softmax(self._model.head(features), dim=-1)
+
+
+class _Steps:
+    """Tensors of T steps, each written in place: joining them at the end would copy them again."""
+
+    def __init__(self, n_steps: int) -> None:
+        self._n_steps = n_steps
+        self._step = 0
+        self._stored: dict[str, Tensor] = {}
+
+    def append(self, name: str, value: Tensor) -> None:
+        """Keep this step's (N, ...) tensor."""
+        if name not in self._stored:
+            self._stored[name] = value.new_empty((self._n_steps, *value.shape))
+        self._stored[name][self._step].copy_(value)
+
+    def advance(self) -> None:
+        """Go on to the next step."""
+        self._step += 1
+
+    def joined(self) -> dict[str, Tensor]:
+        """(T·N, ...) of each name."""
+        return {name: stored.flatten(0, 1) for name, stored in self._stored.items()}

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from rich.console import Console
@@ -40,6 +40,7 @@ from ztw_rl.core.checkpoint import (
     save_checkpoint,
 )
 from ztw_rl.core.ensembles import Ensemble
+from ztw_rl.core.heads import InternalClassifier
 from ztw_rl.core.methods import METHODS
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.training import (
@@ -78,12 +79,13 @@ class ICStage:
     name = "ics"
 
     def __init__(self, model: EarlyExitModel, batch_size: int) -> None:
-        self._model = model
+        self._ics = [cast(InternalClassifier, ic) for ic in model.ics]
         self.batch_size = batch_size
+        self._patches: tuple[Experience, list[Tensor]] | None = None
 
     def parameters(self) -> Iterable[Tensor]:
         """See ``Stage``."""
-        return self._model.ics.parameters()
+        return [parameter for ic in self._ics for parameter in ic.parameters()]
 
     def answers(self, ic_log_probs: Tensor) -> Tensor:
         """See ``Stage``: each IC speaks for itself."""
@@ -91,8 +93,25 @@ class ICStage:
 
     def predict(self, experience: Experience, index: Tensor) -> Tensor:
         """See ``Stage``."""
-        read = [experience.activation(m, index) for m in range(len(self._model.ics))]
-        return torch.log_softmax(self._model.ic_logits(read), dim=-1)
+        logits: list[Tensor] = []
+        for ic, patches in zip(self._ics, self._read(experience), strict=True):
+            previous = logits[-1] if logits else None
+            chosen = patches.index_select(0, index.to(patches.device))
+            logits.append(ic.from_patches(chosen, previous))
+        return torch.log_softmax(torch.stack(logits, dim=1), dim=-1)
+
+    def _read(self, experience: Experience) -> list[Tensor]:
+        """Per IC (T·N, …), what its convolution reads; copied once for all minibatches."""
+        if self._patches is None or self._patches[0] is not experience:
+            everything = slice(None)
+            self._patches = (
+                experience,
+                [
+                    ic.patches(experience.activation(m, everything))
+                    for m, ic in enumerate(self._ics)
+                ],
+            )
+        return self._patches[1]
 
 
 class EnsembleStage:
@@ -144,6 +163,11 @@ def build_stages(model: EarlyExitModel, config: DistillConfig) -> list[Stage]:
     if model.ensemble is not None:
         stages.append(EnsembleStage(model.ensemble, config.ensemble_batch_size))
     return stages
+
+
+def build_optimizer(parameters: list[Tensor]) -> torch.optim.Optimizer:
+    """Adam; its learning rate is set later. Fused, since the parameters are few and small."""
+    return torch.optim.Adam(parameters, fused=True)
 
 
 def fit(
@@ -256,7 +280,7 @@ def distill(
             learns = list(stage.parameters())
             for parameter in learns:
                 parameter.requires_grad_(True)
-            optimizer = torch.optim.Adam(learns)
+            optimizer = build_optimizer(learns)
             if optimizer_state is not None and done > begin:
                 load_optimizer_tensors(optimizer, optimizer_state)
             while done < end and not stop.requested:

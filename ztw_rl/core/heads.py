@@ -125,6 +125,38 @@ class InternalClassifier(nn.Module):
         self.norm = nn.LayerNorm(config.n_classes) if normalises else nn.Identity()
         self.linear = nn.Linear(config.out_channels * height * width + cascaded, config.n_classes)
 
+    def patches(self, features: Tensor) -> Tensor:
+        """Copy what the convolution reads, one row for each place it is put on.
+
+        Where a stride leaves gaps this is less than the features themselves, and training on kept
+        features reads it again and again.
+
+        Args:
+            features: (B, in_channels, *in_size).
+
+        Returns:
+            (B, places, 9·in_channels), each row ordered by row, column and channel.
+        """
+        stride, padding = self.config.stride, self.config.padding
+        cells = F.pad(features, [padding] * 4).permute(0, 2, 3, 1)
+        windows = cells.unfold(1, 3, stride).unfold(2, 3, stride)
+        return windows.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(1, 2)
+
+    def from_patches(self, patches: Tensor, previous: Tensor | None = None) -> Tensor:
+        """Logits of this IC, as ``forward`` gives them up to rounding.
+
+        Args:
+            patches: What ``patches`` returned for the features.
+            previous: As in ``forward``.
+
+        Returns:
+            (B, n_classes).
+        """
+        weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)
+        rows = F.linear(patches, weight, self.conv.bias)
+        convolved = rows.view(len(rows), *self.config.conv_size, -1).permute(0, 3, 1, 2)
+        return self._classify(convolved, previous)
+
     def forward(self, features: Tensor, previous: Tensor | None = None) -> Tensor:
         """Logits of this IC.
 
@@ -135,7 +167,11 @@ class InternalClassifier(nn.Module):
         Returns:
             (B, n_classes).
         """
-        pooled = self.pool(F.relu(self.conv(features))).flatten(1)
+        return self._classify(self.conv(features), previous)
+
+    def _classify(self, convolved: Tensor, previous: Tensor | None) -> Tensor:
+        """Logits from the convolution's output, (B, out_channels, *conv_size)."""
+        pooled = self.pool(F.relu(convolved)).flatten(1)
         if self.config.cascade:
             if previous is None:
                 raise ValueError("a cascading IC needs its predecessor's logits")
