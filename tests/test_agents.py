@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ztw_rl import agents
+from ztw_rl.errors import UserError
+
+RUNS = Path("runs")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch) -> Path:
+    """The current directory: an empty one, beside a checkout without agents."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(agents, "_CHECKOUT", tmp_path / "checkout" / "agents")
+    return tmp_path
+
+
+def make(path: str) -> Path:
+    """An agent's folder, as far as finding it goes."""
+    folder = Path(path)
+    folder.mkdir(parents=True)
+    (folder / "agent.json").write_text("{}")
+    return folder
+
+
+def make_run(number: int, age: int) -> Path:
+    """A finished distillation run."""
+    run = make(f"runs/distill/pong-{number:03d}/agent").parent
+    (run / "config.json").write_text("{}")
+    os.utime(run / "config.json", (10_000 - age, 10_000 - age))
+    return run
+
+
+def test_the_newest_run_comes_first_then_the_shipped_agent():
+    make("agents/breakout")
+    assert agents.find(None, RUNS) == Path("agents/breakout")
+    shipped = make("agents/pong")
+    assert agents.find(None, RUNS) == shipped
+    newer, _ = make_run(1, age=0), make_run(2, age=100)
+    assert agents.find(None, RUNS) == newer / "agent"
+    assert agents.find(None, Path("elsewhere")) == shipped
+
+
+def test_a_run_that_is_not_finished_is_no_agent():
+    shipped = make("agents/pong")
+    run = make_run(1, age=0)
+    (run / "agent" / "agent.json").unlink()
+    assert agents.find(None, RUNS) == shipped
+
+
+def test_the_current_directorys_agents_come_before_the_checkouts(folder):
+    theirs = make(f"{folder}/checkout/agents/pong")
+    assert agents.find("Pong", RUNS) == theirs
+    ours = make("agents/pong")
+    assert agents.find("pong", RUNS) == ours
+    assert agents.shipped() == {"pong": ours}
+
+
+@pytest.mark.parametrize("name", ["MsPacman", "ms_pacman", "ALE/MsPacman-v5"])
+def test_names_in_any_spelling(name):
+    made = make("agents/mspacman")
+    assert agents.find(name, RUNS) == made
+
+
+def test_folders_of_agents_and_of_runs():
+    made, run = make("somewhere/else"), make_run(1, age=0)
+    assert agents.find("somewhere/else", RUNS) == made
+    assert agents.find(str(run), RUNS) == run / "agent"
+    assert agents.find(f"{run}/agent", RUNS) == run / "agent"
+
+
+def test_a_folder_beats_a_name():
+    make("agents/pong")
+    here = make("pong")
+    assert agents.find("pong", RUNS) == here
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (None, "there is no agent yet; make one with: ztw-rl distill-ics"),
+        ("pong", "there is no agent 'pong'; make one with: ztw-rl distill-ics"),
+        ("empty", "empty holds no agent.json; is its distillation finished?"),
+    ],
+)
+def test_nothing_to_find(wanted, message):
+    Path("empty").mkdir()
+    with pytest.raises(UserError) as raised:
+        agents.find(wanted, RUNS)
+    assert str(raised.value) == message
+
+
+def test_the_nearest_name_is_suggested():
+    make("agents/pong")
+    make("agents/breakout")
+    with pytest.raises(UserError, match=r"there is no agent 'braekout'; did you mean 'breakout'\?"):
+        agents.find("braekout", RUNS)
