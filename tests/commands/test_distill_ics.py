@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from stable_baselines3 import PPO
+
+from ztw_rl import cli
+from ztw_rl.atari import distill as module
+from ztw_rl.atari.agent import load_agent
+from ztw_rl.atari.config import AtariConfig
+from ztw_rl.atari.vec_env import AtariVecEnv
+from ztw_rl.core.checkpoint import load_tensors, newest_checkpoint
+
+FIRST = Path("runs/distill/pong-001")
+
+
+def config_of(run: Path) -> dict:
+    return json.loads((run / "config.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def sb3_zip(tmp_path_factory) -> Path:
+    """What SB3 saves of a policy for Pong."""
+    env = AtariVecEnv(AtariConfig(), 2, n_threads=1)
+    path = tmp_path_factory.mktemp("sb3") / "Pong.zip"
+    PPO("CnnPolicy", env, n_steps=8, batch_size=8, device="cpu", seed=0).save(path)
+    env.close()
+    return path
+
+
+def test_the_newest_run_is_distilled_by_default(ppo_run, distill, capsys):
+    older = Path("runs/ppo/pong-000")
+    shutil.copytree(ppo_run, older)
+    os.utime(older / "config.json", (1, 1))
+    assert distill() == 0
+    assert "distilled over 64 steps: runs/distill/pong-001/agent" in capsys.readouterr().out
+    assert config_of(FIRST)["policy"] == str(ppo_run)
+    agent = load_agent(FIRST / "agent")
+    provenance = agent.config.provenance
+    assert (provenance.ppo_timesteps, provenance.ppo_seed) == (16, 0)
+    assert (provenance.distill_timesteps, provenance.distill_seed) == (32, 0)
+    assert agent.config.atari.max_frames == 200
+    weights = load_tensors(newest_checkpoint(ppo_run) / "policy.safetensors")
+    torch.testing.assert_close(
+        agent.model.head.weight, weights["action_net.weight"], rtol=1e-3, atol=1e-6
+    )
+
+
+def test_an_agents_policy_is_distilled_anew(distill_run, distill):
+    assert distill("--policy", f"{distill_run}/agent", "--distill.method=sdn") == 0
+    made = Path("runs/distill/pong-002")
+    assert load_agent(made / "agent").config.method == "sdn"
+    teacher = load_tensors(made / "teacher.safetensors")
+    agent = load_agent(distill_run / "agent").model.state_dict()
+    assert all(torch.equal(tensor, agent[name]) for name, tensor in teacher.items())
+    assert distill(f"--policy={distill_run}", "--seed=3") == 0
+    assert config_of(Path("runs/distill/pong-003"))["seed"] == 3
+
+
+def test_an_sb3_zip(sb3_zip, distill, capsys):
+    assert distill(f"--policy={sb3_zip}", "--atari.max-frames=100") == 0
+    captured = capsys.readouterr()
+    shown = " ".join(captured.err.split())
+    assert "the imported policy scores" in shown
+    assert "in 5 games of pong with pixels: sb3" in shown
+    agent = load_agent(FIRST / "agent")
+    assert (agent.config.atari.pixels, agent.config.atari.game) == ("sb3", "pong")
+    assert agent.config.provenance.imported_from == "Pong.zip"
+    assert agent.config.provenance.ppo_timesteps is None
+
+
+def stop_after(monkeypatch, n_fits: int) -> None:
+    """Press Ctrl-C in the middle of an update."""
+    fit, calls = module.fit, []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == n_fits:
+            os.kill(os.getpid(), signal.SIGINT)
+        return fit(*args)
+
+    monkeypatch.setattr(module, "fit", interrupted)
+
+
+def test_ctrl_c_and_resume(ppo_run, distill, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        assert distill() == 130
+    out = capsys.readouterr().out
+    assert out.startswith("stopped after 48 steps; go on with: ")
+    assert not (FIRST / "agent").exists()
+    advice = out.strip().split("go on with: ")[1]
+    assert advice == "ztw-rl distill-ics --resume runs/distill/pong-001 --device cpu"
+    # The run holds its teacher, so it does not need the policy any more.
+    shutil.rmtree(ppo_run)
+    assert cli.main(shlex.split(advice)[1:]) == 0
+    assert "distilled over 64 steps" in capsys.readouterr().out
+    assert load_agent(FIRST / "agent").config.provenance.ppo_timesteps == 16
+
+
+def test_resume_without_a_value_takes_the_newest(distill_run, capsys):
+    shutil.rmtree(distill_run / "agent")
+    assert cli.main(["distill-ics", "--resume", "--device", "cpu"]) == 0
+    assert (distill_run / "agent" / "agent.json").is_file()
+
+
+def test_settings_cannot_change_midway(distill_run, one_error):
+    before = (distill_run / "config.json").read_bytes()
+    for flag in ("--seed=1", "--distill.n-timesteps=64", "--atari.frame-skip=1", "--policy=x"):
+        error = one_error("distill-ics", f"--resume={distill_run}", flag)
+        assert error == (
+            f"error: settings of {distill_run} cannot change midway; start without --resume\n"
+        )
+    error = one_error("distill-ics", "--resume", str(distill_run), "another")
+    assert error == "error: --resume takes one run folder, not 2\n"
+    assert (distill_run / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "there is no run in runs/ppo; begin with: ztw-rl train-ppo --env Pong"),
+        (["--policy=nowhere"], "there is no agent 'nowhere'"),
+        (["--policy=gone.zip"], "gone.zip does not exist"),
+        (["--policy=gone.zip", "--env=Pong"], "gone.zip does not exist"),
+        (["--resume"], "there is no run in runs/distill; begin with: ztw-rl distill-ics"),
+        (["--resume=nowhere"], "there is no run folder nowhere"),
+    ],
+)
+def test_nothing_to_distil(folder, one_error, arguments, message):
+    assert message in one_error("distill-ics", *arguments)
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--env=Breakout"], "runs/ppo/pong-001 plays pong, not Breakout; leave out --env"),
+        (["--atari.frame-skip=2"], "leave out --atari.* flags"),
+        (["--device=cuda:99"], "device 'cuda:99' is not available here; use --device cpu"),
+        (["--device=gpu"], "unknown device 'gpu'"),
+        (["--distill.n-envs=0"], "n_envs must be at least 1, not 0"),
+        (["--distill.exits", "conv9"], "exits must be some of input, conv1, conv2, conv3"),
+        (["--distill.exits", "conv2", "conv1"], "exits must be some of input, conv1"),
+    ],
+)
+def test_mistakes_leave_no_run_behind(ppo_run, one_error, arguments, message):
+    assert message in one_error("distill-ics", *arguments)
+    assert [p.name for p in Path("runs").iterdir()] == ["ppo"]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("model.zip", [], "say which game model.zip plays, such as --env Pong"),
+        ("model.zip", ["--env=Pnog"], "no Atari game is called 'Pnog'; did you mean 'pong'?"),
+        ("model.zip", ["--env=Breakout"], "the policy has 6 actions, but breakout has 4"),
+    ],
+)
+def test_zips_of_unknown_or_other_games(folder, sb3_zip, one_error, name, arguments, message):
+    shutil.copy(sb3_zip, folder / name)
+    assert message in one_error("distill-ics", f"--policy={name}", *arguments)
+    assert [p.name for p in folder.iterdir()] == [name]
+
+
+def test_a_zip_with_hidden_layers_is_refused(folder, one_error):
+    env = AtariVecEnv(AtariConfig(), 2, n_threads=1)
+    kwargs = {"net_arch": [512]}
+    PPO("CnnPolicy", env, n_steps=8, batch_size=8, device="cpu", policy_kwargs=kwargs).save("pong")
+    env.close()
+    error = one_error("distill-ics", "--policy=pong.zip")
+    assert "only a CnnPolicy with net_arch=[] can be distilled" in error
+    assert [p.name for p in folder.iterdir()] == ["pong.zip"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "no checkpoint"])
+def test_damaged_policies(ppo_run, one_error, damage):
+    weights = newest_checkpoint(ppo_run) / "policy.safetensors"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:1000])
+        message = f"{weights} is damaged"
+    elif damage == "missing":
+        weights.unlink()
+        message = f"{weights} is missing"
+    else:
+        shutil.rmtree(ppo_run / "checkpoints")
+        message = f"{ppo_run} has no checkpoint yet"
+    assert message in one_error("distill-ics")
+    assert [p.name for p in Path("runs").iterdir()] == ["ppo"]
+
+
+def test_an_unfinished_distillation_is_no_policy(distill_run, one_error):
+    shutil.rmtree(distill_run / "agent")
+    error = one_error("distill-ics", f"--policy={distill_run}")
+    assert f"{distill_run} holds no agent.json; is its distillation finished?" in error
+
+
+def test_wrong_type_in_a_recipe(ppo_run, folder, one_error):
+    (folder / "envs").mkdir()
+    (folder / "envs" / "pong.yaml").write_text("distill: {n_steps: many}")
+    error = one_error("distill-ics")
+    assert "envs/pong.yaml: distill.n_steps is 'many' (text), expected a whole number" in error
+
+
+def test_runs_that_cannot_be_written(ppo_run, folder, one_error):
+    Path("runs/distill").write_text("in the way")
+    assert "is not a folder" in one_error("distill-ics")
+    assert Path("runs/distill").read_text() == "in the way"
