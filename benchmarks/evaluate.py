@@ -1,0 +1,135 @@
+"""Decisions per second in evaluation: all rows side by side against one after another.
+
+The plain way plays one stock Atari environment, threshold after threshold, and runs the whole
+eager network with all its exits at every step. Ours plays the full table (thresholds, random
+controls, forced exits, backbone) in one batch of games, and stops where a sample leaves; each of
+its games starts from its own seed, which the plain way spares itself. The agent's weights are
+random, and games are cut short. Run it with ``python -m benchmarks.evaluate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import tyro
+from stable_baselines3.common.vec_env import VecEnv
+
+from benchmarks import harness, plain
+from ztw_rl.atari.config import AtariConfig
+from ztw_rl.atari.emulators import EmulatorBatch, make_emulators
+from ztw_rl.atari.evaluate import Row, play
+from ztw_rl.atari.games import rom_id
+from ztw_rl.atari.vec_env import AtariVecEnv
+from ztw_rl.core.exits import Confidence, select
+from ztw_rl.core.model import EarlyExitModel
+
+THRESHOLDS = tuple(k / 10 for k in range(1, 10))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and for how long."""
+
+    env: str = "Pong"
+    """The game."""
+    n_envs: int = 32
+    """Games side by side, ours."""
+    n_episodes: int = 4
+    """Games per row in a round, ours."""
+    max_frames: int = 3000
+    """Emulator frames after which one of our games ends; a decision takes four."""
+    plain_steps: int = 400
+    """Decisions per threshold in a round, the plain way."""
+    rounds: int = 3
+    """Rounds that count; one more warms up."""
+    seed: int = 0
+    """Of the games and the weights."""
+
+
+def full_table(n_exits: int) -> list[Row]:
+    """Every row of an evaluation over ``THRESHOLDS``; random exits are equally likely."""
+    shares = (1 / n_exits,) * n_exits
+    return [
+        *(Row("confidence", threshold) for threshold in THRESHOLDS),
+        *(Row("random", threshold, shares) for threshold in THRESHOLDS),
+        *(Row("forced", float(m)) for m in range(n_exits)),
+        Row("backbone"),
+    ]
+
+
+def plain_player(model: EarlyExitModel, env: VecEnv, n_steps: int) -> Callable[[], int]:
+    """The plain way, as a contender that plays ``n_steps`` at each threshold at each call."""
+    rules = [Confidence.uniform(threshold, model.n_exits) for threshold in THRESHOLDS]
+
+    def evaluate() -> int:
+        for rule in rules:
+            observations = np.asarray(env.reset())
+            for _ in range(n_steps):
+                with torch.no_grad():
+                    answers = model(torch.as_tensor(observations))
+                _, by = select(answers, rule)
+                actions = answers[torch.arange(len(by)), by].argmax(dim=-1)
+                stepped, _, _, _ = env.step(actions.numpy())
+                observations = np.asarray(stepped)
+        return len(rules) * n_steps * env.num_envs
+
+    return evaluate
+
+
+def player(
+    model: EarlyExitModel, emulators: EmulatorBatch, n_episodes: int, seed: int
+) -> Callable[[], int]:
+    """Ours, as a contender that plays the whole table at each call."""
+
+    def evaluate() -> int:
+        results = play(
+            model,
+            emulators,
+            full_table(model.n_exits),
+            n_episodes=n_episodes,
+            seed=seed,
+            action_mode="greedy",
+            device=torch.device("cpu"),
+        )
+        return sum(result.n_decisions for result in results)
+
+    return evaluate
+
+
+def main(settings: Settings) -> float:
+    """Measure, print, and return the ratio."""
+    machine = harness.machine()
+    seed = settings.seed
+    atari = AtariConfig(game=rom_id(settings.env), max_frames=settings.max_frames)
+    emulators = make_emulators(atari, settings.n_envs)
+    ours = plain.random_network(int(emulators.action_space.n), seed)
+    eager = plain.plain_network(ours)
+    stock, game = plain.plain_games(atari, 1, seed), AtariVecEnv(atari, 1, seed)
+    plain.check_same_answers(ours, eager, np.asarray(game.reset()))
+    contenders = {
+        "plain way": plain_player(eager, stock, settings.plain_steps),
+        "+ our game": plain_player(eager, game, settings.plain_steps),
+        "+ memory layout": plain_player(ours, game, settings.plain_steps),
+        "ztw-rl, side by side": player(ours, emulators, settings.n_episodes, seed),
+    }
+    rates = harness.interleave(contenders, settings.rounds)
+    for env in (emulators, stock, game):
+        env.close()
+    return harness.report(
+        "evaluate",
+        rates,
+        ours="ztw-rl, side by side",
+        opponent="plain way",
+        target=5.0,
+        machine_line=machine,
+        game=atari.game,
+        n_envs=settings.n_envs,
+        n_rows=len(full_table(ours.n_exits)),
+    )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
