@@ -137,3 +137,21 @@ def test_a_cascading_ic_needs_its_predecessor():
 def test_a_plain_ic_ignores_its_predecessor():
     head, features = ic(cascade=False), torch.randn(2, 2, 6, 6)
     assert torch.equal(head(features), head(features, torch.randn(2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"),
+    [((20, 20), 4, 0), ((9, 9), 4, 0), ((7, 7), 4, 0), ((8, 6), 1, 1), ((9, 5), 2, 1)],
+)
+def test_kept_patches_give_the_same_logits_and_gradients(size, stride, padding):
+    config = ICConfig(3, size, 4, 5, stride=stride, padding=padding, layer_norm=True)
+    head = InternalClassifier(config)
+    features, previous = torch.randn(6, 3, *size), torch.randn(6, 4)
+    for x in (features, features.to(memory_format=torch.channels_last)):
+        gradients = []
+        for logits in (head(x, previous), head.from_patches(head.patches(x), previous)):
+            head.zero_grad()
+            logits.square().sum().backward()
+            gradients.append([p.grad for p in head.parameters()])
+        torch.testing.assert_close(head.from_patches(head.patches(x), previous), head(x, previous))
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
