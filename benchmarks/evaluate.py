@@ -27,6 +27,8 @@ from ztw_rl.core.exits import Confidence, select
 from ztw_rl.core.model import EarlyExitModel
 
 THRESHOLDS = tuple(k / 10 for k in range(1, 10))
+IC_GAIN = 30.0
+"""With random weights, confidences then lie between 0.2 and 0.7, so each exit has its share."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def main(settings: Settings) -> float:
     seed = settings.seed
     atari = AtariConfig(game=rom_id(settings.env), max_frames=settings.max_frames)
     emulators = make_emulators(atari, settings.n_envs)
-    ours = plain.random_network(int(emulators.action_space.n), seed)
+    ours = plain.random_network(int(emulators.action_space.n), seed, IC_GAIN)
     eager = plain.plain_network(ours)
     stock, game = plain.plain_games(atari, 1, seed), AtariVecEnv(atari, 1, seed)
     plain.check_same_answers(ours, eager, np.asarray(game.reset()))
