@@ -6,23 +6,15 @@ the authors' published code.
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -51,7 +43,8 @@ from ztw_rl.core.training import (
     set_learning_rate,
 )
 from ztw_rl.errors import UserError
-from ztw_rl.interrupt import graceful_stop
+from ztw_rl.interrupt import StopRequest, graceful_stop
+from ztw_rl.progress import TrainingProgress
 
 
 class Stage(Protocol):
@@ -231,21 +224,11 @@ def distill(
     Raises:
         UserError: ``resume`` without a usable checkpoint.
     """
-    console = console or Console(quiet=True)
     torch.manual_seed(seed)
     model = build_student(teacher, config).to(device)
     stages = build_stages(model, config)
     total = config.n_timesteps * len(stages)
-    done, optimizer_state = 0, None
-    if resume:
-        checkpoint = newest_checkpoint(run_dir)
-        weights = checkpoint / "model.safetensors"
-        try:
-            model.load_state_dict(load_tensors(weights))
-        except RuntimeError:
-            raise UserError(f"{weights} belongs to another network or game") from None
-        optimizer_state = load_tensors(checkpoint / "optimizer.safetensors")
-        done = load_json(checkpoint / "state.json")["n_timesteps"]
+    done, moments = restore(model, newest_checkpoint(run_dir)) if resume else (0, None)
     collector = Collector(
         model,
         emulators,
@@ -257,62 +240,91 @@ def distill(
         device=device,
     )
     generator = torch.Generator().manual_seed(seed + done)
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.0f} steps/s"),
-        TextColumn("loss {task.fields[loss]:.3f}  return {task.fields[score]}"),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(elapsed_when_finished=False),
-        console=console,
-    )
-    scores: deque[float] = deque(maxlen=100)
-    writer = SummaryWriter(str(run_dir / "logs"))
-    task = progress.add_task("", total=total, completed=done, rate=0.0, loss=0.0, score="-")
-    began, first, saved = time.monotonic(), done, done
-    with graceful_stop() as stop, progress:
+    with (
+        graceful_stop() as stop,
+        TrainingProgress(stages[0].name, total, done, console) as progress,
+        closing(SummaryWriter(str(run_dir / "logs"))) as writer,
+    ):
+        session = _Session(model, collector, config, run_dir, generator, stop, progress, writer)
         for number, stage in enumerate(stages):
-            begin, end = number * config.n_timesteps, (number + 1) * config.n_timesteps
-            if done >= end:
-                continue
-            learns = list(stage.parameters())
-            for parameter in learns:
-                parameter.requires_grad_(True)
-            optimizer = build_optimizer(learns)
-            if optimizer_state is not None and done > begin:
-                load_optimizer_tensors(optimizer, optimizer_state)
-            while done < end and not stop.requested:
-                share = (done - begin) / config.n_timesteps
-                rate = piecewise_rate(share, config.learning_rates, config.milestones)
-                set_learning_rate(optimizer, rate)
-                experience = collector.collect(stage.answers)
-                loss = fit(stage, experience, optimizer, config.n_epochs, generator)
-                done = min(done + len(experience), end)
-                scores.extend(experience.returns)
-                shown = f"{sum(scores) / len(scores):.1f}" if scores else "-"
-                speed = (done - first) / (time.monotonic() - began)
-                progress.update(
-                    task, description=stage.name, completed=done, rate=speed, loss=loss, score=shown
-                )
-                log(writer, stage, experience, loss, rate, done)
-                if done - saved >= config.checkpoint_interval:
-                    save(run_dir, model, optimizer, done)
-                    saved = done
-                    if not console.is_terminal:
-                        console.print(
-                            f"{stage.name}: step {done:,}  loss {loss:.4f}  return {shown}  "
-                            f"{speed:.0f} steps/s"
-                        )
-            freeze(model)
-            if done > saved:
-                save(run_dir, model, optimizer, done)
-                saved = done
-            if stop.requested:
-                break
-    writer.close()
+            begin = number * config.n_timesteps
+            if begin <= done < begin + config.n_timesteps and not stop.requested:
+                done = session.run(stage, begin, done, moments if done > begin else None)
     return DistillationResult(model, done, finished=done >= total)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What the stages share."""
+
+    model: EarlyExitModel
+    collector: Collector
+    config: DistillConfig
+    run_dir: Path
+    generator: torch.Generator
+    stop: StopRequest
+    progress: TrainingProgress
+    writer: SummaryWriter
+
+    def run(self, stage: Stage, begin: int, done: int, moments: Mapping[str, Tensor] | None) -> int:
+        """Fit one stage to its end, or until the user stops it.
+
+        Args:
+            stage: What is fitted.
+            begin: Environment steps, over all stages, at which it began.
+            done: Environment steps done.
+            moments: The optimiser's state, if the stage is resumed midway.
+
+        Returns:
+            Environment steps done.
+        """
+        config = self.config
+        end = begin + config.n_timesteps
+        learns = list(stage.parameters())
+        for parameter in learns:
+            parameter.requires_grad_(True)
+        optimizer = build_optimizer(learns)
+        if moments is not None:
+            load_optimizer_tensors(optimizer, moments)
+        scores: deque[float] = deque(maxlen=100)
+        saved = done
+        while done < end and not self.stop.requested:
+            share = (done - begin) / config.n_timesteps
+            rate = piecewise_rate(share, config.learning_rates, config.milestones)
+            set_learning_rate(optimizer, rate)
+            experience = self.collector.collect(stage.answers)
+            loss = fit(stage, experience, optimizer, config.n_epochs, self.generator)
+            done = min(done + len(experience), end)
+            log(self.writer, stage, experience, loss, rate, done)
+            scores.extend(experience.returns)
+            score = f"{sum(scores) / len(scores):.1f}" if scores else "-"
+            self.progress.update(done, f"loss {loss:.3f}  return {score}", stage.name)
+            if done - saved >= config.checkpoint_interval:
+                save(self.run_dir, self.model, optimizer, done)
+                saved = done
+                self.progress.milestone()
+        freeze(self.model)
+        if done > saved:
+            save(self.run_dir, self.model, optimizer, done)
+        return done
+
+
+def restore(model: EarlyExitModel, checkpoint: Path) -> tuple[int, dict[str, Tensor]]:
+    """Put a checkpoint's weights into ``model``.
+
+    Returns:
+        Environment steps done, and the state of the optimiser.
+
+    Raises:
+        UserError: A file is missing or damaged, or belongs to another network.
+    """
+    weights = checkpoint / "model.safetensors"
+    try:
+        model.load_state_dict(load_tensors(weights))
+    except RuntimeError:
+        raise UserError(f"{weights} belongs to another network or game") from None
+    moments = load_tensors(checkpoint / "optimizer.safetensors")
+    return load_json(checkpoint / "state.json")["n_timesteps"], moments
 
 
 def log(

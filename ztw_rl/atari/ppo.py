@@ -5,22 +5,14 @@ Source of the hyperparameters: Wołczyk et al., "Zero Time Waste" (2021), append
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, make_output_format
@@ -38,6 +30,7 @@ from ztw_rl.core.checkpoint import (
 )
 from ztw_rl.errors import UserError
 from ztw_rl.interrupt import StopRequest, graceful_stop
+from ztw_rl.progress import TrainingProgress
 
 
 @dataclass(frozen=True)
@@ -114,14 +107,14 @@ def train(
     logger = Logger(str(run_dir / "logs"), formats)
     model.set_logger(logger)
     remaining = config.n_timesteps - model.num_timesteps
-    try:
-        with graceful_stop() as stop:
-            if remaining > 0:
-                keeper = _Keeper(config, run_dir, stop, console or Console(quiet=True))
-                with keeper.progress:
-                    model.learn(remaining, callback=keeper, reset_num_timesteps=not resume)
-    finally:
-        logger.close()
+    with (
+        closing(logger),
+        graceful_stop() as stop,
+        TrainingProgress("PPO", config.n_timesteps, model.num_timesteps, console) as progress,
+    ):
+        if remaining > 0:
+            keeper = _Keeper(config.checkpoint_interval, run_dir, stop, progress)
+            model.learn(remaining, callback=keeper, reset_num_timesteps=not resume)
     checkpoint = save(model, run_dir)
     return TrainingResult(
         n_timesteps=model.num_timesteps,
@@ -140,52 +133,31 @@ class _Keeper(BaseCallback):
     """Shows progress, writes checkpoints, and stops when the user asks."""
 
     def __init__(
-        self, config: PPOConfig, run_dir: Path, stop: StopRequest, console: Console
+        self, interval: int, run_dir: Path, stop: StopRequest, progress: TrainingProgress
     ) -> None:
         super().__init__()
-        self._config = config
+        self._interval = interval
         self._run_dir = run_dir
         self._stop = stop
-        self._console = console
-        self.progress = Progress(
-            TextColumn("PPO"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:.0f} steps/s"),
-            TextColumn("return {task.fields[score]}"),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=console,
-        )
+        self._progress = progress
 
     def _on_training_start(self) -> None:
-        self._began = time.monotonic()
-        self._first = self._saved = self.num_timesteps
-        self._task = self.progress.add_task(
-            "", total=self._config.n_timesteps, completed=self._first, rate=0.0, score="-"
-        )
+        self._saved = self.num_timesteps
 
     def _on_step(self) -> bool:
         return not self._stop.requested
 
     def _on_rollout_end(self) -> None:
-        rate = (self.num_timesteps - self._first) / (time.monotonic() - self._began)
         score = mean_return(self.model)  # type: ignore[arg-type]
         shown = "-" if score is None else f"{score:.1f}"
-        self.progress.update(self._task, completed=self.num_timesteps, rate=rate, score=shown)
+        self._progress.update(self.num_timesteps, f"return {shown}")
 
     def _on_rollout_start(self) -> None:
         # Here the last update is complete, so weights, optimiser and counter agree.
-        if self.num_timesteps - self._saved >= self._config.checkpoint_interval:
+        if self.num_timesteps - self._saved >= self._interval:
             save(self.model, self._run_dir)  # type: ignore[arg-type]
             self._saved = self.num_timesteps
-            if not self._console.is_terminal:
-                task = self.progress.tasks[0].fields
-                self._console.print(
-                    f"step {self.num_timesteps:,}  return {task['score']}  "
-                    f"{task['rate']:.0f} steps/s"
-                )
+            self._progress.milestone()
 
 
 def save(model: PPO, run_dir: Path) -> Path:
