@@ -13,7 +13,7 @@ from ztw_rl import cli
 from ztw_rl.core import timing
 
 TRAIN = [
-    *["train-ppo", "--env=Pong", "--n-timesteps=16", "--device=cpu", "--atari.max-frames=200"],
+    *["train-ppo", "--env=Pong", "--n-timesteps=16", "--device=cpu", "--atari.max-frames=100"],
     *["--ppo.n-envs=2", "--ppo.n-steps=8", "--ppo.batch-size=8", "--ppo.n-epochs=1"],
 ]
 DISTILL = [

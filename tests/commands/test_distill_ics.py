@@ -46,7 +46,7 @@ def test_the_newest_run_is_distilled_by_default(ppo_run, distill, capsys):
     provenance = agent.config.provenance
     assert (provenance.ppo_timesteps, provenance.ppo_seed) == (16, 0)
     assert (provenance.distill_timesteps, provenance.distill_seed) == (32, 0)
-    assert agent.config.atari.max_frames == 200
+    assert agent.config.atari.max_frames == 100
     weights = load_tensors(newest_checkpoint(ppo_run) / "policy.safetensors")
     torch.testing.assert_close(
         agent.model.head.weight, weights["action_net.weight"], rtol=1e-3, atol=1e-6

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ztw_rl import cli
+from ztw_rl.atari.emulators import Emulators
+
+SMALL = ["eval", "--device=cpu", "--n-episodes=2"]
+COLUMNS = [
+    *["rule", "threshold", "episodes"],
+    *["return_mean", "return_std", "return_iqm", "return_ci_low", "return_ci_high"],
+    *["relative_macs", "relative_time", "exit_share_0", "exit_share_1", "exit_share_2"],
+]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_newest_agent_at_several_thresholds(distill_run, capsys):
+    older = Path("runs/distill/pong-000")
+    shutil.copytree(distill_run, older)
+    os.utime(older / "config.json", (1, 1))
+    assert cli.main([*SMALL, "--thresholds", "0.1:0.5:0.2", "--seed=4"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "runs/eval/pong-001/curve.csv" in out
+    assert "runs/eval/pong-001/curve.png" in out
+
+    rows = rows_of(Path("runs/eval/pong-001/curve.csv"))
+    assert list(rows[0]) == COLUMNS
+    assert [(r["rule"], r["threshold"]) for r in rows] == [
+        *(("confidence", t) for t in ("0.1", "0.3", "0.5")),
+        *(("random", t) for t in ("0.1", "0.3", "0.5")),
+        *(("forced", m) for m in ("0.0", "1.0", "2.0")),
+        ("backbone", ""),
+    ]
+    for row in rows:
+        assert row["episodes"] == "2"
+        assert sum(float(row[f"exit_share_{m}"]) for m in range(3)) == pytest.approx(1)
+        assert float(row["return_ci_low"]) <= float(row["return_mean"])
+        assert float(row["return_mean"]) <= float(row["return_ci_high"])
+        assert all(math.isfinite(float(row[name])) for name in COLUMNS[2:])
+    forced, backbone = rows[6:9], rows[9]
+    shares = [[float(r[f"exit_share_{m}"]) for m in range(3)] for r in forced]
+    assert shares == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    macs = [f"{float(r['relative_macs']):.1%}" for r in forced]
+    assert macs == ["37.6%", "67.6%", "104.1%"]
+    assert float(backbone["relative_macs"]) == float(backbone["relative_time"]) == 1
+    # With six actions somebody is always surer than 0.1.
+    assert rows[0]["exit_share_0"] == "1.0"
+    # Forced to its end, the agent plays the backbone's games.
+    assert forced[2]["return_mean"] == backbone["return_mean"]
+
+    stored = json.loads(Path("runs/eval/pong-001/curve.json").read_text())
+    assert stored["agent"] == f"{distill_run}/agent"
+    assert stored["thresholds"] == [0.1, 0.3, 0.5]
+    assert (stored["seed"], stored["rule"]) == (4, "confidence")
+    assert stored["evaluation"]["n_episodes"] == 2
+    assert stored["backend"]
+    assert [r["rule"] for r in stored["rows"]] == [r["rule"] for r in rows]
+    assert stored["rows"][-1]["threshold"] is None
+    for row in stored["rows"]:
+        assert len(row["returns"]) == 2
+        assert sum(row["returns"]) / 2 == pytest.approx(row["return_mean"])
+    # Games are cut off after 100 frames, 4 per decision.
+    assert {row["decisions"] for row in stored["rows"]} == {50}
+    assert Path("runs/eval/pong-001/curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_game_at_one_threshold_into_a_folder_of_ones_own(distill_run):
+    arguments = [f"--agent={distill_run}", "--thresholds=0.4", "--n-episodes=1", "--output=here/a"]
+    assert cli.main([*SMALL, *arguments, "--action-mode=sample"]) == 0
+    assert sorted(p.name for p in Path("here/a").iterdir()) == [
+        "curve.csv",
+        "curve.json",
+        "curve.png",
+    ]
+    assert not Path("runs/eval").exists()
+    stored = json.loads(Path("here/a/curve.json").read_text())
+    assert stored["evaluation"]["action_mode"] == "sample"
+
+
+def test_patience(distill_run):
+    assert cli.main([*SMALL, "--rule=patience", "--thresholds=1,3", "--output=p"]) == 0
+    rows = rows_of(Path("p/curve.csv"))
+    assert [r["rule"] for r in rows] == [
+        *["patience"] * 2,
+        *["random"] * 2,
+        *["forced"] * 3,
+        "backbone",
+    ]
+    assert rows[0]["exit_share_0"] == "1.0"
+    assert rows[1]["exit_share_2"] == "1.0"
+
+
+def test_every_row_plays_the_seeds_that_were_asked_for(distill_run, monkeypatch):
+    reset, seeds = Emulators.reset, []
+
+    def watched(self, wanted, which=None):
+        seeds.extend(wanted)
+        return reset(self, wanted, which)
+
+    monkeypatch.setattr(Emulators, "reset", watched)
+    assert cli.main([*SMALL, "--thresholds=0.2", "--seed=70", "--output=a"]) == 0
+    # The rule, its control, three forced exits and the backbone.
+    assert (seeds.count(70), seeds.count(71), seeds.count(72)) == (6, 6, 0)
+
+
+def test_no_agent_yet(folder, one_error, monkeypatch):
+    monkeypatch.setattr("ztw_rl.agents.shipped", dict)
+    error = one_error(*SMALL)
+    assert error == "error: there is no agent yet; make one with: ztw-rl distill-ics\n"
+    assert "there is no agent 'pnog'" in one_error(*SMALL, "--agent=pnog")
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--thresholds=0.9:0.1"], "thresholds '0.9:0.1' go down; write 0.1:0.9"),
+        (["--thresholds=high"], "'high' is no number"),
+        (["--thresholds="], "'' is no number"),
+        (["--thresholds=0.5", "--rule=patience"], "patience counts exits, such as 1,2,3"),
+        (["--agent=nowhere"], "there is no agent 'nowhere'"),
+        (["--agent=runs"], "runs holds no agent.json; is its distillation finished?"),
+        (["--device=cuda:99"], "device 'cuda:99' is not available here; use --device cpu"),
+        (["--device=gpu"], "unknown device 'gpu'"),
+        (["--n-episodes=0"], "n_episodes must be at least 1, not 0"),
+        (["--n-envs=0"], "n_envs must be at least 1, not 0"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(
+    distill_run, folder, one_error, arguments, message
+):
+    assert message in one_error("eval", *arguments)
+    assert [p.name for p in folder.iterdir()] == ["runs"]
+    assert [p.name for p in Path("runs").iterdir()] == ["distill"]
+
+
+@pytest.mark.parametrize("name", ["agent.json", "weights.safetensors"])
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_damaged_agents(distill_run, one_error, name, damage):
+    path = distill_run / "agent" / name
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:100])
+    else:
+        path.unlink()
+    error = one_error("eval", f"--agent={distill_run}/agent")
+    if (name, damage) == ("agent.json", "missing"):
+        assert "holds no agent.json" in error
+    else:
+        assert f"{path} is {'damaged' if damage == 'truncated' else 'missing'}" in error
+    assert not Path("runs/eval").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--output=runs/eval"], ["--output=runs/eval/deeper"]])
+def test_a_place_that_cannot_be_written(distill_run, one_error, arguments):
+    Path("runs/eval").write_text("in the way")
+    assert "is not a folder" in one_error(*SMALL, *arguments)
+    assert Path("runs/eval").read_text() == "in the way"
+
+
+def test_a_wrong_type_in_the_recipe(distill_run, folder, one_error):
+    (folder / "envs").mkdir()
+    (folder / "envs" / "pong.yaml").write_text("evaluation: {n_episodes: 1.5}")
+    error = one_error("eval")
+    assert "envs/pong.yaml: evaluation.n_episodes is 1.5 (a number)" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rule=magic"], "Invalid choice"),
+        (["--n-episodes=many"], "invalid literal"),
+        (["surplus"], "surplus"),
+        (["--threshold=0.5"], "--thresholds"),
+    ],
+)
+def test_unusable_flags(distill_run, capsys, arguments, message):
+    assert cli.main(["eval", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    assert not Path("runs/eval").exists()
