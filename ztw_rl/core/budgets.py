@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -101,9 +102,7 @@ def cross_fitted(curve_at: CurveAt, n: int, budget: Budget, seed: int = 0) -> Bu
     halves = order[: n // 2], order[n // 2 :]
     points = []
     for here, there in (halves, halves[::-1]):
-        points.append(
-            transferred(curve_at(here, None), budget, lambda t, index=there: curve_at(index, t))
-        )
+        points.append(transferred(curve_at(here, None), budget, partial(curve_at, there)))
     weights = [len(halves[1]) / n, len(halves[0]) / n]
 
     def mean(values: list[float | None]) -> float | None:

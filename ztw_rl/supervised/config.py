@@ -111,6 +111,24 @@ class ICTraining:
             require_at_least(self, 1, "n_ics")
 
 
+def default_ic_training(data: DataName) -> ICTraining:
+    """The paper's schedule for a data set: its appendix A.1, and the published code's ensembles.
+
+    Args:
+        data: Name of the data set.
+    """
+    if data == "tinyimagenet":
+        return ICTraining(learning_rates=(1e-3, 1e-4, 1e-5), milestones=(0.3, 0.8))
+    if data in ("imagenet", "oct2017"):
+        return ICTraining(
+            n_epochs=40,
+            learning_rates=(1e-5, 1e-6, 1e-7),
+            milestones=(0.5, 0.75),
+            ensemble=EnsembleTraining(n_epochs=10),
+        )
+    return ICTraining()
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Which images, and which of them train, select and test."""
@@ -138,3 +156,35 @@ class DataConfig:
         for name in ("n_train", "n_test"):
             if getattr(self, name) is not None:
                 require_at_least(self, 2, name)
+
+
+@dataclass(frozen=True)
+class BackboneRun:
+    """All settings of a backbone's training: its ``config.json``."""
+
+    arch: Arch
+    seed: int
+    init: str | None
+    data: DataConfig
+    pixels: PixelConfig
+    training: BackboneTraining
+
+
+SelectedOn = Literal["held_out", "cross_fit"]
+
+
+@dataclass(frozen=True)
+class ICRun:
+    """All settings of a training of ICs: its ``config.json``."""
+
+    arch: Arch
+    method: MethodName
+    seed: int
+    backbone: str
+    ics: str | None
+    selected_on: SelectedOn
+    """What thresholds are chosen on: held-out training images where neither backbone nor ICs saw
+    them, else halves of the test set in turn."""
+    data: DataConfig
+    pixels: PixelConfig
+    training: ICTraining

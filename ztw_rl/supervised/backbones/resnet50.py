@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 
-from torch import nn
+from torch import Tensor, nn
 
 from ztw_rl.errors import UserError
 from ztw_rl.supervised.backbones.base import Backbone, Cut, GlobalAveragePool
@@ -56,7 +56,7 @@ class ResNet50(Backbone):
         return Cut(blocks, head, tuple(range(2, len(blocks) + 1)))
 
 
-def pretrained() -> dict[str, object]:
+def pretrained() -> dict[str, Tensor]:
     """The weights of torchvision's ResNet-50, trained on ImageNet (76.1 %); downloads them once.
 
     Raises:
