@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow table3 table3-backbones clean
+.PHONY: help install demo test test-slow table3 backbones clean
 
 help: ## Show this list.
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/make \1\t\2/' | expand -t 20
@@ -64,7 +64,7 @@ table3: install ## Fit and evaluate all methods on CIFAR-10's ResNet-56 (hours w
 	done
 	$(BIN)/ztw-rl supervised eval --models $(foreach seed,$(SEEDS),$(RUNS)/$(seed)/ics/*)
 
-table3-backbones: install ## Train the other networks of Table 3 (needs a GPU); DATA holds cifar10/, cifar100/.
+backbones: install ## Train the other networks of Table 3 (needs a GPU); DATA holds cifar10/, cifar100/.
 	@set -e; for data in cifar100 cifar10; do \
 		for arch in resnet56 mobilenet wideresnet vgg16; do \
 			$(BIN)/ztw-rl supervised train-backbone --arch $$arch --data $$data \

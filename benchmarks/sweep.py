@@ -58,7 +58,7 @@ def one_by_one(model: EarlyExitModel, images: Tensor, thresholds: list[float]) -
 
     def run() -> int:
         for rule in rules:
-            for image in images.split(1):
+            for image in torch.split(images, 1):
                 decide(model, image, rule)
         return len(images) * len(rules)
 
