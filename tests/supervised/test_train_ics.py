@@ -10,6 +10,7 @@ from ztw_rl.errors import UserError
 from ztw_rl.interrupt import StopRequest
 from ztw_rl.supervised import loop, train_ics
 from ztw_rl.supervised.config import EnsembleTraining, ICTraining
+from ztw_rl.supervised.data.source import Batch
 from ztw_rl.supervised.engine import SingleProcess
 
 TINY = ICTraining(n_epochs=2, batch_size=8, ensemble=EnsembleTraining(n_epochs=3, batch_size=8))
@@ -58,6 +59,16 @@ def test_the_logged_cosine(tiny_model, tiny_source, method, one):
     learner = train_ics._ICLearner(train_ics.ICLogits(model), model, TINY, engine)
     cosine = learner.figures(next(tiny_source().epoch(8, seed=0)))["gradient_cosine"]
     assert (cosine == pytest.approx(1, abs=1e-5)) is one
+
+
+def test_a_share_of_no_images_adds_nothing(tiny_model):
+    model = tiny_model("cascade")
+    learner = train_ics._ICLearner(train_ics.ICLogits(model), model, TINY, SingleProcess("cpu"))
+    empty = Batch(torch.zeros(0, 3, 32, 32, dtype=torch.uint8), torch.zeros(0).long(), 1)
+    loss, right = learner.loss(empty)
+    loss.backward()
+    assert loss == 0
+    assert right.tolist() == [0, 0, 0]
 
 
 class StopAfter(StopRequest):

@@ -157,6 +157,11 @@ class DataConfig:
             if getattr(self, name) is not None:
                 require_at_least(self, 2, name)
 
+    def trains_on_the_same(self, other: DataConfig) -> bool:
+        """Whether training and held-out images are those of ``other``."""
+        names = ("data", "data_path", "held_out", "split_seed", "n_train")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
 
 @dataclass(frozen=True)
 class BackboneRun:

@@ -155,7 +155,8 @@ def train_backbone(
             if desk:
                 desk.progress.stop()
                 desk.writer.close()
+    reached = measure().get("held_out_accuracy")
     freeze(backbone)
     if desk and finished:
         save_tensors(run_dir / WEIGHTS, backbone.state_dict())
-    return BackboneResult(finished, measure().get("held_out_accuracy"))
+    return BackboneResult(finished, reached)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ztw_rl.core.ensembles import Ensemble
 from ztw_rl.core.model import EarlyExitModel
@@ -64,7 +65,9 @@ class _ICLearner:
         """See ``Learner``."""
         log_probs = self._log_probs(self._logits, batch.images)
         right = (log_probs.argmax(dim=-1) == batch.labels.unsqueeze(1)).sum(dim=0)
-        return cross_entropy(log_probs, batch.labels) * len(batch.labels), right
+        targets = batch.labels.unsqueeze(1).expand(-1, log_probs.shape[1])
+        # A process may have no share of the last minibatch; a sum is then 0 where a mean is NaN.
+        return F.nll_loss(log_probs.transpose(1, 2), targets, reduction="sum"), right
 
     def figures(self, batch: Batch) -> dict[str, float]:
         """See ``Learner``: how far the other ICs pull the first one off its own course."""

@@ -115,7 +115,7 @@ def main(arguments: list[str]) -> int:
     assert path is not None
     runs.check_writable(args.runs_dir / IC_KIND)
     data = resolve(args.data)
-    unseen = trained is not None and data.held_out > 0 and data == trained.data
+    unseen = trained is not None and data.held_out > 0 and data.trains_on_the_same(trained.data)
     run = ICRun(
         arch=args.arch,
         method=args.method,
@@ -220,7 +220,9 @@ def _take_over(model: EarlyExitModel, path: Path, run: ICRun) -> None:
     from ztw_rl.supervised.classifier import load_classifier
 
     other = load_classifier(path)
-    for name in ("arch", "backbone", "data", "pixels"):
+    if not other.config.run.data.trains_on_the_same(run.data):
+        raise UserError(f"--ics {path} was fitted to other images; repeat its --data flags")
+    for name in ("arch", "backbone", "pixels"):
         theirs, ours = getattr(other.config.run, name), getattr(run, name)
         if theirs != ours:
             raise UserError(f"--ics {path} has another {name} ({theirs}), expected {ours}")
