@@ -10,10 +10,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow clean
+.PHONY: help install demo test test-slow table3 backbones clean
 
 help: ## Show this list.
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 20
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/make \1\t\2/' | expand -t 20
 
 install: $(INSTALLED) ## Create .venv with everything in it.
 
@@ -37,6 +37,40 @@ test: install ## Check style, types and import rules, and run the tests.
 
 test-slow: install ## Run the tests that take minutes.
 	$(BIN)/pytest -m slow
+
+# Results of the supervised pipeline: DATA is a folder of CIFAR-10 in parquet or in class folders,
+# BACKBONE a ResNet-56's weights. EPOCHS scales the schedule; SEEDS gives mean and deviation.
+DATA ?= data
+BACKBONE ?= resnet56-cifar10.safetensors
+EPOCHS ?= 50
+SEEDS ?= 0
+RUNS := runs/table3
+FIT = $(BIN)/ztw-rl supervised train-ics --data cifar10 --data-path "$(DATA)" --arch resnet56 \
+	--backbone "$(BACKBONE)" --n-epochs $(EPOCHS)
+
+table3: install ## Fit and evaluate all methods on CIFAR-10's ResNet-56 (hours without a GPU).
+	@set -e; for seed in $(SEEDS); do \
+		into="$(RUNS)/$$seed"; ics="$$into/ics/resnet56-cifar10"; \
+		fit() { method=$$1; shift; folder="$$ics-$$(echo $$method | tr _ -)-001"; \
+			if [ -f "$$folder/classifier/classifier.json" ]; then return; fi; \
+			if ls -d "$$folder"/checkpoints/step_* >/dev/null 2>&1; then \
+				$(BIN)/ztw-rl supervised train-ics --resume "$$folder" --runs-dir "$$into"; \
+			else rm -rf "$$folder"; \
+				$(FIT) --seed $$seed --runs-dir "$$into" --method $$method "$$@"; fi; }; \
+		fit sdn; fit cascade; fit no_stop_gradient; \
+		fit ensemble --ics "$$ics-sdn-001"; \
+		fit ztw --ics "$$ics-cascade-001"; \
+		fit additive --ics "$$ics-cascade-001"; \
+	done
+	$(BIN)/ztw-rl supervised eval --models $(foreach seed,$(SEEDS),$(RUNS)/$(seed)/ics/*)
+
+backbones: install ## Train the other networks of Table 3 (needs a GPU); DATA holds cifar10/, cifar100/.
+	@set -e; for data in cifar100 cifar10; do \
+		for arch in resnet56 mobilenet wideresnet vgg16; do \
+			$(BIN)/ztw-rl supervised train-backbone --arch $$arch --data $$data \
+				--data-path "$(DATA)/$$data"; \
+		done; \
+	done
 
 clean: ## Remove .venv and caches; runs/ stays.
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist

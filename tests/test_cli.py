@@ -54,7 +54,7 @@ def test_help_loads_nothing_heavy(arguments):
 
 def test_every_command_has_its_module_and_help(capsys):
     for name in cli.COMMANDS:
-        assert cli.main([name, "--help"]) == 0
+        assert cli.main([*name.split(), "--help"]) == 0
         assert f"usage: ztw-rl {name}" in capsys.readouterr().out
 
 

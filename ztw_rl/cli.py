@@ -9,7 +9,7 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ztw_rl import __version__
 from ztw_rl.errors import UserError
@@ -18,8 +18,12 @@ COMMANDS = {
     "train-ppo": "train a PPO policy on an Atari game",
     "distill-ics": "fit internal classifiers to a trained policy",
     "eval": "measure an early-exit agent's return against what its decisions cost",
+    "supervised train-backbone": "train an image classifier",
+    "supervised train-ics": "fit internal classifiers to a trained image classifier",
+    "supervised eval": "measure early-exit classifiers' accuracy within time budgets",
 }
-"""Each command and its line in the help; ``train-ppo`` lives in ``commands/train_ppo.py``."""
+"""Each command and its line in the help; ``train-ppo`` lives in ``commands/train_ppo.py``, and
+``supervised eval`` in ``commands/supervised/eval.py``."""
 
 USER_ERROR = 2
 INTERRUPTED = 128 + 2
@@ -56,23 +60,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help())
+        print(_help(COMMANDS))
         return 0 if arguments else USER_ERROR
-    name, *rest = arguments
-    if name == "--version":
+    if arguments[0] == "--version":
         print(f"ztw-rl {__version__}")
         return 0
+    group = {n: line for n, line in COMMANDS.items() if n.startswith(f"{arguments[0]} ")}
+    if group and (len(arguments) == 1 or arguments[1] in ("-h", "--help")):
+        print(_help(group))
+        return 0 if len(arguments) > 1 else USER_ERROR
+    n_words = 2 if group else 1
+    name, rest = " ".join(arguments[:n_words]), arguments[n_words:]
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.0)
+        near = difflib.get_close_matches(name, group or COMMANDS, n=1, cutoff=0.0)
         raise UserError(f"there is no command '{name}'; did you mean '{near[0]}'?")
     # Imported on demand: the commands load tyro, and at work torch, which takes seconds.
-    command = importlib.import_module(f"ztw_rl.commands.{name.replace('-', '_')}")
+    module = name.replace("-", "_").replace(" ", ".")
+    command = importlib.import_module(f"ztw_rl.commands.{module}")
     code: int = command.main(rest)
     return code
 
 
-def _help() -> str:
-    width = max(map(len, COMMANDS))
+def _help(commands: Mapping[str, str]) -> str:
+    width = max(map(len, commands))
     return "\n".join(
         [
             "usage: ztw-rl COMMAND [OPTIONS]",
@@ -80,7 +90,7 @@ def _help() -> str:
             "Early exit for reinforcement-learning policies and image classifiers.",
             "",
             "commands:",
-            *(f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items()),
+            *(f"  {name:{width}}  {summary}" for name, summary in commands.items()),
             "",
             "ztw-rl COMMAND --help shows a command's options; ztw-rl --version, the version.",
         ]

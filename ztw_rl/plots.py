@@ -11,6 +11,7 @@ mpl.use("Agg")
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ztw_rl.core.checkpoint import write_atomically
 
@@ -93,3 +94,77 @@ def _draw(axis: Axes, table: pd.DataFrame, cost: str) -> None:
                 fontsize=8,
                 color=ADAPTIVE,
             )
+
+
+METHOD_COLORS = {
+    "ztw": "#0b6e99",
+    "sdn": "#d1495b",
+    "pbee": "#e3a857",
+    "cascade": "#6a4c93",
+    "ensemble": "#3a7d44",
+    "additive": "#8c564b",
+    "no_stop_gradient": "#777777",
+}
+
+
+def plot_accuracy(curve: pd.DataFrame, budgets: pd.DataFrame, title: str, path: Path) -> None:
+    """Draw accuracy against cost, one line per method and run; the backbone as a dotted line.
+
+    Args:
+        curve: What ``supervised.evaluate.curve_table`` gives.
+        budgets: What ``supervised.evaluate.budget_table`` gives.
+        title: Of the picture.
+        path: PNG file, written atomically.
+    """
+    figure, axis = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    backbone = budgets[budgets["method"] == "backbone"].iloc[0]["accuracy"]
+    axis.axhline(100 * backbone, color=BACKBONE, lw=1, ls=":", label="backbone")
+    named: set[str] = set()
+    for (method, _), rows in curve.groupby(["method", "run"], sort=False):
+        axis.plot(
+            rows["relative_macs"],
+            100 * rows["accuracy"],
+            "o-" if method == "pbee" else "-",
+            ms=3,
+            color=METHOD_COLORS.get(str(method)),
+            label=None if method in named else method,
+        )
+        named.add(str(method))
+    axis.set_xlabel(COSTS["relative_macs"])
+    axis.set_ylabel("accuracy, %")
+    axis.grid(alpha=0.25)
+    axis.legend(loc="lower right", fontsize=8)
+    figure.suptitle(title)
+    figure.supxlabel("test images; each point is one threshold", fontsize=8, color="#555555")
+    _save(figure, path)
+
+
+def plot_exits(exits: pd.DataFrame, title: str, path: Path) -> None:
+    """Draw each exit's accuracy and Hindsight Improvability.
+
+    Args:
+        exits: What ``supervised.evaluate.exit_table`` gives.
+        title: Of the picture.
+        path: PNG file, written atomically.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    labels = {"accuracy": "accuracy, %", "hindsight_improvability": "Hindsight Improvability, %"}
+    # PBEE's exits are SDN's.
+    own = exits[exits["method"] != "pbee"]
+    for axis, (column, label) in zip(axes, labels.items(), strict=True):
+        for (method, _), rows in own.groupby(["method", "run"], sort=False):
+            color = METHOD_COLORS.get(str(method))
+            axis.plot(rows["exit"], 100 * rows[column], "o-", ms=3, color=color, label=method)
+        axis.set_xlabel("exit")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.25)
+    axes[0].legend(loc="lower right", fontsize=8)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    try:
+        write_atomically(path, lambda p: figure.savefig(p, dpi=150, format="png"))
+    finally:
+        plt.close(figure)

@@ -7,36 +7,20 @@ The dataclasses are recipe sections (``ppo: {n_envs: 8}``) and command-line flag
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 from typing import Literal
 
-from ztw_rl.errors import UserError
+from ztw_rl.core.settings import (
+    require,
+    require_at_least,
+    require_positive,
+    require_schedule,
+    require_share,
+)
 
 Pixels = Literal["ale", "sb3"]
 
 Schedule = Literal["constant", "linear"]
 Precision = Literal["float32", "bfloat16"]
-
-
-def _require(config: object, accepted: bool, name: str, expected: str) -> None:
-    """Raise a UserError unless the value of field ``name`` is accepted."""
-    if not accepted:
-        raise UserError(f"{name} must be {expected}, not {getattr(config, name)}")
-
-
-def _require_at_least(config: object, lowest: float, *names: str) -> None:
-    for name in names:
-        _require(config, lowest <= getattr(config, name) < inf, name, f"at least {lowest}")
-
-
-def _require_share(config: object, *names: str) -> None:
-    for name in names:
-        _require(config, 0 <= getattr(config, name) <= 1, name, "between 0 and 1")
-
-
-def _require_positive(config: object, *names: str) -> None:
-    for name in names:
-        _require(config, 0 < getattr(config, name) < inf, name, "above 0 and finite")
 
 
 @dataclass(frozen=True)
@@ -64,10 +48,10 @@ class AtariConfig:
     """The learner sees the sign of the reward. Evaluation always counts raw points."""
 
     def __post_init__(self) -> None:
-        _require_at_least(self, 1, "frame_skip", "frame_stack", "max_frames")
+        require_at_least(self, 1, "frame_skip", "frame_stack", "max_frames")
         # Below 36 pixels NatureCNN's last convolution has nothing left.
-        _require_at_least(self, 36, "screen_size")
-        _require_share(self, "repeat_action_probability")
+        require_at_least(self, 36, "screen_size")
+        require_share(self, "repeat_action_probability")
 
 
 @dataclass(frozen=True)
@@ -107,15 +91,15 @@ class PPOConfig:
     """Environment steps between two checkpoints."""
 
     def __post_init__(self) -> None:
-        _require_at_least(self, 1, "n_timesteps", "n_envs", "n_steps", "n_epochs")
-        _require_at_least(self, 1, "checkpoint_interval")
+        require_at_least(self, 1, "n_timesteps", "n_envs", "n_steps", "n_epochs")
+        require_at_least(self, 1, "checkpoint_interval")
         # The advantages of a minibatch are divided by their standard deviation.
-        _require_at_least(self, 2, "batch_size")
-        _require_at_least(self, 0, "ent_coef", "vf_coef")
-        _require_positive(self, "learning_rate", "clip_range", "max_grad_norm")
-        _require_share(self, "gamma", "gae_lambda")
+        require_at_least(self, 2, "batch_size")
+        require_at_least(self, 0, "ent_coef", "vf_coef")
+        require_positive(self, "learning_rate", "clip_range", "max_grad_norm")
+        require_share(self, "gamma", "gae_lambda")
         rollout = self.n_envs * self.n_steps
-        _require(
+        require(
             self,
             self.batch_size <= rollout,
             "batch_size",
@@ -172,14 +156,9 @@ class DistillConfig:
     """Environment steps between two checkpoints."""
 
     def __post_init__(self) -> None:
-        _require_at_least(self, 1, "n_timesteps", "n_envs", "n_steps", "n_epochs")
-        _require_at_least(self, 1, "ic_batch_size", "ensemble_batch_size", "checkpoint_interval")
-        positive = all(0 < rate < inf for rate in self.learning_rates)
-        _require(self, positive, "learning_rates", "all above 0 and finite")
-        rising = [0.0, *self.milestones, 1.0]
-        _require(self, rising == sorted(rising), "milestones", "rising shares between 0 and 1")
-        one_less = len(self.milestones) == len(self.learning_rates) - 1
-        _require(self, one_less, "milestones", "one fewer than the learning_rates")
+        require_at_least(self, 1, "n_timesteps", "n_envs", "n_steps", "n_epochs")
+        require_at_least(self, 1, "ic_batch_size", "ensemble_batch_size", "checkpoint_interval")
+        require_schedule(self, self.learning_rates, self.milestones)
 
 
 @dataclass(frozen=True)
@@ -194,4 +173,4 @@ class EvaluationConfig:
     """Whether actions are the likeliest or sampled."""
 
     def __post_init__(self) -> None:
-        _require_at_least(self, 1, "n_episodes", "n_envs")
+        require_at_least(self, 1, "n_episodes", "n_envs")

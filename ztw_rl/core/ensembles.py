@@ -35,9 +35,8 @@ class Ensemble(nn.Module, ABC):
     def initial_log_biases(n_exits: int, n_classes: int) -> Tensor:
         """(E, C), such that the biases leave the mean as it is, or nearly so."""
 
-    @staticmethod
-    @abstractmethod
-    def combine(log_probs: Tensor, weights: Tensor, log_bias: Tensor) -> Tensor:
+    @classmethod
+    def combine(cls, log_probs: Tensor, weights: Tensor, log_bias: Tensor) -> Tensor:
         """One exit's distribution from its members'.
 
         Args:
@@ -48,6 +47,7 @@ class Ensemble(nn.Module, ABC):
         Returns:
             (B, C) log-probabilities, normalised.
         """
+        return cls.normalized(torch.matmul(weights, cls.members(log_probs)), log_bias)
 
     @property
     def n_exits(self) -> int:
@@ -78,6 +78,31 @@ class Ensemble(nn.Module, ABC):
         """
         return torch.stack([self.at(m, log_probs[:, : m + 1]) for m in range(self.n_exits)], dim=1)
 
+    def fitted(self, log_probs: Tensor) -> Tensor:
+        """The same as ``forward`` for finite input, in one matrix product: for training.
+
+        A member that is not finite would spoil the exits before it, whose weight for it is zero.
+
+        Args:
+            log_probs: (B, E, C), finite.
+
+        Returns:
+            (B, E, C) log-probabilities.
+        """
+        return self.normalized(
+            self.log_weights.exp().tril() @ self.members(log_probs), self.log_biases
+        )
+
+    @staticmethod
+    @abstractmethod
+    def members(log_probs: Tensor) -> Tensor:
+        """What is summed over the members: a function of each one's log-probabilities."""
+
+    @staticmethod
+    @abstractmethod
+    def normalized(mixed: Tensor, log_bias: Tensor) -> Tensor:
+        """Log-probabilities (…, C) from the members' weighted sum (…, C) and the bias."""
+
 
 class GeometricEnsemble(Ensemble):
     """q_m ∝ b_m · Π_{j≤m} p_j^w_mj: log q_m = log_softmax(Σ_j w_mj log p_j + log b_m)."""
@@ -88,10 +113,14 @@ class GeometricEnsemble(Ensemble):
         return torch.zeros(n_exits, n_classes)
 
     @staticmethod
-    def combine(log_probs: Tensor, weights: Tensor, log_bias: Tensor) -> Tensor:
-        """See ``Ensemble.combine``."""
-        mixed = torch.matmul(weights, log_probs) + log_bias
-        return torch.log_softmax(mixed, dim=-1)
+    def members(log_probs: Tensor) -> Tensor:
+        """The logarithms themselves: their sum is the product's logarithm."""
+        return log_probs
+
+    @staticmethod
+    def normalized(mixed: Tensor, log_bias: Tensor) -> Tensor:
+        """See ``Ensemble.normalized``."""
+        return torch.log_softmax(mixed + log_bias, dim=-1)
 
 
 class AdditiveEnsemble(Ensemble):
@@ -105,7 +134,12 @@ class AdditiveEnsemble(Ensemble):
         )
 
     @staticmethod
-    def combine(log_probs: Tensor, weights: Tensor, log_bias: Tensor) -> Tensor:
-        """See ``Ensemble.combine``."""
-        mixed = torch.matmul(weights, log_probs.exp()) + log_bias.exp()
-        return mixed.log() - mixed.sum(dim=-1, keepdim=True).log()
+    def members(log_probs: Tensor) -> Tensor:
+        """The probabilities."""
+        return log_probs.exp()
+
+    @staticmethod
+    def normalized(mixed: Tensor, log_bias: Tensor) -> Tensor:
+        """See ``Ensemble.normalized``."""
+        biased = mixed + log_bias.exp()
+        return biased.log() - biased.sum(dim=-1, keepdim=True).log()

@@ -36,6 +36,39 @@ def cross_entropy(log_probs: Tensor, labels: Tensor) -> Tensor:
     return -picked.sum(dim=(1, 2)).mean()
 
 
+def first_ic_cosine(log_probs: Tensor, labels: Tensor, parameters: Sequence[Tensor]) -> float:
+    """Cosine between what IC 0 wants of its parameters and what all ICs together want.
+
+    With the gradient stopped in the cascade it is 1. The parameters' ``grad`` stays as it is, and
+    so does the graph.
+
+    Source: Wołczyk et al., "Zero Time Waste" (2021), appendix C.3.
+
+    Args:
+        log_probs: (B, E, C), with their graph.
+        labels: (B,) int64.
+        parameters: Those of IC 0.
+
+    Returns:
+        −1 … 1.
+    """
+    own, together = (
+        torch.cat(
+            [
+                g.flatten()
+                for g in torch.autograd.grad(
+                    cross_entropy(answers, labels),
+                    parameters,
+                    retain_graph=True,
+                    materialize_grads=True,
+                )
+            ]
+        )
+        for answers in (log_probs[:, :1], log_probs)
+    )
+    return nn.functional.cosine_similarity(own, together, dim=0).item()
+
+
 def piecewise_rate(progress: float, rates: Sequence[float], until: Sequence[float]) -> float:
     """Learning rate of a step schedule.
 

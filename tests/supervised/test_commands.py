@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ztw_rl import cli
+
+SMALL = ["--batch-size=16", "--n-epochs=1", "--device=cpu"]
+ICS = [*SMALL, "--n-ics=2", "--ensemble.n-epochs=2"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch) -> Path:
+    """The current directory: an empty one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> None:
+    assert cli.main(["supervised", *arguments]) == 0
+
+
+def one_error(capsys, *arguments: str) -> str:
+    """The single line on stderr of a command that a user's mistake stops."""
+    capsys.readouterr()
+    assert cli.main(["supervised", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1, captured.err
+    assert captured.err.startswith("error: ")
+    return captured.err
+
+
+def test_from_a_backbone_to_a_table(folder, capsys):
+    run("train-backbone", "--n-train=40", "--n-test=20", *SMALL)
+    run("train-ics", "--method=sdn", *ICS)
+    run("train-ics", "--method=ensemble", "--ics=runs/ics/resnet56-digits-sdn-001", *ICS)
+    capsys.readouterr()
+    models = [str(p) for p in sorted((folder / "runs" / "ics").iterdir())]
+    run("eval", "--models", *models, "--device=cpu")
+    assert "budgets.csv" in capsys.readouterr().out
+    config = json.loads((folder / "runs/ics/resnet56-digits-sdn-001/config.json").read_text())
+    assert config["selected_on"] == "held_out"
+    output = folder / "runs" / "supervised-eval" / "resnet56-digits-001"
+    assert {p.name for p in output.iterdir()} == {
+        "budgets.csv",
+        "config.json",
+        "curve.csv",
+        "curve.png",
+        "exits.csv",
+        "exits.png",
+    }
+    budgets = pd.read_csv(output / "budgets.csv")
+    assert set(budgets["method"]) == {"backbone", "sdn", "pbee", "ensemble"}
+    exits = pd.read_csv(output / "exits.csv")
+    assert exits.groupby("method").size().to_dict() == {"ensemble": 3, "pbee": 3, "sdn": 3}
+    # An ensemble on taken-over ICs leaves them as they were.
+    sdn, both = (load_file(Path(m) / "classifier" / "weights.safetensors") for m in models[::-1])
+    assert all(torch.equal(sdn[k], both[k]) for k in sdn if k.startswith("ics."))
+    message = one_error(capsys, "train-ics", f"--ics={models[1]}", "--method=ztw", *ICS)
+    assert "whose ICs do not fit ztw" in message
+
+
+def test_transfer_trains_the_final_layer_alone(folder, capsys):
+    run("train-backbone", "--n-train=20", *SMALL)
+    first = "runs/backbone/resnet56-digits-001/backbone.safetensors"
+    run("train-backbone", f"--init={first}", "--trains=head", "--n-train=20", *SMALL)
+    before = load_file(first)
+    after = load_file("runs/backbone/resnet56-digits-002/backbone.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"linear.weight", "linear.bias"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train-isc"], "there is no command 'supervised train-isc'; did you mean"),
+        (["train-ics"], "there is no run in runs/backbone; begin with"),
+        (["train-ics", "--backbone=nowhere.pt"], "neither a file of weights nor a run folder"),
+        (["eval"], "there is no run in runs/ics; begin with"),
+        (["eval", "--models", "nowhere"], "there is no such folder"),
+        (["train-backbone", "--trains=head"], "--trains head needs --init"),
+        (["train-backbone", "--data=cifar10", "--data-path=nowhere"], "nowhere is no folder"),
+        (["train-backbone", "--resume"], "there is no run in runs/backbone"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(folder, capsys, arguments, message):
+    assert message in one_error(capsys, *arguments)
+    assert not list(folder.iterdir())
+
+
+def test_more_ics_than_blocks_and_another_networks_weights(folder, capsys):
+    from ztw_rl.supervised.backbones.registry import build_backbone
+
+    torch.save(build_backbone("resnet56", 10, 32).state_dict(), "right.pt")
+    torch.save(build_backbone("mobilenet", 10, 32).state_dict(), "other.pt")
+    torch.save(build_backbone("resnet56", 7, 32).state_dict(), "seven.pt")
+    small = ["--n-train=4", *SMALL]
+    for file, flag, message in [
+        ("right.pt", "--n-ics=28", "n_ics is 28, but the network has 27 blocks"),
+        ("other.pt", "--n-ics=2", "holds the weights of another network"),
+        ("seven.pt", "--n-ics=2", "tells 7 classes apart, but the data have 10"),
+    ]:
+        assert message in one_error(capsys, "train-ics", f"--backbone={file}", flag, *small)
+    assert not (folder / "runs").exists()
+
+
+def test_help_loads_nothing_heavy():
+    program = (
+        "import sys; from ztw_rl.cli import main; code = main(sys.argv[1:]); "
+        "heavy = {'torch', 'pandas', 'matplotlib', 'scipy', 'sklearn', 'pyarrow', 'PIL', "
+        "'accelerate', 'torchvision'}; print('heavy:', sorted(heavy & set(sys.modules)))"
+    )
+    for command in (["--help"], ["train-ics", "--help"], ["eval", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-c", program, "supervised", *command],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "heavy: []" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_ics_of_one(folder):
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    from ztw_rl.supervised.backbones.registry import build_backbone
+
+    torch.manual_seed(0)
+    torch.save(build_backbone("resnet56", 10, 32).state_dict(), "backbone.pt")
+    command = ["supervised", "train-ics", "--backbone=backbone.pt", "--method=cascade"]
+    command += ["--n-train=30", *SMALL, "--n-ics=2"]
+    assert cli.main(command) == 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*launcher, "--nproc-per-node=2", "-m", "ztw_rl.cli", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    found = [
+        load_file(f"runs/ics/resnet56-digits-cascade-00{number}/classifier/weights.safetensors")
+        for number in (1, 2)
+    ]
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(tensor, found[1][name], rtol=1e-3, atol=2e-5, msg=name)

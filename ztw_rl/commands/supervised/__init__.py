@@ -1,0 +1,1 @@
+"""Commands of the supervised pipeline, one per file."""

@@ -1,0 +1,90 @@
+"""What the supervised commands share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ztw_rl import runs
+from ztw_rl.errors import UserError
+from ztw_rl.supervised.config import BackboneRun, DataConfig, PixelConfig
+
+if TYPE_CHECKING:
+    from ztw_rl.supervised.backbones.base import Backbone
+    from ztw_rl.supervised.config import Arch
+
+BACKBONE_KIND = "backbone"
+IC_KIND = "ics"
+INTERRUPTED = 130
+
+
+def resolve(data: DataConfig) -> DataConfig:
+    """The data set's folder as an absolute path, so that a run finds it again from anywhere."""
+    if data.data_path is None:
+        return data
+    return replace(data, data_path=str(Path(data.data_path).resolve()))
+
+
+def sized(pixels: PixelConfig, data: DataConfig) -> PixelConfig:
+    """The pixels, in the size of the data set's images."""
+    from ztw_rl.supervised.data.datasets import SPECS
+
+    return replace(pixels, image_size=SPECS[data.data].image_size)
+
+
+def newest(root: Path, kind: str, remedy: str) -> Path:
+    """The run that was started or resumed last.
+
+    Raises:
+        UserError: There is none.
+    """
+    found = runs.newest(root, kind)
+    if found is None:
+        raise UserError(f"there is no run in {root / kind}; begin with: {remedy}")
+    return found
+
+
+def stored_backbone(path: Path) -> BackboneRun | None:
+    """Settings of a run of ``train-backbone``, or None for a file of weights.
+
+    Raises:
+        UserError: There is nothing of the kind.
+    """
+    if path.is_dir():
+        return runs.load_config(BackboneRun, path)
+    if not path.is_file():
+        raise UserError(f"--backbone {path} is neither a file of weights nor a run folder")
+    return None
+
+
+def load_backbone(path: Path, arch: Arch, n_classes: int, image_size: int) -> Backbone:
+    """A trained network, from a run of ``train-backbone`` or from a file of weights.
+
+    Raises:
+        UserError: The training is not finished, or the weights are another network's.
+    """
+    from ztw_rl.supervised.backbones.registry import build_backbone
+    from ztw_rl.supervised.backbones.weights import load_weights, read_weights
+    from ztw_rl.supervised.train_backbone import WEIGHTS
+
+    weights = path / WEIGHTS if path.is_dir() else path
+    if path.is_dir() and not weights.is_file():
+        raise UserError(f"{path} is not finished; go on with: --resume {path}")
+    backbone = build_backbone(arch, n_classes, image_size)
+    tensors = read_weights(weights)
+    final = backbone.state_dict()[_bias(backbone)]
+    given = tensors.get(_bias(backbone))
+    if given is not None and given.shape != final.shape:
+        raise UserError(
+            f"{path} tells {len(given)} classes apart, but the data have {n_classes}; retrain its "
+            "final layer with: ztw-rl supervised train-backbone --trains head --init ..."
+        )
+    load_weights(backbone, tensors, weights)
+    return backbone
+
+
+def _bias(backbone: Backbone) -> str:
+    from ztw_rl.supervised.backbones.weights import final_names
+
+    return final_names(backbone)[1]

@@ -1,0 +1,159 @@
+"""``ztw-rl supervised train-backbone``: train an image classifier, or its final layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from ztw_rl import runs
+from ztw_rl.commands._arguments import peek
+from ztw_rl.commands.supervised._shared import BACKBONE_KIND, INTERRUPTED, newest, resolve, sized
+from ztw_rl.errors import UserError
+from ztw_rl.supervised.config import Arch, BackboneRun, BackboneTraining, DataConfig, PixelConfig
+
+if TYPE_CHECKING:
+    from ztw_rl.supervised.backbones.base import Backbone
+    from ztw_rl.supervised.engine import Engine
+
+PROG = "ztw-rl supervised train-backbone"
+PRETRAINED = "torchvision"
+
+
+@dataclass(frozen=True)
+class TrainBackbone:
+    """Train an image classifier that internal classifiers can be fitted to.
+
+    Transfer learning: --init FILE --trains head replaces and trains the final layer alone. Several
+    processes: torchrun --nproc-per-node N -m ztw_rl.cli supervised train-backbone ...
+    """
+
+    arch: Arch = "resnet56"
+    """The network; resnet50 reads large images."""
+    init: str | None = None
+    """Begin from these weights: a .safetensors, .th or .pt file, a run folder, or 'torchvision'
+    for its resnet50. A final layer for another number of classes is replaced."""
+    seed: int = 0
+    """Of initial weights, order and augmentation."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
+    resume: Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="[RUN]")] = None
+    """Go on with this run folder; without a value, with the run started or resumed last."""
+    runs_dir: Path = Path("runs")
+    """Where run folders are."""
+    data: tyro.conf.OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
+    """Images."""
+    training: tyro.conf.OmitArgPrefixes[BackboneTraining] = field(default_factory=BackboneTraining)
+    """How it learns."""
+    pixels: PixelConfig = field(default_factory=PixelConfig)
+    """Normalisation; the size follows from the data."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; see ``ztw-rl supervised train-backbone --help``.
+
+    Returns:
+        0, or 130 if the user stopped it.
+
+    Raises:
+        UserError: The command line, the data, the weights or the run to resume has an error.
+    """
+    early = peek(arguments, "resume", "runs-dir")
+    if early["resume"] is not None:
+        root = Path(early["runs-dir"] or "runs")
+        run_dir = Path(early["resume"]) if early["resume"] else newest(root, BACKBONE_KIND, PROG)
+        stored = runs.load_config(BackboneRun, run_dir)
+        default = TrainBackbone(
+            stored.arch,
+            stored.init,
+            stored.seed,
+            data=stored.data,
+            training=stored.training,
+            pixels=stored.pixels,
+        )
+        args = tyro.cli(TrainBackbone, args=arguments, prog=PROG, default=default)
+        same = replace(default, resume=args.resume, runs_dir=args.runs_dir, device=args.device)
+        if args != same:
+            raise UserError(f"settings of {run_dir} cannot change midway; start without --resume")
+        return _train(stored, run_dir, args)
+    args = tyro.cli(TrainBackbone, args=arguments, prog=PROG)
+    if args.training.trains == "head" and args.init is None:
+        raise UserError("--trains head needs --init: weights to keep below the final layer")
+    runs.check_writable(args.runs_dir / BACKBONE_KIND)
+    data = resolve(args.data)
+    run = BackboneRun(
+        args.arch, args.seed, args.init, data, sized(args.pixels, data), args.training
+    )
+    return _train(run, None, args)
+
+
+def _train(run: BackboneRun, resumed: Path | None, args: TrainBackbone) -> int:
+    import torch
+    from rich.console import Console
+
+    from ztw_rl.supervised.data.source import open_source
+    from ztw_rl.supervised.engine import make_engine
+    from ztw_rl.supervised.train_backbone import train_backbone
+
+    engine = make_engine(args.device)
+    console = Console(stderr=True, quiet=engine.shard.rank > 0)
+    source = open_source(run.data, "train", engine.device)
+    held_out = open_source(run.data, "held_out", engine.device) if run.data.held_out else None
+    torch.manual_seed(run.seed)
+    backbone = _begin(run, source.n_classes)
+    run_dir = resumed or _create(engine, args.runs_dir, run)
+    console.print(f"{'going on' if resumed else 'training'} in {run_dir}")
+    result = train_backbone(
+        backbone,
+        run.pixels,
+        source,
+        held_out,
+        run.training,
+        run_dir,
+        seed=run.seed,
+        engine=engine,
+        resume=resumed is not None,
+        console=console,
+    )
+    if engine.shard.rank:
+        return 0
+    if not result.finished:
+        print(f"stopped; go on with: {PROG} --resume {run_dir}")
+        return INTERRUPTED
+    shown = "" if result.accuracy is None else f", {result.accuracy:.2%} on held-out images"
+    print(f"trained {run.arch}{shown}: {run_dir}")
+    return 0
+
+
+def _create(engine: Engine, root: Path, run: BackboneRun) -> Path:
+    """The run's folder: the first process makes it, and all learn of it."""
+    made = None
+    if engine.shard.rank == 0:
+        made = runs.create(root, BACKBONE_KIND, f"{run.arch}-{run.data.data}", run)
+    found: Path = engine.share(made)
+    return found
+
+
+def _begin(run: BackboneRun, n_classes: int) -> Backbone:
+    """The network with the parameters that training begins from."""
+    from ztw_rl.supervised.backbones.registry import build_backbone
+    from ztw_rl.supervised.backbones.weights import final_names, load_weights, read_weights
+    from ztw_rl.supervised.train_backbone import WEIGHTS
+
+    backbone = build_backbone(run.arch, n_classes, run.pixels.image_size)
+    if run.init is None:
+        return backbone
+    if run.init == PRETRAINED:
+        from ztw_rl.supervised.backbones.resnet50 import pretrained
+
+        tensors = pretrained()
+    else:
+        path = Path(run.init)
+        tensors = read_weights(path / WEIGHTS if path.is_dir() else path)
+    own = backbone.state_dict()
+    names = final_names(backbone)
+    other = [n for n in names if n in tensors and tensors[n].shape != own[n].shape]
+    load_weights(backbone, tensors, run.init, but=names if other else ())
+    return backbone

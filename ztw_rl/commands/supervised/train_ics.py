@@ -1,0 +1,235 @@
+"""``ztw-rl supervised train-ics``: fit internal classifiers (ICs) to a trained classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast, get_args
+
+import tyro
+
+from ztw_rl import runs
+from ztw_rl.commands._arguments import peek
+from ztw_rl.commands.supervised._shared import (
+    BACKBONE_KIND,
+    IC_KIND,
+    INTERRUPTED,
+    load_backbone,
+    newest,
+    resolve,
+    sized,
+    stored_backbone,
+)
+from ztw_rl.errors import UserError
+from ztw_rl.supervised.config import (
+    Arch,
+    BackboneRun,
+    DataConfig,
+    DataName,
+    ICRun,
+    ICTraining,
+    MethodName,
+    PixelConfig,
+    default_ic_training,
+)
+
+if TYPE_CHECKING:
+    from ztw_rl.core.model import EarlyExitModel
+    from ztw_rl.supervised.engine import Engine
+
+PROG = "ztw-rl supervised train-ics"
+
+
+@dataclass(frozen=True)
+class TrainICs:
+    """Fit internal classifiers, and ensembles where the method has them, to a trained network.
+
+    The network itself stays as it is. Network, data and pixels default to what the backbone's run
+    says. Several processes: torchrun --nproc-per-node N -m ztw_rl.cli supervised train-ics ...
+    """
+
+    backbone: Path | None = None
+    """A run of train-backbone, or a file of weights (.safetensors, .th, .pt); by default the
+    newest run."""
+    method: MethodName = "ztw"
+    """sdn: plain ICs, also for PBEE; cascade; ensemble; ztw: both; additive: ztw with another
+    ensemble; no_stop_gradient: ztw without the shield between ICs."""
+    ics: Path | None = None
+    """A run of train-ics whose ICs are taken over: only the ensembles are fitted."""
+    arch: Arch = "resnet56"
+    """The network."""
+    seed: int = 0
+    """Of initial weights, order and augmentation."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
+    resume: Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="[RUN]")] = None
+    """Go on with this run folder; without a value, with the run started or resumed last."""
+    runs_dir: Path = Path("runs")
+    """Where run folders are."""
+    data: tyro.conf.OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
+    """Images; of a file of weights, none are held out unless --held-out says so."""
+    training: Annotated[ICTraining, tyro.conf.arg(name="")] = field(default_factory=ICTraining)
+    """How they learn; the schedule is the paper's for the data set."""
+    pixels: PixelConfig = field(default_factory=PixelConfig)
+    """Normalisation; the size follows from the data."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; see ``ztw-rl supervised train-ics --help``.
+
+    Returns:
+        0, or 130 if the user stopped it.
+
+    Raises:
+        UserError: The command line, the data, the weights or the run to resume has an error.
+    """
+    early = peek(arguments, "backbone", "data", "resume", "runs-dir")
+    root = Path(early["runs-dir"] or "runs")
+    if early["resume"] is not None:
+        run_dir = Path(early["resume"]) if early["resume"] else newest(root, IC_KIND, PROG)
+        run = runs.load_config(ICRun, run_dir)
+        default = TrainICs(
+            Path(run.backbone),
+            run.method,
+            Path(run.ics) if run.ics else None,
+            run.arch,
+            run.seed,
+            data=run.data,
+            training=run.training,
+            pixels=run.pixels,
+        )
+        args = tyro.cli(TrainICs, args=arguments, prog=PROG, default=default)
+        same = replace(default, resume=args.resume, runs_dir=args.runs_dir, device=args.device)
+        if args != same:
+            raise UserError(f"settings of {run_dir} cannot change midway; start without --resume")
+        return _train(run, run_dir, args)
+    asked_for_help = bool({"-h", "--help"} & set(arguments))
+    path, trained = None, None
+    if not asked_for_help:
+        remedy = "ztw-rl supervised train-backbone"
+        path = Path(early["backbone"] or newest(root, BACKBONE_KIND, remedy))
+        trained = stored_backbone(path)
+    args = tyro.cli(
+        TrainICs, args=arguments, prog=PROG, default=_defaults(path, trained, early["data"])
+    )
+    assert path is not None
+    runs.check_writable(args.runs_dir / IC_KIND)
+    data = resolve(args.data)
+    unseen = trained is not None and data.held_out > 0 and data.trains_on_the_same(trained.data)
+    run = ICRun(
+        arch=args.arch,
+        method=args.method,
+        seed=args.seed,
+        backbone=str(path.resolve()),
+        ics=str(args.ics.resolve()) if args.ics else None,
+        selected_on="held_out" if unseen else "cross_fit",
+        data=data,
+        pixels=sized(args.pixels, data),
+        training=args.training,
+    )
+    return _train(run, None, args)
+
+
+def _defaults(path: Path | None, trained: BackboneRun | None, data: str | None) -> TrainICs:
+    """What the command line starts from: the backbone's network and data, the paper's schedule."""
+    named = cast(DataName, data) if data in get_args(DataName) else None
+    if trained is None:
+        return TrainICs(
+            backbone=path,
+            data=DataConfig(held_out=0.0),
+            training=default_ic_training(named or "digits"),
+        )
+    return TrainICs(
+        backbone=path,
+        arch=trained.arch,
+        data=trained.data,
+        training=default_ic_training(named or trained.data.data),
+        pixels=trained.pixels,
+    )
+
+
+def _train(run: ICRun, resumed: Path | None, args: TrainICs) -> int:
+    import torch
+    from rich.console import Console
+
+    from ztw_rl.core.methods import METHODS
+    from ztw_rl.supervised.backbones.registry import early_exit
+    from ztw_rl.supervised.classifier import FOLDER, Classifier, ClassifierConfig, save_classifier
+    from ztw_rl.supervised.data.source import open_source
+    from ztw_rl.supervised.engine import make_engine
+    from ztw_rl.supervised.train_ics import train_ics
+
+    engine = make_engine(args.device)
+    console = Console(stderr=True, quiet=engine.shard.rank > 0)
+    method = METHODS[run.method]
+    if run.ics and method.ensemble is None:
+        raise UserError(f"--ics leaves nothing to fit for {run.method}, which has no ensemble")
+    source = open_source(run.data, "train", engine.device)
+    n_classes = source.n_classes
+    backbone = load_backbone(Path(run.backbone), run.arch, n_classes, run.pixels.image_size)
+    torch.manual_seed(run.seed)
+    model = early_exit(
+        backbone,
+        run.arch,
+        method,
+        n_classes=n_classes,
+        pixels=run.pixels,
+        n_ics=run.training.n_ics,
+    )
+    if run.ics:
+        _take_over(model, Path(run.ics), run)
+    run_dir = resumed or _create(engine, args.runs_dir, run)
+    console.print(f"{'going on' if resumed else 'fitting ICs'} in {run_dir}")
+    finished = train_ics(
+        model,
+        source,
+        run.training,
+        run_dir,
+        seed=run.seed,
+        engine=engine,
+        resume=resumed is not None and run.ics is None,
+        fit_only_ensemble=run.ics is not None,
+        console=console,
+    )
+    if engine.shard.rank:
+        return 0
+    if not finished:
+        print(f"stopped; go on with: {PROG} --resume {run_dir}")
+        return INTERRUPTED
+    save_classifier(run_dir / FOLDER, Classifier(ClassifierConfig(n_classes, run), model.cpu()))
+    print(f"fitted {len(model.ics)} ICs ({run.method}) to {run.arch}: {run_dir}")
+    return 0
+
+
+def _create(engine: Engine, root: Path, run: ICRun) -> Path:
+    """The run's folder: the first process makes it, and all learn of it."""
+    made = None
+    if engine.shard.rank == 0:
+        name = f"{run.arch}-{run.data.data}-{run.method.replace('_', '-')}"
+        made = runs.create(root, IC_KIND, name, run)
+    found: Path = engine.share(made)
+    return found
+
+
+def _take_over(model: EarlyExitModel, path: Path, run: ICRun) -> None:
+    """Put the ICs of a finished run into ``model``.
+
+    Raises:
+        UserError: Its ICs, its backbone or its training images are others.
+    """
+    from ztw_rl.supervised.classifier import load_classifier
+
+    other = load_classifier(path)
+    if not other.config.run.data.trains_on_the_same(run.data):
+        raise UserError(f"--ics {path} was fitted to other images; repeat its --data flags")
+    for name in ("arch", "backbone", "pixels"):
+        theirs, ours = getattr(other.config.run, name), getattr(run, name)
+        if theirs != ours:
+            raise UserError(f"--ics {path} has another {name} ({theirs}), expected {ours}")
+    try:
+        model.ics.load_state_dict(other.model.ics.state_dict())
+    except RuntimeError:
+        raise UserError(
+            f"--ics {path} was fitted as {other.config.run.method}, whose ICs do not fit "
+            f"{run.method}; take sdn for ensemble, and cascade or ztw for the others"
+        ) from None

@@ -1,0 +1,40 @@
+"""Checks of settings' ranges, for the ``__post_init__`` of config dataclasses; imports no torch."""
+
+from __future__ import annotations
+
+from math import inf
+
+from ztw_rl.errors import UserError
+
+
+def require(config: object, accepted: bool, name: str, expected: str) -> None:
+    """Raise a UserError unless the value of field ``name`` is accepted."""
+    if not accepted:
+        raise UserError(f"{name} must be {expected}, not {getattr(config, name)}")
+
+
+def require_at_least(config: object, lowest: float, *names: str) -> None:
+    """Each field is finite and at least ``lowest``; see ``require``."""
+    for name in names:
+        require(config, lowest <= getattr(config, name) < inf, name, f"at least {lowest}")
+
+
+def require_share(config: object, *names: str) -> None:
+    """Each field is between 0 and 1; see ``require``."""
+    for name in names:
+        require(config, 0 <= getattr(config, name) <= 1, name, "between 0 and 1")
+
+
+def require_positive(config: object, *names: str) -> None:
+    """Each field is finite and above 0; see ``require``."""
+    for name in names:
+        require(config, 0 < getattr(config, name) < inf, name, "above 0 and finite")
+
+
+def require_schedule(config: object, rates: tuple[float, ...], until: tuple[float, ...]) -> None:
+    """A step schedule ``learning_rates`` and ``milestones`` fits together; see ``require``."""
+    require(config, all(0 < r < inf for r in rates), "learning_rates", "all above 0 and finite")
+    rising = [0.0, *until, 1.0]
+    require(config, rising == sorted(rising), "milestones", "rising shares between 0 and 1")
+    one_less = len(until) == len(rates) - 1
+    require(config, one_less, "milestones", "one fewer than the learning_rates")

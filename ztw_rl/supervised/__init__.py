@@ -1,0 +1,1 @@
+"""Image classifiers: data, backbones, training and evaluation on the same ``core``."""

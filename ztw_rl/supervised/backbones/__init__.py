@@ -1,0 +1,1 @@
+"""The networks, one per file; ``registry`` finds them by name."""

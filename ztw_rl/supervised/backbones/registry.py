@@ -1,0 +1,130 @@
+"""Backbones by name, and the layout of internal classifiers that suits each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from ztw_rl.core.heads import ICConfig, InternalClassifier
+from ztw_rl.core.methods import Method
+from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.errors import UserError
+from ztw_rl.supervised.backbones.base import Backbone, NormalizePixels
+from ztw_rl.supervised.backbones.mobilenet import MobileNet
+from ztw_rl.supervised.backbones.resnet50 import ResNet50
+from ztw_rl.supervised.backbones.resnet_cifar import CifarResNet
+from ztw_rl.supervised.backbones.vgg import VGG16
+from ztw_rl.supervised.backbones.wide_resnet import WideResNet
+from ztw_rl.supervised.config import Arch, PixelConfig
+
+_BUILDERS: dict[Arch, Callable[[int, int], Backbone]] = {
+    "resnet56": lambda n_classes, image_size: CifarResNet(n_classes),
+    "mobilenet": lambda n_classes, image_size: MobileNet(n_classes),
+    "wideresnet": lambda n_classes, image_size: WideResNet(n_classes),
+    "vgg16": VGG16,
+    "resnet50": lambda n_classes, image_size: ResNet50(n_classes),
+}
+LARGE: tuple[Arch, ...] = ("resnet50",)
+"""Networks for large images: an IC every third block, a quarter of the channels, LayerNorm."""
+STRIDE_ABOVE = 8
+"""ICs on images of 64 pixels and more convolve with stride 2 where both sides exceed this."""
+
+
+def build_backbone(arch: Arch, n_classes: int, image_size: int) -> Backbone:
+    """A network with random parameters.
+
+    Args:
+        arch: Its name.
+        n_classes: Number of classes.
+        image_size: Side of the images in pixels.
+
+    Raises:
+        UserError: The network cannot read images of this size, or torchvision is needed for it.
+    """
+    if image_size % 32:
+        raise UserError(f"{arch} needs images whose side is a multiple of 32, not {image_size}")
+    return _BUILDERS[arch](n_classes, image_size)
+
+
+def early_exit(
+    backbone: Backbone,
+    arch: Arch,
+    method: Method,
+    *,
+    n_classes: int,
+    pixels: PixelConfig,
+    n_ics: int | None = None,
+) -> EarlyExitModel:
+    """A backbone with internal classifiers, whose parameters are still random.
+
+    The model reads uint8 pixels. Its ensemble, where it has one, takes in the backbone's own head.
+
+    Args:
+        backbone: The network; the model shares its parameters.
+        arch: The network's name.
+        method: Which parts the model has.
+        n_classes: Number of classes C.
+        pixels: Size and normalisation of the images.
+        n_ics: Number of ICs, spread evenly; by default one after each block, or after each third
+            block of a network for large images.
+
+    Returns:
+        The model, channels-last.
+
+    Raises:
+        UserError: ``n_ics`` exceeds the number of blocks.
+    """
+    large = arch in LARGE
+    blocks, head, places = backbone.cut()
+    blocks = [NormalizePixels(pixels.mean, pixels.std), *blocks]
+    places = tuple(place + 1 for place in _spread(places, n_ics, every=3 if large else 1))
+    shapes = _shapes(blocks, places, pixels.image_size)
+    ics = []
+    for number, (channels, height, width) in enumerate(shapes):
+        wide = pixels.image_size > 32 and min(height, width) > STRIDE_ABOVE
+        ics.append(
+            InternalClassifier(
+                ICConfig(
+                    in_channels=channels,
+                    in_size=(height, width),
+                    n_classes=n_classes,
+                    out_channels=channels // 4 if large else channels,
+                    stride=2 if wide else 1,
+                    padding=1,
+                    cascade=method.cascade and number > 0,
+                    stop_gradient=method.stop_gradient,
+                    layer_norm=large,
+                )
+            )
+        )
+    ensemble = method.ensemble(len(ics) + 1, n_classes) if method.ensemble else None
+    model = EarlyExitModel(blocks, head, ics, places, ensemble)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _spread(places: tuple[int, ...], n_ics: int | None, every: int) -> tuple[int, ...]:
+    """The places that carry an IC."""
+    if n_ics is None:
+        return places[every - 1 :: every]
+    if n_ics > len(places):
+        raise UserError(f"n_ics is {n_ics}, but the network has {len(places)} blocks; ask for less")
+    return tuple(places[(number + 1) * len(places) // n_ics - 1] for number in range(n_ics))
+
+
+@torch.no_grad()
+def _shapes(
+    blocks: list[torch.nn.Module], places: tuple[int, ...], image_size: int
+) -> list[tuple[int, int, int]]:
+    """Channels, height and width of the features at each place."""
+    shapes = []
+    modes = [block.training for block in blocks]
+    x = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8)
+    for number, block in enumerate(blocks, start=1):
+        x = block.eval()(x)
+        if number in places:
+            _, channels, height, width = x.shape
+            shapes.append((channels, height, width))
+    for block, mode in zip(blocks, modes, strict=True):
+        block.train(mode)
+    return shapes

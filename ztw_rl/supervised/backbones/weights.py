@@ -1,0 +1,91 @@
+"""Weights of published networks and of our own, by the networks' usual parameter names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ztw_rl.core.checkpoint import load_tensors
+from ztw_rl.errors import UserError
+from ztw_rl.supervised.backbones.base import Backbone
+
+WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
+"""Keys under which training scripts keep the weights."""
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Named tensors of a ``.safetensors`` file, or of torch's own format without its pickles.
+
+    Args:
+        path: The file. Wrappers around the weights and the prefix ``module.`` of data-parallel
+            training are removed.
+
+    Raises:
+        UserError: The file is missing, damaged, or holds something else than weights.
+    """
+    if path.suffix == ".safetensors":
+        return _bare(load_tensors(path))
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path} cannot be read as weights ({reason})") from None
+    for wrapper in WRAPPERS:
+        if isinstance(stored, Mapping) and isinstance(stored.get(wrapper), Mapping):
+            stored = stored[wrapper]
+    if not isinstance(stored, Mapping) or not stored:
+        raise UserError(f"{path} holds no weights")
+    if not all(isinstance(value, Tensor) for value in stored.values()):
+        raise UserError(f"{path} holds something else than weights")
+    return _bare(stored)
+
+
+def _bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def load_weights(
+    backbone: Backbone, tensors: Mapping[str, Tensor], source: object, but: tuple[str, ...] = ()
+) -> None:
+    """Put named tensors into a network; ``num_batches_tracked`` may be missing.
+
+    Args:
+        backbone: The network.
+        tensors: What ``read_weights`` gave.
+        source: Where they come from, for the error.
+        but: Names of tensors that stay as the network has them.
+
+    Raises:
+        UserError: The tensors belong to another network.
+    """
+    wanted = backbone.state_dict()
+    found = {}
+    for name, tensor in wanted.items():
+        given = tensors.get(name)
+        if name in but or (given is None and name.endswith("num_batches_tracked")):
+            found[name] = tensor
+        elif given is None or given.shape != tensor.shape:
+            what = "missing" if given is None else f"{tuple(given.shape)}"
+            raise UserError(
+                f"{source} holds the weights of another network: '{name}' is {what}, "
+                f"expected {tuple(tensor.shape)}"
+            )
+        else:
+            found[name] = given
+    surplus = sorted(set(tensors) - set(wanted))
+    if surplus:
+        raise UserError(
+            f"{source} holds the weights of another network: '{surplus[0]}' has no place"
+        )
+    backbone.load_state_dict(found)
+
+
+def final_names(backbone: Backbone) -> tuple[str, ...]:
+    """Parameter names of the final linear layer."""
+    (layer,) = (name for name, module in backbone.named_modules() if module is backbone.final)
+    return f"{layer}.weight", f"{layer}.bias"

@@ -1,0 +1,82 @@
+"""A trained early-exit classifier as a folder: ``weights.safetensors`` and ``classifier.json``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ztw_rl.core.checkpoint import load_json, load_tensors, save_json, save_tensors
+from ztw_rl.core.methods import METHODS
+from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.errors import UserError
+from ztw_rl.schema import parse
+from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
+from ztw_rl.supervised.config import ICRun
+
+FORMAT = 1
+FOLDER = "classifier"
+"""Folder of a run of ``train-ics`` that holds its result."""
+CONFIG_FILE = "classifier.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """What a classifier's weights belong to, and how they came about."""
+
+    n_classes: int
+    run: ICRun
+    """Network, method, pixels and training."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """An early-exit image classifier."""
+
+    config: ClassifierConfig
+    model: EarlyExitModel
+
+
+def build_model(config: ClassifierConfig) -> EarlyExitModel:
+    """The network that ``config`` describes, its parameters random."""
+    run = config.run
+    return early_exit(
+        build_backbone(run.arch, config.n_classes, run.pixels.image_size),
+        run.arch,
+        METHODS[run.method],
+        n_classes=config.n_classes,
+        pixels=run.pixels,
+        n_ics=run.training.n_ics,
+    )
+
+
+def save_classifier(folder: Path, classifier: Classifier) -> None:
+    """Write a classifier; the configuration comes last, so a folder that has one is complete."""
+    save_tensors(folder / WEIGHTS_FILE, classifier.model.state_dict())
+    save_json(folder / CONFIG_FILE, {"format": FORMAT, **asdict(classifier.config)})
+
+
+def load_classifier(path: Path) -> Classifier:
+    """Read a classifier; its model is in eval mode, float32, on the CPU.
+
+    Args:
+        path: Its folder, or the run of ``train-ics`` that made it.
+
+    Raises:
+        UserError: There is none, or a file is damaged or of another network.
+    """
+    folder = path / FOLDER if (path / FOLDER).is_dir() else path
+    if not (folder / CONFIG_FILE).is_file():
+        remedy = "is its training finished?" if path.is_dir() else "there is no such folder"
+        raise UserError(f"{path} holds no {CONFIG_FILE}; {remedy}")
+    stored = load_json(folder / CONFIG_FILE)
+    if not isinstance(stored, dict) or stored.pop("format", None) != FORMAT:
+        raise UserError(f"{folder / CONFIG_FILE} is no classifier of format {FORMAT}")
+    config = parse(ClassifierConfig, stored, folder / CONFIG_FILE)
+    model = build_model(config)
+    weights = folder / WEIGHTS_FILE
+    try:
+        model.load_state_dict(load_tensors(weights))
+    except RuntimeError:
+        raise UserError(f"{weights} does not fit {folder / CONFIG_FILE}") from None
+    return Classifier(config, model.eval())

@@ -1,0 +1,195 @@
+"""Settings of the supervised pipeline; the command line reads them, so nothing heavy is here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ztw_rl.core.settings import (
+    require,
+    require_at_least,
+    require_positive,
+    require_schedule,
+    require_share,
+)
+
+Arch = Literal["resnet56", "mobilenet", "wideresnet", "vgg16", "resnet50"]
+DataName = Literal["digits", "cifar10", "cifar100", "cifar2", "tinyimagenet", "imagenet", "oct2017"]
+MethodName = Literal["ztw", "sdn", "cascade", "ensemble", "additive", "no_stop_gradient"]
+Precision = Literal["float32", "bfloat16"]
+OptimizerName = Literal["adam", "sgd"]
+FallbackName = Literal["last", "most_confident"]
+
+
+@dataclass(frozen=True)
+class PixelConfig:
+    """How an image enters a network. A network must be run on what it was trained on."""
+
+    image_size: int = 32
+    """Side in pixels, a multiple of 32."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Subtracted from each channel of pixels in 0 … 1."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Each channel is divided by it."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 32, "image_size")
+        require(self, self.image_size % 32 == 0, "image_size", "a multiple of 32")
+        require(self, all(s > 0 for s in self.std), "std", "all above 0")
+
+
+@dataclass(frozen=True)
+class BackboneTraining:
+    """Training of a backbone by stochastic gradient descent with momentum."""
+
+    n_epochs: int = 100
+    """Passes over the training images."""
+    batch_size: int = 128
+    """Minibatch size, over all processes together."""
+    learning_rates: tuple[float, ...] = (0.1, 0.01, 0.001, 0.0001)
+    """One after another."""
+    milestones: tuple[float, ...] = (0.35, 0.6, 0.85)
+    """Shares of the training after which the next learning rate takes over."""
+    momentum: float = 0.9
+    """Of the descent."""
+    weight_decay: float = 5e-4
+    """Of all parameters."""
+    trains: Literal["all", "head"] = "all"
+    """head: only the final linear layer learns (transfer learning); needs --init."""
+    precision: Precision = "float32"
+    """Arithmetic of the forward pass; weights and losses stay in float32."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "n_epochs", "batch_size")
+        require_schedule(self, self.learning_rates, self.milestones)
+        require_share(self, "momentum")
+        require_at_least(self, 0, "weight_decay")
+
+
+@dataclass(frozen=True)
+class EnsembleTraining:
+    """Fitting of the ensembles on the cached answers of the exits."""
+
+    n_epochs: int = 500
+    """Passes over the cached answers."""
+    batch_size: int = 512
+    """Minibatch size."""
+    learning_rate: float = 5e-4
+    """Constant."""
+    optimizer: OptimizerName = "adam"
+    """adam as published code has it; sgd as the paper says."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "n_epochs", "batch_size")
+        require_positive(self, "learning_rate")
+
+
+@dataclass(frozen=True)
+class ICTraining:
+    """Fitting of internal classifiers (ICs) to labels, then of their ensembles."""
+
+    n_epochs: int = 50
+    """Passes over the training images."""
+    batch_size: int = 128
+    """Minibatch size, over all processes together."""
+    learning_rates: tuple[float, ...] = (1e-3, 1e-4)
+    """Adam's, one after another."""
+    milestones: tuple[float, ...] = (0.3,)
+    """Shares of the training after which the next learning rate takes over: epoch 15 of 50."""
+    n_ics: int | None = None
+    """Number of ICs, spread evenly over the blocks; by default one after each block, or after
+    each third block of resnet50."""
+    precision: Precision = "float32"
+    """Arithmetic of backbone and ICs; weights and losses stay in float32."""
+    ensemble: EnsembleTraining = field(default_factory=EnsembleTraining)
+    """The second stage."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "n_epochs", "batch_size")
+        require_schedule(self, self.learning_rates, self.milestones)
+        if self.n_ics is not None:
+            require_at_least(self, 1, "n_ics")
+
+
+def default_ic_training(data: DataName) -> ICTraining:
+    """The paper's schedule for a data set: its appendix A.1, and the published code's ensembles.
+
+    Args:
+        data: Name of the data set.
+    """
+    if data == "tinyimagenet":
+        return ICTraining(learning_rates=(1e-3, 1e-4, 1e-5), milestones=(0.3, 0.8))
+    if data in ("imagenet", "oct2017"):
+        return ICTraining(
+            n_epochs=40,
+            learning_rates=(1e-5, 1e-6, 1e-7),
+            milestones=(0.5, 0.75),
+            ensemble=EnsembleTraining(n_epochs=10),
+        )
+    return ICTraining()
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and which of them train, select and test."""
+
+    data: DataName = "digits"
+    """digits needs no download; cifar2 is cifar10 as animals and transport."""
+    data_path: str | None = None
+    """Folder with train*.parquet and test*.parquet, or with train/ and test/ or val/ of one
+    folder per class, or the data set's own layout; by default data/, where torchvision downloads
+    the CIFAR sets."""
+    held_out: float = 0.1
+    """Share of the training images that only thresholds are chosen on."""
+    split_seed: int = 0
+    """Of the draw of held-out images and of subsets."""
+    n_train: int | None = None
+    """Use only this many training images, drawn at random."""
+    n_test: int | None = None
+    """Use only this many test images, drawn at random."""
+    n_workers: int = 2
+    """Threads or processes that decode images."""
+
+    def __post_init__(self) -> None:
+        require(self, 0 <= self.held_out < 1, "held_out", "at least 0 and below 1")
+        require_at_least(self, 0, "n_workers", "split_seed")
+        for name in ("n_train", "n_test"):
+            if getattr(self, name) is not None:
+                require_at_least(self, 2, name)
+
+    def trains_on_the_same(self, other: DataConfig) -> bool:
+        """Whether training and held-out images are those of ``other``."""
+        names = ("data", "data_path", "held_out", "split_seed", "n_train")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
+
+@dataclass(frozen=True)
+class BackboneRun:
+    """All settings of a backbone's training: its ``config.json``."""
+
+    arch: Arch
+    seed: int
+    init: str | None
+    data: DataConfig
+    pixels: PixelConfig
+    training: BackboneTraining
+
+
+SelectedOn = Literal["held_out", "cross_fit"]
+
+
+@dataclass(frozen=True)
+class ICRun:
+    """All settings of a training of ICs: its ``config.json``."""
+
+    arch: Arch
+    method: MethodName
+    seed: int
+    backbone: str
+    ics: str | None
+    selected_on: SelectedOn
+    """What thresholds are chosen on: held-out training images where neither backbone nor ICs saw
+    them, else halves of the test set in turn."""
+    data: DataConfig
+    pixels: PixelConfig
+    training: ICTraining

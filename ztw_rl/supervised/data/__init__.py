@@ -1,0 +1,1 @@
+"""Images and labels: listed, split, decoded, augmented."""

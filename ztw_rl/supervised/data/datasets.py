@@ -1,0 +1,98 @@
+"""The data sets by name, and their splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ztw_rl.errors import UserError
+from ztw_rl.supervised.config import DataConfig, DataName
+from ztw_rl.supervised.data.arrays import download_cifar, read_digits
+from ztw_rl.supervised.data.folders import read_folder, split_folder
+from ztw_rl.supervised.data.listing import Listing
+from ztw_rl.supervised.data.parquet import parquet_files, read_parquet
+
+Split = Literal["train", "held_out", "test"]
+
+DOWNLOADS = Path("data")
+TRANSPORT = (0, 1, 7, 8, 9)
+"""CIFAR-10's classes that CIFAR-2 calls transport: airplane, automobile, horse, ship, truck."""
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What sets one data set apart."""
+
+    n_classes: int | None
+    """None: as many as there are class folders."""
+    image_size: int
+    padding: int = 4
+    """Black border from which a training image is cropped, in pixels."""
+    flip: bool = True
+    """Whether a training image may be mirrored."""
+    streams: bool = False
+    """Too large for the memory: decoded anew in each epoch, cropped at random scale."""
+
+
+SPECS: dict[DataName, DataSpec] = {
+    "digits": DataSpec(10, 32, padding=2, flip=False),
+    "cifar10": DataSpec(10, 32),
+    "cifar100": DataSpec(100, 32),
+    "cifar2": DataSpec(2, 32),
+    "tinyimagenet": DataSpec(None, 64, padding=8),
+    "imagenet": DataSpec(None, 224, streams=True),
+    "oct2017": DataSpec(None, 224, streams=True),
+}
+
+
+def list_images(config: DataConfig, split: Split) -> Listing:
+    """The images of one split, with ``held_out``, ``n_train`` and ``n_test`` applied.
+
+    Args:
+        config: Which set, and how it is split.
+        split: ``train`` and ``held_out`` share the training images between them.
+
+    Raises:
+        UserError: The images are missing, or a label is out of range.
+    """
+    listing = _read(config, "test" if split == "test" else "train").checked()
+    rng = np.random.default_rng(config.split_seed)
+    order = rng.permutation(len(listing))
+    if split == "test":
+        return listing if config.n_test is None else listing.subset(order[: config.n_test])
+    n = len(listing) if config.n_train is None else min(config.n_train, len(listing))
+    n_held_out = round(config.held_out * n)
+    if split == "held_out" and not n_held_out:
+        raise UserError("no training images are held out; choose --held-out above 0")
+    part = order[:n_held_out] if split == "held_out" else order[n_held_out:n]
+    return listing.subset(np.sort(part))
+
+
+def _read(config: DataConfig, split: str) -> Listing:
+    name, n_classes = config.data, SPECS[config.data].n_classes
+    if name == "digits":
+        return read_digits(split)
+    if name == "cifar2":
+        full = _read(replace(config, data="cifar10"), split).checked()
+        labels = np.isin(full.labels, TRANSPORT).astype(np.int64)
+        return replace(full, labels=labels, n_classes=2)
+    if config.data_path is not None and not Path(config.data_path).is_dir():
+        raise UserError(f"--data-path {config.data_path} is no folder")
+    root = Path(config.data_path) if config.data_path is not None else DOWNLOADS
+    files = parquet_files(root, split)
+    if files:
+        return read_parquet(files, n_classes or _count_classes(root))
+    if n_classes is None or split_folder(root, split):
+        listing = read_folder(root, split)
+        return listing if n_classes is None else replace(listing, n_classes=n_classes)
+    if config.data_path is not None and any(root.glob("*.parquet")):
+        raise UserError(f"{root} holds no {split}*.parquet")
+    return download_cifar(root, n_classes, split)
+
+
+def _count_classes(root: Path) -> int:
+    """Classes of a parquet set that does not say how many it has: those of its training split."""
+    return int(read_parquet(parquet_files(root, "train"), 0).labels.max()) + 1

@@ -1,0 +1,270 @@
+"""Accuracy against cost: everything follows from one pass over the images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ztw_rl.core.budgets import BUDGETS, BudgetPoint, cross_fitted, point, transferred
+from ztw_rl.core.exits import last, most_confident
+from ztw_rl.core.metrics import hindsight_improvability
+from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.sweep import (
+    Curve,
+    agreements,
+    confidences,
+    even_thresholds,
+    patience_thresholds,
+    sweep,
+)
+from ztw_rl.supervised.config import FallbackName, SelectedOn
+from ztw_rl.supervised.data.source import Source
+from ztw_rl.supervised.train_ics import exit_log_probs
+
+FALLBACKS = {"last": last, "most_confident": most_confident}
+RuleName = Literal["confidence", "patience"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What every exit says of every image."""
+
+    log_probs: Tensor
+    """(N, E, C), ensembled where the method ensembles."""
+    backbone: Tensor
+    """(N,) int64: what the backbone alone says."""
+    labels: Tensor
+    """(N,) int64."""
+
+
+@torch.inference_mode()
+def collect(
+    model: EarlyExitModel,
+    source: Source,
+    batch_size: int = 256,
+    on_batch: Callable[[int], None] = lambda n: None,
+) -> Answers:
+    """Run the whole network over all images, once.
+
+    Args:
+        model: In eval mode, on the source's device.
+        source: The images.
+        batch_size: Images at once.
+        on_batch: Called with the number of images of each batch.
+    """
+    log_probs, backbone, labels = [], [], []
+    for batch in source.plain(batch_size):
+        alone = exit_log_probs(model, batch.images)
+        log_probs.append(model.ensembled(alone).cpu())
+        backbone.append(alone[:, -1].argmax(dim=-1).cpu())
+        labels.append(batch.labels.cpu())
+        on_batch(len(batch.labels))
+    return Answers(torch.cat(log_probs), torch.cat(backbone), torch.cat(labels))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Answers as an exit rule sees them."""
+
+    scores: Tensor
+    """(N, E−1)."""
+    right: Tensor
+    """(N, E−1) bool."""
+    right_at_end: Tensor
+    """(N,) bool, of the fallback's answer."""
+    costs: Tensor
+    """(E,), relative to the backbone."""
+    rule: RuleName
+
+    def curve(self, index: Tensor | None = None, thresholds: Tensor | None = None) -> Curve:
+        """What thresholds do to some of the samples; see ``core.budgets.CurveAt``."""
+        part = slice(None) if index is None else index
+        scores = self.scores[part]
+        if thresholds is None:
+            if self.rule == "patience":
+                thresholds = patience_thresholds(len(self.costs))
+            else:
+                thresholds = even_thresholds(scores)
+        return sweep(scores, self.right[part], self.costs, thresholds, self.right_at_end[part])
+
+
+def score(
+    answers: Answers, costs: Sequence[float], rule: RuleName, fallback: FallbackName
+) -> Scored:
+    """What an exit rule makes of the answers.
+
+    Args:
+        answers: From ``collect``.
+        costs: E costs relative to the backbone.
+        rule: Confidence, or patience (PBEE).
+        fallback: Who answers for a sample that no IC let go.
+    """
+    right = answers.log_probs.argmax(dim=-1) == answers.labels.unsqueeze(1)
+    at_end = FALLBACKS[fallback](answers.log_probs)
+    scores = (
+        confidences(answers.log_probs) if rule == "confidence" else agreements(answers.log_probs)
+    )
+    return Scored(
+        scores,
+        right[:, :-1],
+        right.gather(1, at_end.unsqueeze(1)).squeeze(1),
+        torch.tensor(list(costs), dtype=torch.float64),
+        rule,
+    )
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One method, trained once, on the test images and perhaps on held-out ones."""
+
+    method: str
+    run: str
+    test: Scored
+    held_out: Scored | None
+    """What thresholds are chosen on; without it, halves of the test set in turn."""
+    answers: Answers
+    """Of the test images."""
+
+    @property
+    def selected_on(self) -> SelectedOn:
+        """What thresholds are chosen on."""
+        return "cross_fit" if self.held_out is None else "held_out"
+
+
+def contenders(
+    method: str,
+    run: str,
+    test: Answers,
+    held_out: Answers | None,
+    costs: Sequence[float],
+    fallback: FallbackName,
+) -> list[Contender]:
+    """A trained model under its exit rules: plain ICs (``sdn``) are PBEE under patience.
+
+    Args:
+        method: Its name in ``core.methods.METHODS``.
+        run: Where it comes from.
+        test: What it says of the test images.
+        held_out: What it says of held-out training images, if it has any.
+        costs: E costs relative to the backbone.
+        fallback: Who answers for a sample that no IC let go.
+    """
+    rules: list[tuple[str, RuleName]] = [(method, "confidence")]
+    if method == "sdn":
+        rules.append(("pbee", "patience"))
+    return [
+        Contender(
+            name,
+            run,
+            score(test, costs, rule, fallback),
+            None if held_out is None else score(held_out, costs, rule, fallback),
+            test,
+        )
+        for name, rule in rules
+    ]
+
+
+def budget_table(found: Sequence[Contender]) -> pd.DataFrame:
+    """Accuracy within each budget, the mean over a method's runs.
+
+    The first row is the backbone alone. Then each budget has two rows per method: one whose
+    threshold was chosen on other data than it is reported on, and one, ``selected_on`` =
+    ``test``, chosen on the test set itself, as published tables do.
+
+    Returns:
+        Columns method, budget, threshold, relative_macs, accuracy (0 … 1), selected_on,
+        accuracy_std (over runs; empty for one), n_runs. Cells are empty where no threshold keeps
+        the budget.
+    """
+    answers = {c.run: c.answers for c in found}.values()
+    right = [(a.backbone == a.labels).double().mean().item() for a in answers]
+    alone = _averages([BudgetPoint(1.0, None, 1.0, accuracy) for accuracy in right])
+    rows: list[dict[str, object]] = [
+        {"method": "backbone", "budget": 1.0, "selected_on": "none"} | alone
+    ]
+    for method in dict.fromkeys(c.method for c in found):
+        same = [c for c in found if c.method == method]
+        for budget in BUDGETS:
+            for chosen in (*dict.fromkeys(c.selected_on for c in same), "test"):
+                points = [
+                    point(c.test.curve(), budget) if chosen == "test" else _selected(c, budget)
+                    for c in same
+                    if chosen in ("test", c.selected_on)
+                ]
+                rows.append({"method": method, "budget": budget, "selected_on": chosen})
+                rows[-1] |= _averages(points)
+    columns = ["method", "budget", "threshold", "relative_macs", "accuracy", "selected_on"]
+    table: pd.DataFrame = pd.DataFrame(rows)[[*columns, "accuracy_std", "n_runs"]]
+    return table
+
+
+def _selected(contender: Contender, budget: float | Literal["max"]) -> BudgetPoint:
+    if contender.held_out is None:
+        return cross_fitted(contender.test.curve, len(contender.answers.labels), budget)
+    return transferred(
+        contender.held_out.curve(), budget, lambda t: contender.test.curve(thresholds=t)
+    )
+
+
+def _averages(points: Sequence[BudgetPoint]) -> dict[str, float]:
+    table = pd.DataFrame([vars(p) for p in points]).drop(columns="budget").astype(float)
+    mean = table.mean(skipna=False)
+    spread = table["accuracy"].std(ddof=1) if len(table) > 1 else math.nan
+    return {**mean.to_dict(), "accuracy_std": float(spread), "n_runs": len(table)}
+
+
+def curve_table(found: Sequence[Contender]) -> pd.DataFrame:
+    """Every threshold of every run on the test images.
+
+    Returns:
+        Columns method, run, threshold, relative_macs, accuracy.
+    """
+    tables = []
+    for c in found:
+        curve = c.test.curve()
+        tables.append(
+            pd.DataFrame(
+                {
+                    "method": c.method,
+                    "run": c.run,
+                    "threshold": curve.thresholds.numpy(),
+                    "relative_macs": curve.relative_macs.numpy(),
+                    "accuracy": curve.accuracy.numpy(),
+                }
+            )
+        )
+    table: pd.DataFrame = pd.concat(tables, ignore_index=True)
+    return table
+
+
+def exit_table(found: Sequence[Contender]) -> pd.DataFrame:
+    """Each exit on its own, on the test images.
+
+    Returns:
+        Columns method, run, exit, relative_macs, accuracy, hindsight_improvability. The last
+        exit is the backbone's head, ensembled where the method ensembles.
+    """
+    rows = []
+    for c in found:
+        predictions = c.answers.log_probs.argmax(dim=-1)
+        right = (predictions == c.answers.labels.unsqueeze(1)).double().mean(dim=0)
+        improvable = hindsight_improvability(predictions, c.answers.labels)
+        for m, cost in enumerate(c.test.costs.tolist()):
+            rows.append(
+                {
+                    "method": c.method,
+                    "run": c.run,
+                    "exit": m,
+                    "relative_macs": cost,
+                    "accuracy": right[m].item(),
+                    "hindsight_improvability": improvable[m].item(),
+                }
+            )
+    table: pd.DataFrame = pd.DataFrame(rows)
+    return table

@@ -1,0 +1,221 @@
+"""The loop over minibatches that training a backbone and fitting ICs share.
+
+A minibatch is a function of the run's seed and its own number, so a run that was stopped and
+resumed, at any minibatch, ends as one that never was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from ztw_rl.core.checkpoint import (
+    load_json,
+    load_optimizer_tensors,
+    load_tensors,
+    newest_checkpoint,
+    optimizer_tensors,
+    save_checkpoint,
+)
+from ztw_rl.core.training import piecewise_rate, set_learning_rate
+from ztw_rl.errors import UserError
+from ztw_rl.interrupt import StopRequest
+from ztw_rl.supervised.data.source import Batch, Source, mix_seeds
+from ztw_rl.supervised.engine import Engine
+
+
+class Learner(Protocol):
+    """What is learnt, and from what loss."""
+
+    name: str
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Of this process's share of a minibatch: the loss's sum, and (E,) hits per exit."""
+        ...
+
+    def figures(self, batch: Batch) -> dict[str, float]:
+        """What else is logged, once at the start of each epoch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, and at what rates."""
+
+    n_epochs: int
+    batch_size: int
+    learning_rates: tuple[float, ...]
+    milestones: tuple[float, ...]
+
+
+@dataclass
+class Desk:
+    """Where a training writes: folder, logs, progress. Only the first process has a desk."""
+
+    run_dir: Path
+    console: Console
+    writer: SummaryWriter = field(init=False)
+    progress: Progress = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.writer = SummaryWriter(str(self.run_dir / "logs"))
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:.0f} images/s  loss {task.fields[loss]:.3f}"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=self.console,
+        )
+
+
+def add_task(desk: Desk | None, name: str, total: int, done: int = 0) -> TaskID | None:
+    """A line in the progress display, where there is one."""
+    if desk is None:
+        return None
+    return desk.progress.add_task(name, total=total, completed=done, rate=0.0, loss=0.0)
+
+
+def restore(
+    run_dir: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None = None
+) -> int:
+    """Put the newest checkpoint into a module and its optimiser.
+
+    Returns:
+        Minibatches done.
+
+    Raises:
+        UserError: There is no checkpoint, it is damaged, or it belongs to another network.
+    """
+    folder = newest_checkpoint(run_dir)
+    weights = folder / "model.safetensors"
+    try:
+        module.load_state_dict(load_tensors(weights))
+    except RuntimeError:
+        raise UserError(f"{weights} belongs to another network") from None
+    if optimizer is not None:
+        load_optimizer_tensors(optimizer, load_tensors(folder / "optimizer.safetensors"))
+    return int(load_json(folder / "state.json")["n_batches"])
+
+
+def run(
+    learner: Learner,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    source: Source,
+    schedule: Schedule,
+    *,
+    engine: Engine,
+    seed: int,
+    stop: StopRequest,
+    desk: Desk | None,
+    done: int = 0,
+    on_epoch: Callable[[], dict[str, float]] | None = None,
+) -> bool:
+    """Learn to the end of the schedule, or until the user stops it.
+
+    Args:
+        learner: Gives the loss.
+        module: What a checkpoint holds.
+        optimizer: Of the parameters that learn.
+        source: Training images.
+        schedule: How long, at what rates.
+        engine: Processes.
+        seed: Of order and augmentation.
+        stop: The user's wish.
+        desk: Where to write; None in all processes but the first.
+        done: Minibatches done already.
+        on_epoch: Figures to log after each epoch.
+
+    Returns:
+        Whether the schedule was completed.
+    """
+    per_epoch = -(-len(source) // schedule.batch_size)
+    total = per_epoch * schedule.n_epochs
+    first, began, rate = done, time.monotonic(), 0.0
+    task = add_task(desk, learner.name, total, done)
+    while done < total:
+        epoch, skip = divmod(done, per_epoch)
+        losses, hits, seen = 0.0, torch.zeros(()), 0
+        batches = source.epoch(schedule.batch_size, mix_seeds(seed, epoch), engine.shard, skip)
+        for batch in _until(batches, engine, stop):
+            if desk and done == epoch * per_epoch:
+                _write(desk, learner.name, learner.figures(batch), done)
+            rate = piecewise_rate(done / total, schedule.learning_rates, schedule.milestones)
+            set_learning_rate(optimizer, rate)
+            optimizer.zero_grad(set_to_none=True)
+            # Dropout and the like differ from process to process, not from session to session.
+            torch.manual_seed(mix_seeds(seed, done, engine.shard.rank))
+            loss, right = learner.loss(batch)
+            # Processes average their gradients; the minibatch's mean is over all its images.
+            scaled = loss * (engine.shard.world / batch.size)
+            scaled.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            done += 1
+            losses += loss.detach().item()
+            hits = hits.to(right) + right
+            seen += len(batch.labels)
+            if desk is not None and task is not None:
+                images = (done - first) * schedule.batch_size / (time.monotonic() - began)
+                desk.progress.update(task, completed=done, rate=images, loss=losses / max(seen, 1))
+        if desk and seen:
+            figures = {"loss": losses / seen, "learning_rate": rate}
+            shares = (hits / seen).tolist()
+            figures |= {f"train_accuracy/exit_{m}": share for m, share in enumerate(shares)}
+            if done % per_epoch == 0 and on_epoch:
+                figures |= on_epoch()
+            _write(desk, learner.name, figures, done)
+            if not desk.console.is_terminal:
+                desk.console.print(
+                    f"{learner.name}: epoch {done / per_epoch:.2f} of {schedule.n_epochs}  "
+                    f"loss {losses / seen:.4f}  accuracy {shares[-1]:.2%} at the last exit learnt"
+                )
+        if desk:
+            save(desk.run_dir, module, optimizer, done)
+        if engine.any_stopped(stop.requested):
+            break
+    return done >= total
+
+
+def _until(batches: Iterator[Batch], engine: Engine, stop: StopRequest) -> Iterator[Batch]:
+    """Batches, up to the user's wish to stop."""
+    for batch in batches:
+        yield batch
+        if engine.any_stopped(stop.requested):
+            return
+
+
+def _write(desk: Desk, name: str, figures: dict[str, float], step: int) -> None:
+    for key, value in figures.items():
+        desk.writer.add_scalar(f"{name}/{key}", value, step)
+
+
+def save(
+    run_dir: Path, module: nn.Module, optimizer: torch.optim.Optimizer, n_batches: int
+) -> None:
+    """Write a checkpoint; see ``core.checkpoint.save_checkpoint``."""
+    save_checkpoint(
+        run_dir,
+        n_batches,
+        {"model": module.state_dict(), "optimizer": optimizer_tensors(optimizer)},
+        {"n_batches": n_batches},
+    )

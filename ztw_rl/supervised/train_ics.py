@@ -1,0 +1,235 @@
+"""Fitting of internal classifiers (ICs) to labels on a frozen backbone, then of ensembles.
+
+Source: Wołczyk et al., "Zero Time Waste" (2021), appendix A.1.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ztw_rl.core.ensembles import Ensemble
+from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.training import cross_entropy, first_ic_cosine, freeze, minibatches
+from ztw_rl.interrupt import StopRequest, graceful_stop
+from ztw_rl.supervised.config import EnsembleTraining, ICTraining
+from ztw_rl.supervised.data.source import Batch, Source, mix_seeds
+from ztw_rl.supervised.engine import Engine, arithmetic
+from ztw_rl.supervised.loop import Desk, Schedule, add_task, restore, run
+
+LOWEST_LOG_PROB = -60.0
+"""Cached log-probabilities stop here, so that none is infinite."""
+
+
+class ICLogits(nn.Module):
+    """(B, E−1, C) logits of the ICs from images; the trunk runs without a graph.
+
+    A module of its own, so that several processes can average its gradients.
+    """
+
+    def __init__(self, model: EarlyExitModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits for (B, 3, H, W) uint8 images."""
+        with torch.no_grad():
+            activations = self.model.activations(images)
+        return self.model.ic_logits(activations)
+
+
+class _ICLearner:
+    """Cross-entropy summed over the ICs."""
+
+    name = "ics"
+
+    def __init__(
+        self, logits: nn.Module, model: EarlyExitModel, config: ICTraining, engine: Engine
+    ) -> None:
+        self._logits = logits
+        self._alone = ICLogits(model)
+        self._config = config
+        self._device = engine.device
+        self._first = list(model.ics[0].parameters())
+
+    def _log_probs(self, logits: nn.Module, images: Tensor) -> Tensor:
+        with arithmetic(self._config.precision, self._device):
+            found = logits(images)
+        return torch.log_softmax(found.float(), dim=-1)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """See ``Learner``."""
+        log_probs = self._log_probs(self._logits, batch.images)
+        right = (log_probs.argmax(dim=-1) == batch.labels.unsqueeze(1)).sum(dim=0)
+        targets = batch.labels.unsqueeze(1).expand(-1, log_probs.shape[1])
+        # A process may have no share of the last minibatch; a sum is then 0 where a mean is NaN.
+        return F.nll_loss(log_probs.transpose(1, 2), targets, reduction="sum"), right
+
+    def figures(self, batch: Batch) -> dict[str, float]:
+        """See ``Learner``: how far the other ICs pull the first one off its own course."""
+        log_probs = self._log_probs(self._alone, batch.images)
+        return {"gradient_cosine": first_ic_cosine(log_probs, batch.labels, self._first)}
+
+
+@torch.inference_mode()
+def exit_log_probs(model: EarlyExitModel, images: Tensor) -> Tensor:
+    """What every exit says alone, before any ensemble.
+
+    Args:
+        model: In eval mode.
+        images: (B, 3, H, W) uint8.
+
+    Returns:
+        (B, E, C) float32.
+    """
+    activations = model.activations(images)
+    head = model.head(activations[-1]).unsqueeze(1)
+    logits = torch.cat([model.ic_logits(activations), head], dim=1)
+    return torch.log_softmax(logits.float(), dim=-1)
+
+
+def fit_ensemble(
+    ensemble: Ensemble,
+    log_probs: Tensor,
+    labels: Tensor,
+    config: EnsembleTraining,
+    *,
+    seed: int,
+    stop: StopRequest,
+    desk: Desk | None = None,
+) -> bool:
+    """Minimise the ensembles' cross-entropy, summed over the exits, on cached answers.
+
+    Args:
+        ensemble: Over the E exits.
+        log_probs: (N, E, C) of each exit alone.
+        labels: (N,) int64.
+        config: Settings.
+        seed: Of the order.
+        stop: The user's wish; the ensembles are then left as they are at that point.
+        desk: Where to show progress, if anywhere.
+
+    Returns:
+        Whether it was completed.
+    """
+    log_probs = log_probs.clamp_min(LOWEST_LOG_PROB)
+    ensemble.requires_grad_(True)
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.SGD
+    optimizer = kind(ensemble.parameters(), lr=config.learning_rate)
+    generator = torch.Generator().manual_seed(seed)
+    task = add_task(desk, "ensemble", config.n_epochs)
+    for epoch in range(config.n_epochs):
+        if stop.requested:
+            break
+        losses = []
+        for index in minibatches(len(labels), config.batch_size, generator):
+            here = index.to(labels.device)
+            loss = cross_entropy(ensemble.fitted(log_probs[here]), labels[here])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.append(loss.detach())
+        if desk is not None and task is not None:
+            mean = torch.stack(losses).mean().item()
+            desk.writer.add_scalar("ensemble/loss", mean, epoch)
+            desk.progress.update(task, completed=epoch + 1, loss=mean)
+    freeze(ensemble)
+    return not stop.requested
+
+
+def train_ics(
+    model: EarlyExitModel,
+    source: Source,
+    config: ICTraining,
+    run_dir: Path,
+    *,
+    seed: int,
+    engine: Engine,
+    resume: bool = False,
+    fit_only_ensemble: bool = False,
+    console: Console | None = None,
+) -> bool:
+    """Fit the ICs, then, if the method has any, the ensembles. The backbone stays as it is.
+
+    Ctrl-C saves a checkpoint and returns. The ensembles' stage takes little time beside the ICs',
+    and begins anew after an interruption.
+
+    Args:
+        model: Backbone and ICs; it is left in eval mode.
+        source: Training images.
+        config: Settings.
+        run_dir: Holds ``checkpoints/`` and ``logs/``.
+        seed: Of order and augmentation.
+        engine: Processes and device.
+        resume: Go on from the newest checkpoint in ``run_dir``.
+        fit_only_ensemble: The ICs come from another run and stay as they are.
+        console: For progress; silent without one.
+
+    Returns:
+        Whether it was completed.
+
+    Raises:
+        UserError: ``resume`` without a usable checkpoint.
+    """
+    model.to(engine.device)
+    freeze(model)
+    desk = Desk(run_dir, console or Console(quiet=True)) if engine.shard.rank == 0 else None
+    if desk:
+        desk.progress.start()
+    try:
+        with graceful_stop() as stop:
+            finished = True
+            if not fit_only_ensemble:
+                model.ics.requires_grad_(True)
+                optimizer = torch.optim.Adam(model.ics.parameters(), lr=config.learning_rates[0])
+                done = restore(run_dir, model, optimizer) if resume else 0
+                finished = run(
+                    _ICLearner(engine.prepare(ICLogits(model)), model, config, engine),
+                    model,
+                    optimizer,
+                    source,
+                    Schedule(
+                        config.n_epochs,
+                        config.batch_size,
+                        config.learning_rates,
+                        config.milestones,
+                    ),
+                    engine=engine,
+                    seed=seed,
+                    stop=stop,
+                    desk=desk,
+                    done=done,
+                )
+                freeze(model)
+            if finished and model.ensemble is not None and desk:
+                log_probs, labels = _cache(model, source, config, mix_seeds(seed, config.n_epochs))
+                finished = fit_ensemble(
+                    model.ensemble,
+                    log_probs,
+                    labels,
+                    config.ensemble,
+                    seed=seed,
+                    stop=stop,
+                    desk=desk,
+                )
+    finally:
+        if desk:
+            desk.progress.stop()
+            desk.writer.close()
+    return finished
+
+
+def _cache(
+    model: EarlyExitModel, source: Source, config: ICTraining, seed: int
+) -> tuple[Tensor, Tensor]:
+    """What the exits say of one augmented pass: (N, E, C) log-probabilities and (N,) labels."""
+    answers, labels = [], []
+    for batch in source.epoch(config.batch_size, seed):
+        answers.append(exit_log_probs(model, batch.images))
+        labels.append(batch.labels)
+    # Tensors of inference mode cannot take part in a graph.
+    return torch.cat(answers).clone(), torch.cat(labels)
