@@ -52,6 +52,13 @@ def test_a_run_that_is_not_finished_is_no_agent():
     assert agents.find(None, RUNS) == shipped
 
 
+def test_an_older_finished_run_comes_before_a_newer_unfinished_one():
+    make("agents/pong")
+    finished, unfinished = make_run(1, age=100), make_run(2, age=0)
+    (unfinished / "agent" / "agent.json").unlink()
+    assert agents.find(None, RUNS) == finished / "agent"
+
+
 def test_the_current_directorys_agents_come_before_the_checkouts(folder):
     theirs = make(f"{folder}/checkout/agents/pong")
     assert agents.find("Pong", RUNS) == theirs

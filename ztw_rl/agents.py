@@ -38,8 +38,8 @@ def find(wanted: str | None, runs_dir: Path) -> Path:
     """
     available = shipped()
     if wanted is None:
-        made = runs.newest(runs_dir, "distill")
-        if made is not None and (made / AGENT / CONFIG_FILE).is_file():
+        made = runs.newest(runs_dir, "distill", holding=f"{AGENT}/{CONFIG_FILE}")
+        if made is not None:
             return made / AGENT
         if not available:
             raise UserError("there is no agent yet; make one with: ztw-rl distill-ics")

@@ -53,18 +53,19 @@ def create(root: Path, kind: str, game: str, config: Any) -> Path:
             return target
 
 
-def newest(root: Path, kind: str, game: str | None = None) -> Path | None:
+def newest(root: Path, kind: str, game: str | None = None, holding: str = CONFIG) -> Path | None:
     """The run that was started or resumed last, or None if there is none.
 
     Args:
         root: Usually ``runs``.
         kind: ``ppo``, ``distill``, ``eval``.
         game: Only runs of this game; of any by default.
+        holding: Only runs that hold this file, such as a result that comes last.
     """
     runs = [
         ((path / CONFIG).stat().st_mtime_ns, number, path)
         for name, number, path in _numbered(root / kind)
-        if game in (None, name) and (path / CONFIG).is_file()
+        if game in (None, name) and (path / CONFIG).is_file() and (path / holding).is_file()
     ]
     return max(runs)[-1] if runs else None
 

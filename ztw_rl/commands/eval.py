@@ -274,12 +274,13 @@ def _screen(frame: pd.DataFrame, game: str) -> Any:
     shown = Table(
         title=f"{game}: full games on raw points",
         caption="at: threshold, or the exit forced; MACs and time of a decision: the backbone's "
-        "are 1; exit m: share of decisions",
+        "are 1; x0, x1, …: share of decisions that each exit took",
         box=SIMPLE,
-        padding=(0, 1),
+        padding=0,
+        pad_edge=False,
     )
     heads = ["rule", "at", "mean", "std", "IQM", "95 %", "MACs", "time"]
-    for head in [*heads, *(f"exit {m}" for m in range(len(shares)))]:
+    for head in [*heads, *(f"x{m}" for m in range(len(shares)))]:
         shown.add_column(head, justify="left" if head == "rule" else "right", no_wrap=True)
     previous = None
     for _, row in frame.iterrows():
