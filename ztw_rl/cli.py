@@ -18,6 +18,8 @@ COMMANDS = {
     "train-ppo": "train a PPO policy on an Atari game",
     "distill-ics": "fit internal classifiers to a trained policy",
     "eval": "measure an early-exit agent's return against what its decisions cost",
+    "bench": "time an agent's decisions by backend, batch size and threads",
+    "export": "write an agent as one file that runs without torch",
 }
 """Each command and its line in the help; ``train-ppo`` lives in ``commands/train_ppo.py``."""
 
