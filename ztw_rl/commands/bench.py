@@ -58,6 +58,19 @@ class Bench:
             raise UserError(f"n_rounds must be at least 1, not {self.n_rounds}")
 
 
+@dataclass(frozen=True)
+class BenchRun:
+    """Resolved settings, saved beside the results."""
+
+    agent: str
+    threshold: float
+    backends: tuple[str, ...]
+    batch_sizes: tuple[int, ...]
+    threads: tuple[int, ...]
+    n_rounds: int
+    seed: int
+
+
 def main(arguments: list[str]) -> int:
     """Run the command; see ``ztw-rl bench --help``.
 
@@ -83,7 +96,16 @@ def main(arguments: list[str]) -> int:
     game = canonical(agent.config.atari.game)
     threshold = choose(args.point, folder, game, args.runs_dir)
     groups = _measure(args, agent, threshold)
-    output = args.output or runs.create(args.runs_dir, KIND, game, args)
+    run = BenchRun(
+        str(folder),
+        threshold,
+        args.backends,
+        args.batch_sizes,
+        args.threads,
+        args.n_rounds,
+        args.seed,
+    )
+    output = args.output or runs.create(args.runs_dir, KIND, game, run)
     frame = pd.DataFrame([asdict(row) for rows in groups for row in rows])
     write_atomically(output / "bench.csv", lambda p: frame.to_csv(p, index=False))
     plot_bench(frame, f"{game}: time per call at threshold {threshold:g}", output / "bench.png")

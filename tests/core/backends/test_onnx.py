@@ -114,7 +114,7 @@ def test_artefacts_that_cannot_be_used(artefact):
     whole = artefact.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"no zip"):
         artefact.write_bytes(damaged)
-        with pytest.raises(UserError, match="is damaged .*; export it again"):
+        with pytest.raises(UserError, match=r"is damaged .*; export it again"):
             deploy.load(artefact)
     with zipfile.ZipFile(artefact, "w") as archive:
         archive.writestr("metadata.json", '{"format": 99, "kind": "onnx"}')
