@@ -148,6 +148,7 @@ def _measure(args: Bench, agent: Agent, threshold: float) -> list[list[Latency]]
 
 def _frames(agent: Agent, runtime: Any, n_least: int, seed: int) -> Tensor:
     """(N, frame_stack, H, W) observations of games that the agent plays with early exit."""
+    import numpy as np
     import torch
 
     from ztw_rl.atari.early_exit_policy import EarlyExitPolicy
@@ -157,12 +158,12 @@ def _frames(agent: Agent, runtime: Any, n_least: int, seed: int) -> Tensor:
     env = AtariVecEnv(agent.config.atari, 8, seed)
     kept = []
     try:
-        observations = env.reset()
+        observations = np.asarray(env.reset())
         n_steps = max(64, -(-n_least // 8))
         for _ in range(n_steps):
             kept.append(torch.from_numpy(observations.copy()))
             actions, _ = policy.predict(observations)
-            observations = env.step(actions)[0]
+            observations = np.asarray(env.step(actions)[0])
     finally:
         env.close()
     return torch.cat(kept)

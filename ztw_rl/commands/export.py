@@ -79,5 +79,7 @@ def action_names(rom: str) -> list[str]:
 
     ALEInterface.setLoggerMode(LoggerMode.Error)
     ale = ALEInterface()
-    ale.loadROM(roms.get_rom_path(rom))
+    path = roms.get_rom_path(rom)
+    assert path is not None
+    ale.loadROM(path)
     return [action.name for action in ale.getMinimalActionSet()]

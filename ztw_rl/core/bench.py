@@ -59,19 +59,20 @@ def bench(
     """
     n_exits = backend.n_exits
     repeats = -(-batch_size // len(inputs))
-    batches = torch.cat([inputs] * repeats).split(batch_size)
-    full_batches = [batch for batch in batches if len(batch) == batch_size]
+    pool = torch.cat([inputs] * repeats)
+    starts = range(0, len(pool) - batch_size + 1, batch_size)
+    batches = [pool[start : start + batch_size] for start in starts]
     cases: dict[str, tuple[Callable[[Tensor], object], float]] = {"full": (backend.backbone, 1.0)}
     for m in range(n_exits - 1):
         cases[f"exit_{m}"] = (_predictor(backend, forced_thresholds(m, n_exits)), relative_macs[m])
     never = forced_thresholds(n_exits - 1, n_exits)
     cases["no_exit"] = (_predictor(backend, never), relative_macs[-1])
     with threads(n_threads):
-        exits = torch.cat([backend.predict(batch, thresholds).exits for batch in full_batches])
+        exits = torch.cat([backend.predict(batch, thresholds).exits for batch in batches])
         shares = torch.bincount(exits, minlength=n_exits) / len(exits)
         mixed = relative_cost(shares.tolist(), relative_macs)
         cases["mix"] = (_predictor(backend, thresholds), mixed)
-        calls = [_cycle(function, full_batches) for function, _ in cases.values()]
+        calls = [_cycle(function, batches) for function, _ in cases.values()]
         seconds = interleaved_seconds(calls, n_rounds, n_warmup=3)
     percentiles = [np.percentile(times, (50, 90, 99)) * 1e6 for times in seconds]
     return [
