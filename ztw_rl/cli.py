@@ -21,6 +21,8 @@ COMMANDS = {
     "supervised train-backbone": "train an image classifier",
     "supervised train-ics": "fit internal classifiers to a trained image classifier",
     "supervised eval": "measure early-exit classifiers' accuracy within time budgets",
+    "bench": "time an agent's decisions by backend, batch size and threads",
+    "export": "write an agent as one file that runs without torch",
 }
 """Each command and its line in the help; ``train-ppo`` lives in ``commands/train_ppo.py``, and
 ``supervised eval`` in ``commands/supervised/eval.py``."""

@@ -96,6 +96,32 @@ def _draw(axis: Axes, table: pd.DataFrame, cost: str) -> None:
             )
 
 
+def plot_bench(table: pd.DataFrame, title: str, path: Path) -> None:
+    """Draw each case's time beside the operations it should take.
+
+    Args:
+        table: Columns as ``core.bench.Latency``.
+        title: Of the picture.
+        path: PNG file, written atomically.
+    """
+    groups = list(table.groupby(["backend", "batch_size", "threads"], sort=False))
+    size = (1 + 3.2 * len(groups), 3.8)
+    figure, axes = plt.subplots(
+        1, len(groups), figsize=size, sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, ((backend, batch_size, threads), rows) in zip(axes[0], groups, strict=True):
+        places = range(len(rows))
+        axis.bar(places, rows["relative_time"], color=ADAPTIVE, label="measured time")
+        axis.plot(places, rows["relative_macs"], "_", color=FORCED, ms=18, mew=2, label="MACs")
+        axis.axhline(1, color=BACKBONE, lw=1, ls=":")
+        axis.set_xticks(places, rows["case"], rotation=60, fontsize=8)
+        axis.set_title(f"{backend}\nbatch {batch_size}, threads {threads}", fontsize=9)
+    axes[0][0].set_ylabel("relative to the backbone")
+    axes[0][-1].legend(fontsize=8)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
 METHOD_COLORS = {
     "ztw": "#0b6e99",
     "sdn": "#d1495b",

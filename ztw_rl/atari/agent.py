@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ztw_rl.atari.backbone import early_exit_nature_cnn
 from ztw_rl.atari.config import AtariConfig, MethodName
@@ -53,6 +54,12 @@ class Agent:
 
     config: AgentConfig
     model: EarlyExitModel
+
+    def example(self) -> Tensor:
+        """(1, frame_stack, H, W) uint8, a black observation."""
+        atari = self.config.atari
+        size = (1, atari.frame_stack, atari.screen_size, atari.screen_size)
+        return torch.zeros(size, dtype=torch.uint8)
 
 
 def build_model(config: AgentConfig) -> EarlyExitModel:

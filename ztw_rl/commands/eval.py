@@ -142,14 +142,11 @@ def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
 
 def _cost(agent: Agent) -> tuple[tuple[float, ...], ExitTimes]:
     """Operations and times per exit, before any game keeps the processor busy."""
-    import torch
-
     from ztw_rl.core.backends.staged import eager
     from ztw_rl.core.cost import exit_costs
     from ztw_rl.core.timing import time_exits
 
-    atari = agent.config.atari
-    x = torch.zeros(1, atari.frame_stack, atari.screen_size, atari.screen_size, dtype=torch.uint8)
+    x = agent.example()
     return exit_costs(agent.model, x).relative_macs, time_exits(eager(agent.model), x)
 
 

@@ -6,6 +6,7 @@ Waste" (2021) for the cascade connection.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -35,6 +36,21 @@ def uniform_bins(size: int, bins: int = POOLED_SIZE) -> tuple[int, int] | None:
     if len(kernels) != 1 or len(strides) != 1:
         return None
     return kernels.pop(), strides.pop()
+
+
+def pool_bins(x: Tensor, bins: int, axis: int, reduce: Callable[..., Tensor]) -> Tensor:
+    """Adaptive pooling along one axis, bin by bin; see ``uniform_bins`` for what a bin is.
+
+    Args:
+        x: (B, C, H, W).
+        bins: Cells along the axis after pooling.
+        axis: −2 or −1.
+        reduce: ``torch.mean`` or ``torch.amax``.
+    """
+    size = x.shape[axis]
+    reaches = [(i * size // bins, -(-(i + 1) * size // bins)) for i in range(bins)]
+    cells = [reduce(x.narrow(axis, a, b - a), dim=axis, keepdim=True) for a, b in reaches]
+    return torch.cat(cells, dim=axis)
 
 
 class SDNPool(nn.Module):
@@ -68,7 +84,9 @@ class SDNPool(nn.Module):
             return x
         rows, columns = uniform_bins(height, size[0]), uniform_bins(width, size[1])
         if rows is None or columns is None:
-            average, maximum = F.adaptive_avg_pool2d(x, size), F.adaptive_max_pool2d(x, size)
+            # As adaptive pooling would, but in operations that every exporter knows.
+            average = pool_bins(pool_bins(x, size[0], -2, torch.mean), size[1], -1, torch.mean)
+            maximum = pool_bins(pool_bins(x, size[0], -2, torch.amax), size[1], -1, torch.amax)
         else:
             kernel, stride = (rows[0], columns[0]), (rows[1], columns[1])
             average, maximum = F.avg_pool2d(x, kernel, stride), F.max_pool2d(x, kernel, stride)

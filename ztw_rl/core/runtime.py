@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ztw_rl.core.backends.backend import Backend, Prediction
+from ztw_rl.core.backends.compiled import compiled
+from ztw_rl.core.backends.onnx import onnx
+from ztw_rl.core.backends.staged import eager
 from ztw_rl.core.exits import ExitRule, Fallback, last
 from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.errors import UserError
+
+BACKENDS: dict[str, Callable[[EarlyExitModel, Tensor, int], Backend]] = {
+    "eager": lambda model, x, n_threads: eager(model),
+    "compiled": lambda model, x, n_threads: compiled(model),
+    "onnx": onnx,
+}
+"""By name: from a model, a (1, …) input and a number of threads to what runs it."""
 
 
 class Decision(NamedTuple):
@@ -74,3 +87,66 @@ def decide(model: EarlyExitModel, x: Tensor, rule: ExitRule, fallback: Fallback 
             rule = rule.rows(stays)
     assert chosen is not None
     return Decision(chosen, left_at, answered_by)
+
+
+def make_backend(name: str, model: EarlyExitModel, x: Tensor, n_threads: int = 1) -> Backend:
+    """A backend by name.
+
+    Args:
+        name: ``eager``, ``compiled`` or ``onnx``.
+        model: In eval mode, on the CPU.
+        x: (1, …), any input of the right shape and type.
+        n_threads: Of ONNX Runtime; PyTorch's are set with ``timing.threads``.
+
+    Raises:
+        UserError: The name is unknown, or what the backend needs is not installed.
+    """
+    if name not in BACKENDS:
+        raise UserError(f"unknown backend '{name}'; choose from {', '.join(BACKENDS)}")
+    return BACKENDS[name](model, x, n_threads)
+
+
+class Runtime:
+    """An early-exit model online: checked inputs, fixed thresholds, any backend.
+
+    Args:
+        backend: What runs the model.
+        x: (1, …), any input of the right shape and type.
+        threshold: τ for all ICs, or E−1 of them.
+
+    Raises:
+        UserError: The number of thresholds is wrong.
+    """
+
+    def __init__(self, backend: Backend, x: Tensor, threshold: float | Sequence[float]) -> None:
+        n_ics = backend.n_exits - 1
+        given = [threshold] * n_ics if isinstance(threshold, int | float) else list(threshold)
+        if len(given) != n_ics:
+            raise UserError(f"{n_ics} thresholds are needed, not {len(given)}")
+        self.backend = backend
+        self.input_shape = tuple(x.shape[1:])
+        self.input_dtype = x.dtype
+        # Rounded as confidences are, so that every backend compares the same numbers.
+        self.thresholds: tuple[float, ...] = tuple(
+            torch.tensor(given, dtype=torch.float32).tolist()
+        )
+
+    def predict(self, x: Tensor) -> Prediction:
+        """Answer a batch; samples that have left are computed no further.
+
+        Args:
+            x: (B, …).
+
+        Returns:
+            Answers, exits and confidences. A sample with NaN in it goes to the last exit.
+
+        Raises:
+            UserError: ``x`` has another shape or type than the model takes.
+        """
+        if tuple(x.shape[1:]) != self.input_shape or x.dtype != self.input_dtype:
+            wanted = ", ".join(map(str, self.input_shape))
+            raise UserError(
+                f"the input is {x.dtype} {tuple(x.shape)}, but the model takes "
+                f"{self.input_dtype} (B, {wanted})"
+            )
+        return self.backend.predict(x, self.thresholds)

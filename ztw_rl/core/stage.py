@@ -17,7 +17,8 @@ class StageOutput(NamedTuple):
     features: Tensor
     """What exit m read."""
     logits: Tensor
-    """(B, m + 1, C), before any ensembling, of the exits 0 … m."""
+    """(B, m + 1, C), before any ensembling, of the exits 0 … m; of a head outside the ensemble
+    its own alone, (B, 1, C)."""
     log_probs: Tensor
     """(B, C), exit m's answer."""
     confidence: Tensor
@@ -49,6 +50,8 @@ class Stage(nn.Module):
             weights = model.ensemble.log_weights[m, : m + 1].detach().exp()
             self.register_buffer("weights", weights)
             self.register_buffer("log_bias", model.ensemble.log_biases[m].detach().clone())
+        self.reads_logits = self.ensemble is not None or not self.is_head
+        """Whether the exits before this one matter to it or to a later one."""
 
     def forward(self, features: Tensor, logits: Tensor | None = None) -> StageOutput:
         """Run the stage.
@@ -63,10 +66,12 @@ class Stage(nn.Module):
             own = self.classifier(features)
         else:
             own = self.classifier(features, None if logits is None else logits[:, -1])
-        own = own.float().unsqueeze(1)
-        history = own if logits is None else torch.cat([logits, own], dim=1)
+        own = own.float()
+        history = own.unsqueeze(1)
+        if logits is not None and self.reads_logits:
+            history = torch.cat([logits, history], dim=1)
         if self.ensemble is None:
-            log_probs = torch.log_softmax(own.squeeze(1), dim=-1)
+            log_probs = torch.log_softmax(own, dim=-1)
         else:
             members = torch.log_softmax(history, dim=-1)
             log_probs = self.ensemble.combine(members, self.weights, self.log_bias)

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ztw_rl.core.backends.backend import Backend
 
+CALLS_PER_TURN = 5
+
 
 @dataclass(frozen=True)
 class ExitTimes:
@@ -33,34 +35,44 @@ class ExitTimes:
 
 
 @contextmanager
-def single_thread() -> Iterator[None]:
-    """Let torch use one thread."""
+def threads(n: int) -> Iterator[None]:
+    """Let torch use ``n`` threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(n)
     try:
         yield
     finally:
         torch.set_num_threads(before)
 
 
-def interleaved_medians(
+def interleaved_seconds(
     functions: Sequence[Callable[[], object]], n_rounds: int, n_warmup: int
-) -> list[float]:
-    """Median seconds of each function, called in turn so that drift hits all alike.
+) -> list[list[float]]:
+    """Seconds of each function, called in short turns so that drift hits all alike.
+
+    The first call of a turn is not counted: it finds the caches full of another function's data,
+    which is not how a decision is met that follows others of its kind.
 
     Args:
         functions: What is timed.
         n_rounds: Counted calls of each.
         n_warmup: Calls of each that are not counted, first.
+
+    Returns:
+        ``n_rounds`` for each function.
     """
-    seconds: list[list[float]] = [[] for _ in functions]
-    for number in range(n_warmup + n_rounds):
-        for function, times in zip(functions, seconds, strict=True):
-            begin = time.perf_counter()
+    for function in functions:
+        for _ in range(n_warmup):
             function()
-            if number >= n_warmup:
+    seconds: list[list[float]] = [[] for _ in functions]
+    while len(seconds[-1]) < n_rounds:
+        for function, times in zip(functions, seconds, strict=True):
+            function()
+            for _ in range(min(CALLS_PER_TURN, n_rounds - len(times))):
+                begin = time.perf_counter()
+                function()
                 times.append(time.perf_counter() - begin)
-    return [statistics.median(times) for times in seconds]
+    return seconds
 
 
 def forced_thresholds(m: int, n_exits: int) -> tuple[float, ...]:
@@ -82,6 +94,7 @@ def time_exits(backend: Backend, x: Tensor, n_rounds: int = 300, n_warmup: int =
         lambda: backend.backbone(x),
         *(lambda thresholds=thresholds: backend.predict(x, thresholds) for thresholds in forced),
     ]
-    with single_thread():
-        full, *exits = interleaved_medians(runs, n_rounds, n_warmup)
+    with threads(1):
+        seconds = interleaved_seconds(runs, n_rounds, n_warmup)
+    full, *exits = (statistics.median(times) for times in seconds)
     return ExitTimes(backend.name, tuple(exits), full)

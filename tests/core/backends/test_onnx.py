@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import textwrap
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from ztw_rl import deploy
+from ztw_rl.errors import UserError
+
+pytest.importorskip("onnx", reason="the extra onnx is not installed")
+pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+
+from ztw_rl.core.artefact import export_onnx
+from ztw_rl.core.backends.onnx import onnx
+from ztw_rl.core.exits import Confidence, select
+
+THRESHOLDS = (0.0, 0.5, 0.8, 1.5)
+
+
+def check(backend, model, x):
+    """Every answer is the offline selection's."""
+    for threshold in THRESHOLDS:
+        prediction = backend.predict(x, (threshold,) * (model.n_exits - 1))
+        answers = model(x)
+        exits, _ = select(answers, Confidence.uniform(threshold, model.n_exits))
+        expected = answers[torch.arange(len(x)), exits]
+        assert prediction.exits.tolist() == exits.tolist()
+        assert prediction.labels.tolist() == expected.argmax(dim=-1).tolist()
+        torch.testing.assert_close(prediction.log_probs, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("method", "n_exits"),
+    [("ztw", 1), ("sdn", 2), ("cascade", 5), ("ztw", 5), ("additive", 2), ("ztw", 27)],
+)
+def test_equals_the_offline_selection(make_model, method, n_exits):
+    model = make_model(n_exits, method)
+    backend = onnx(model, torch.zeros(1, 3, 9, 9))
+    for batch_size in (0, 1, 7, 256):
+        check(backend, model, torch.randn(batch_size, 3, 9, 9))
+    x = torch.randn(3, 3, 9, 9)
+    torch.testing.assert_close(backend.backbone(x), model.backbone(x), atol=1e-4, rtol=0)
+
+
+def test_unequal_pooling_bins(make_model):
+    model = make_model(2, "ztw", size=7)
+    check(onnx(model, torch.zeros(1, 3, 7, 7)), model, torch.randn(7, 3, 7, 7))
+
+
+@pytest.fixture
+def artefact(make_model, tmp_path):
+    path = tmp_path / "model.zip"
+    export_onnx(path, make_model(3), torch.zeros(1, 3, 9, 9), [0.5, 0.5], {"labels": ["a"]})
+    return path
+
+
+def test_artefact_runs_without_torch(artefact, make_model):
+    x = torch.randn(7, 3, 9, 9)
+    np.save(artefact.with_name("x.npy"), x.numpy())
+    program = """
+        import sys
+        sys.modules["torch"] = None
+        import json
+        import numpy as np
+        from ztw_rl import deploy
+        model = deploy.load(sys.argv[1])
+        answer = model.predict(np.load(sys.argv[2]))
+        print(json.dumps([answer.labels.tolist(), answer.exits.tolist(), model.metadata["labels"]]))
+    """
+    arguments = [str(artefact), str(artefact.with_name("x.npy"))]
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = make_model(3)(x)
+    exits, _ = select(answers, Confidence.uniform(0.5, 3))
+    labels = answers[torch.arange(7), exits].argmax(dim=-1)
+    assert json.loads(done.stdout) == [labels.tolist(), exits.tolist(), ["a"]]
+
+
+def test_nothing_leaves_early_on_nan(artefact):
+    model = deploy.load(artefact)
+    for batch_size in (1, 3):
+        x = np.zeros((batch_size, 3, 9, 9), np.float32)
+        x[-1] = math.nan
+        assert model.predict(x, 0.0).exits[-1] == 2
+
+
+@pytest.mark.parametrize(
+    ("x", "threshold", "message"),
+    [
+        (np.zeros((1, 3, 9, 8), np.float32), 0.5, r"float32 \(1, 3, 9, 8\).* float32 \(B, 3, 9, 9"),
+        (np.zeros((1, 3, 9, 9), np.uint8), 0.5, r"input is uint8"),
+        (np.zeros((1, 3, 9, 9), np.float32), [0.5], "2 thresholds are needed, not 1"),
+    ],
+)
+def test_bad_input(artefact, x, threshold, message):
+    with pytest.raises(UserError, match=message):
+        deploy.load(artefact).predict(x, threshold)
+
+
+def test_artefacts_that_cannot_be_used(artefact):
+    whole = artefact.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"no zip"):
+        artefact.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"is damaged .*; export it again"):
+            deploy.load(artefact)
+    with zipfile.ZipFile(artefact, "w") as archive:
+        archive.writestr("metadata.json", '{"format": 99, "kind": "onnx"}')
+    with pytest.raises(UserError, match="no ONNX artefact of format 1"):
+        deploy.load(artefact)
+    with pytest.raises(UserError, match="does not exist; make it with: ztw-rl export"):
+        deploy.load(artefact.with_name("other.zip"))
+
+
+def test_missing_packages(artefact, make_model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match=r"onnxruntime is missing; pip install 'ztw-rl\[onnx\]'"):
+        deploy.load(artefact)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"onnx is missing; pip install 'ztw-rl\[onnx\]'"):
+        onnx(make_model(2), torch.zeros(1, 3, 9, 9))

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ztw_rl.core.calibration import (
+    controlling_risk,
+    disagreement,
+    hoeffding_bentkus,
+    keeping,
+    per_exit_thresholds,
+    within_budget,
+)
+from ztw_rl.errors import UserError
+
+TAUS = (0.2, 0.5, 0.8)
+
+
+def test_within_budget_takes_the_best_that_is_cheap_enough():
+    assert within_budget(TAUS, (0.4, 0.6, 0.9), (1.0, 3.0, 5.0), budget=0.6) == 0.5
+    assert within_budget(TAUS, (0.4, 0.6, 0.9), (4.0, 3.0, 5.0), budget=0.6) == 0.2
+    assert within_budget(TAUS, (0.4, 0.6, 0.9), (3.0, 3.0, 5.0), budget=0.6) == 0.5
+    with pytest.raises(UserError, match=r"--budget 0.3 is below the lowest cost .*, 0.400"):
+        within_budget(TAUS, (0.4, 0.6, 0.9), (1.0, 3.0, 5.0), budget=0.3)
+
+
+def test_keeping_takes_the_cheapest_that_is_good_enough():
+    # Pong from −20 to 20: 95 % of the way is 18.
+    costs, returns = (0.4, 0.6, 0.9), (0.0, 18.0, 20.0)
+    assert keeping(TAUS, costs, returns, full=20, floor=-20, share=0.95) == 0.5
+    assert keeping(TAUS, costs, returns, full=20, floor=-20, share=0.5) == 0.2
+    with pytest.raises(UserError, match="--keep 1 needs 21, and no threshold"):
+        keeping(TAUS, costs, returns, full=21, floor=-20, share=1.0)
+
+
+def test_p_values_against_hand_worked_numbers():
+    # No loss in 100: Bentkus e·0.98^100 = 0.3605, Hoeffding 0.98^100 = 0.1326.
+    p = hoeffding_bentkus(np.array([0.0, 0.02, 0.5]), 100, 0.02)
+    np.testing.assert_allclose(p, [0.98**100, 1.0, 1.0], atol=1e-12)
+
+
+def test_a_p_value_falls_with_the_risk():
+    p = hoeffding_bentkus(np.linspace(0, 0.2, 50), 400, 0.1)
+    assert (np.diff(p) >= -1e-12).all()
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.05])
+def test_risk_is_controlled(slope):
+    """1,000 draws with known risk: at most 5 % violations, 6.4 % with the draws' own noise."""
+    thresholds = np.linspace(0.1, 0.9, 17)
+    risk, n, draws = 0.05, 500, 1000
+    # Risk falls with τ, through the target at 0.5 (or nowhere below it, the hardest case).
+    true = 0.05 + 1e-4 + slope * (0.5 - thresholds)
+    rng = np.random.default_rng(0)
+    violations = 0
+    for _ in range(draws):
+        losses = rng.random((n, 1)) < true
+        chosen = controlling_risk(thresholds.tolist(), losses, risk, 0.95)
+        if chosen is not None:
+            violations += true[thresholds == chosen].item() > risk
+    assert violations / draws <= 0.064
+
+
+def test_risk_of_episodes_uses_fractions():
+    rng = np.random.default_rng(0)
+    losses = np.stack([rng.beta(1, 9, 400), rng.beta(1, 99, 400)], axis=1)
+    assert controlling_risk((0.3, 0.7), losses, 0.05, 0.95) == 0.7
+    assert controlling_risk((0.3, 0.7), losses, 0.2, 0.95) == 0.3
+    assert controlling_risk((0.3, 0.7), losses, 0.001, 0.95) is None
+
+
+@pytest.mark.parametrize("name", ["risk", "confidence"])
+def test_shares_out_of_range(name):
+    settings = {"risk": 0.1, "confidence": 0.9, name: 1.0}
+    with pytest.raises(UserError, match=f"--{name} must be between 0 and 1, not 1"):
+        controlling_risk((0.5,), np.zeros((3, 1)), **settings)
+
+
+def test_disagreement_with_the_full_model():
+    confidences = np.array([[0.9, 0.6, 0.7], [0.3, 0.6, 0.7]])
+    labels = np.array([[1, 0, 0], [2, 1, 0]])
+    losses = disagreement(confidences, labels, (0.0, 0.5, 0.8, 1.0))
+    assert losses.tolist() == [[1, 1, 1, 0], [1, 1, 0, 0]]
+
+
+def test_thresholds_per_exit_beat_a_common_one():
+    # Exit 0 is right whenever it is surer than 0.5; exit 1 never is, however sure.
+    rng = np.random.default_rng(0)
+    confidences = rng.random((2000, 3))
+    right = np.stack([confidences[:, 0] > 0.5, np.zeros(2000, bool), np.ones(2000, bool)], axis=1)
+    candidates = (0.25, 0.5, 0.75, 1.0)
+    chosen = per_exit_thresholds(confidences, right, (0.2, 0.5, 1.0), candidates, budget=0.7)
+    assert chosen == (0.5, 1.0)

@@ -1,0 +1,197 @@
+"""Export to ONNX, one graph per exit, and a backend that runs such graphs."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ztw_rl import deploy
+from ztw_rl.core.backends.backend import Prediction
+from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.stage import Stage
+from ztw_rl.errors import UserError
+
+NEVER = 2.0
+"""A threshold that no confidence exceeds."""
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+def require_packages() -> None:
+    """Find out whether the extra ``onnx`` is installed.
+
+    Raises:
+        UserError: A package is missing.
+    """
+    for package in PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{package} is missing; pip install 'ztw-rl[onnx]'")
+
+
+class _Chain(nn.Module):
+    """All stages in a row, with everything that passes between them as outputs.
+
+    Args:
+        model: In eval mode.
+    """
+
+    def __init__(self, model: EarlyExitModel) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(Stage(model, m).eval() for m in range(model.n_exits))
+        self.head = model.head
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """The four outputs of each stage; of the last its answer and confidence; the backbone."""
+        outputs: list[Tensor] = []
+        logits: Tensor | None = None
+        for stage in self.stages:
+            x, logits, log_probs, confidence = stage(x, logits)
+            outputs += [x, logits, log_probs, confidence]
+        return [*outputs[:-4], *outputs[-2:], self.head(x)]
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """Serialised ONNX graphs of a model, for any batch size."""
+
+    exits: tuple[bytes, ...]
+    """One per exit; see ``deploy.DeployedModel`` for inputs and outputs."""
+    backbone: bytes
+    """From ``x`` to ``logits``, (B, C), without any IC."""
+
+
+@torch.no_grad()
+def export_graphs(model: EarlyExitModel, x: Tensor) -> Graphs:
+    """Export a model once and cut it at its exits.
+
+    Args:
+        model: In eval mode, on the CPU.
+        x: (1, …), any input of the right shape and type.
+
+    Raises:
+        UserError: A package is missing.
+    """
+    require_packages()
+    import onnx
+
+    last = model.n_exits - 1
+    names = [f"{name}_{m}" for m in range(last) for name in deploy.OUTPUTS]
+    names += [f"{name}_{last}" for name in deploy.OUTPUTS[2:]]
+    with warnings.catch_warnings():
+        # The exporter warns of its own internals.
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            _Chain(model),
+            # A batch of one would be taken for a constant.
+            (torch.cat([x, x]),),
+            dynamo=True,
+            verbose=False,
+            input_names=("x",),
+            output_names=[*names, "logits"],
+            dynamic_shapes=({0: "batch"},),
+        )
+    assert program is not None
+    extractor = onnx.utils.Extractor(program.model_proto)
+    state = ("next_features", "next_logits")
+    exits = []
+    for m in range(model.n_exits):
+        own = state if m < last else ()
+        reads = ["x"] if m == 0 else [f"{name}_{m - 1}" for name in state]
+        if m == last and last and not head_is_ensembled(model):
+            del reads[1]
+        wanted = [f"{name}_{m}" for name in (*own, "log_probs", "confidence")]
+        graph = extractor.extract_model(reads, wanted)
+        inputs = dict(zip(reads, ("features", "logits"), strict=False))
+        outputs = {name: name.removesuffix(f"_{m}") for name in wanted}
+        exits.append(_renamed(graph, inputs | outputs))
+    backbone = extractor.extract_model(["x"], ["logits"])
+    return Graphs(tuple(exits), backbone.SerializeToString())
+
+
+def _renamed(model: Any, names: Mapping[str, str]) -> bytes:
+    """A graph with other names for some of its tensors, serialised."""
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in model.graph.node:
+        for tensors in (node.input, node.output):
+            tensors[:] = [names.get(name, name) for name in tensors]
+    serialised: bytes = model.SerializeToString()
+    return serialised
+
+
+def head_is_ensembled(model: EarlyExitModel) -> bool:
+    """Whether the last exit reads the others' logits."""
+    return bool(model.ics) and model.is_ensembled(model.n_exits - 1)
+
+
+@torch.no_grad()
+def interface(model: EarlyExitModel, x: Tensor) -> dict[str, Any]:
+    """The part of an artefact's metadata that ``deploy.DeployedModel`` needs.
+
+    Args:
+        model: In eval mode, on the CPU.
+        x: (1, …), any input of the right shape and type.
+    """
+    return {
+        "n_exits": model.n_exits,
+        "n_classes": model.backbone(x).shape[1],
+        "input_shape": list(x.shape[1:]),
+        "input_dtype": str(x.numpy().dtype),
+        "head_is_ensembled": head_is_ensembled(model),
+        # Nobody leaves early unless a threshold is chosen; JSON has no infinity.
+        "thresholds": [NEVER] * (model.n_exits - 1),
+    }
+
+
+class OnnxBackend:
+    """ONNX Runtime; see ``backend.Backend``.
+
+    Args:
+        model: The stages.
+        backbone: Session from ``x`` to ``logits``.
+    """
+
+    name = "ONNX Runtime"
+
+    def __init__(self, model: deploy.DeployedModel, backbone: deploy.Session) -> None:
+        self.n_exits = model.n_exits
+        self._model = model
+        self._backbone = backbone
+
+    def predict(self, x: Tensor, thresholds: Sequence[float]) -> Prediction:
+        """See ``Backend.predict``."""
+        answer = self._model.predict(x.numpy(), thresholds)
+        return Prediction(
+            torch.from_numpy(answer.log_probs),
+            torch.from_numpy(answer.exits),
+            torch.from_numpy(answer.confidences),
+        )
+
+    def backbone(self, x: Tensor) -> Tensor:
+        """See ``Backend.backbone``."""
+        (logits,) = self._backbone.run(("logits",), {"x": x.numpy()})
+        return torch.from_numpy(logits)
+
+
+def onnx(model: EarlyExitModel, x: Tensor, n_threads: int = 1) -> OnnxBackend:
+    """Export a model and run it at once, without a file.
+
+    Args:
+        model: In eval mode, on the CPU.
+        x: (1, …), any input of the right shape and type.
+        n_threads: For the work inside a layer.
+
+    Raises:
+        UserError: A package is missing.
+    """
+    graphs = export_graphs(model, x)
+    sessions = [deploy.open_session(graph, n_threads, "the model") for graph in graphs.exits]
+    return OnnxBackend(
+        deploy.DeployedModel(sessions, interface(model, x)),
+        deploy.open_session(graphs.backbone, n_threads, "the model"),
+    )

@@ -1,0 +1,109 @@
+"""Latency of an early-exit model, case by case."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ztw_rl.core.backends.backend import Backend
+from ztw_rl.core.metrics import relative_cost
+from ztw_rl.core.timing import forced_thresholds, interleaved_seconds, threads
+
+
+@dataclass(frozen=True)
+class Latency:
+    """One line of ``bench.csv``."""
+
+    backend: str
+    batch_size: int
+    threads: int
+    case: str
+    """``full`` (the backbone alone), ``exit_0`` … (forced), ``no_exit`` (every IC is asked and
+    none answers), ``mix`` (the thresholds decide)."""
+    p50_us: float
+    """Per call, not per sample; so are the other percentiles."""
+    p90_us: float
+    p99_us: float
+    relative_time: float
+    """Median over ``full``'s."""
+    relative_macs: float
+    """Operations over ``full``'s: what early exit promises."""
+
+
+def bench(
+    backend: Backend,
+    inputs: Tensor,
+    thresholds: Sequence[float],
+    relative_macs: Sequence[float],
+    *,
+    batch_size: int,
+    n_threads: int,
+    n_rounds: int,
+) -> list[Latency]:
+    """Time every case, interleaved.
+
+    Args:
+        backend: Runs a model on the CPU with ``n_threads``.
+        inputs: (N, …), real ones, because they decide the mix of exits.
+        thresholds: E−1, of the case ``mix``.
+        relative_macs: (E,) see ``cost.ExitCosts``.
+        batch_size: Samples per call.
+        n_threads: Threads of PyTorch.
+        n_rounds: Counted calls of each case.
+    """
+    n_exits = backend.n_exits
+    repeats = -(-batch_size // len(inputs))
+    pool = torch.cat([inputs] * repeats)
+    starts = range(0, len(pool) - batch_size + 1, batch_size)
+    batches = [pool[start : start + batch_size] for start in starts]
+    cases: dict[str, tuple[Callable[[Tensor], object], float]] = {"full": (backend.backbone, 1.0)}
+    for m in range(n_exits - 1):
+        cases[f"exit_{m}"] = (_predictor(backend, forced_thresholds(m, n_exits)), relative_macs[m])
+    never = forced_thresholds(n_exits - 1, n_exits)
+    cases["no_exit"] = (_predictor(backend, never), relative_macs[-1])
+    with threads(n_threads):
+        exits = torch.cat([backend.predict(batch, thresholds).exits for batch in batches])
+        shares = torch.bincount(exits, minlength=n_exits) / len(exits)
+        mixed = relative_cost(shares.tolist(), relative_macs)
+        cases["mix"] = (_predictor(backend, thresholds), mixed)
+        calls = [_cycle(function, batches) for function, _ in cases.values()]
+        seconds = interleaved_seconds(calls, n_rounds, n_warmup=3)
+    percentiles = [np.percentile(times, (50, 90, 99)) * 1e6 for times in seconds]
+    return [
+        Latency(
+            backend.name, batch_size, n_threads, case, p50, p90, p99, p50 / percentiles[0][0], macs
+        )
+        for (case, (_, macs)), (p50, p90, p99) in zip(cases.items(), percentiles, strict=True)
+    ]
+
+
+def _predictor(backend: Backend, thresholds: Sequence[float]) -> Callable[[Tensor], object]:
+    return lambda x: backend.predict(x, thresholds)
+
+
+def _cycle(function: Callable[[Tensor], object], batches: Sequence[Tensor]) -> Callable[[], object]:
+    """``function`` of one batch after another, over and over."""
+    following = itertools.cycle(batches)
+    return lambda: function(next(following))
+
+
+def break_even(rows: Sequence[Latency]) -> float:
+    """Share of samples that must leave at exit 0, all others at none, to be no slower than full.
+
+    Args:
+        rows: All cases of one backend, batch size and number of threads.
+
+    Returns:
+        At least 0; above 1 if early exit cannot pay, NaN without ICs.
+    """
+    times = {row.case: row.relative_time for row in rows}
+    if "exit_0" not in times:
+        return math.nan
+    saved = times["no_exit"] - times["exit_0"]
+    return max(0.0, (times["no_exit"] - 1) / saved) if saved > 0 else math.inf

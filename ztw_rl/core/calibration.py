@@ -1,0 +1,213 @@
+"""Choice of confidence thresholds τ from a calibration run.
+
+Every rule works on a table: one row per unit (a sample, or a whole episode), one column per
+threshold, thresholds ascending.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from ztw_rl.errors import UserError
+
+
+def within_budget(
+    thresholds: Sequence[float], costs: Sequence[float], quality: Sequence[float], budget: float
+) -> float:
+    """The best threshold whose mean cost is within the budget.
+
+    Args:
+        thresholds: T candidates.
+        costs: T mean costs, relative to the backbone's.
+        quality: T returns or accuracies.
+        budget: Such as 0.6.
+
+    Returns:
+        τ; of equally good ones the largest.
+
+    Raises:
+        UserError: No candidate is that cheap.
+    """
+    cheap = [i for i, cost in enumerate(costs) if cost <= budget]
+    if not cheap:
+        raise UserError(
+            f"--budget {budget:g} is below the lowest cost of the calibration run, {min(costs):.3f}"
+        )
+    return max((quality[i], thresholds[i]) for i in cheap)[1]
+
+
+def keeping(
+    thresholds: Sequence[float],
+    costs: Sequence[float],
+    quality: Sequence[float],
+    full: float,
+    floor: float,
+    share: float,
+) -> float:
+    """The cheapest threshold that keeps a share of the full model's quality.
+
+    Args:
+        thresholds: T candidates.
+        costs: T mean costs.
+        quality: T returns or accuracies.
+        full: The full model's.
+        floor: What no skill at all scores: a random policy's return, 0 for accuracy.
+        share: Such as 0.95, of the way from ``floor`` to ``full``.
+
+    Returns:
+        τ; of equally cheap ones the largest.
+
+    Raises:
+        UserError: No candidate keeps as much.
+    """
+    needed = floor + share * (full - floor)
+    good = [i for i, value in enumerate(quality) if value >= needed]
+    if not good:
+        raise UserError(
+            f"--keep {share:g} needs {needed:.4g}, and no threshold of the calibration run has "
+            f"more than {max(quality):.4g}; try higher thresholds"
+        )
+    return max((-costs[i], thresholds[i]) for i in good)[1]
+
+
+def hoeffding_bentkus(
+    risks: npt.NDArray[np.float64], n: int, target: float
+) -> npt.NDArray[np.float64]:
+    """p-values of "the true risk exceeds the target", for losses in 0 … 1.
+
+    Source: Bates et al., "Distribution-Free, Risk-Controlling Prediction Sets" (2021); Angelopoulos
+    et al., "Learn then Test" (2021). The smaller of Hoeffding's bound,
+    exp(−n·KL(risk ‖ target)), and Bentkus's, e·P(Binomial(n, target) ≤ ⌈n·risk⌉).
+
+    Args:
+        risks: (T,) empirical means.
+        n: Independent units behind each mean.
+        target: 0 < target < 1.
+    """
+    risk = np.minimum(risks, target)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        kl = np.where(risk > 0, risk * np.log(risk / target), 0.0)
+        kl = kl + (1 - risk) * np.log((1 - risk) / (1 - target))
+    hoeffding = np.exp(-n * kl)
+    # Rounding must not turn n·risk = 3 into 4, nor into 2.
+    bentkus = np.e * stats.binom.cdf(np.ceil(n * risks - 1e-9), n, target)
+    p_values: npt.NDArray[np.float64] = np.minimum(1.0, np.minimum(hoeffding, bentkus))
+    return p_values
+
+
+def controlling_risk(
+    thresholds: Sequence[float], losses: npt.ArrayLike, risk: float, confidence: float
+) -> float | None:
+    """The smallest threshold whose risk is at most ``risk``, with probability ``confidence``.
+
+    Learn then Test with a fixed sequence: thresholds are tested from the largest down, each at
+    level 1 − confidence, and the first that fails ends it, so no correction for their number is
+    needed. The guarantee holds for any distribution, if the units are independent and come from
+    the distribution that is met later. For classifiers a unit is a sample and its loss whether it
+    disagrees with the full model; for policies it is an episode played at that threshold and the
+    share of its decisions that disagree.
+
+    Args:
+        thresholds: T candidates, ascending.
+        losses: (N, T) in 0 … 1.
+        risk: Largest expected loss allowed.
+        confidence: Such as 0.95.
+
+    Returns:
+        τ, or None if even the largest candidate cannot be shown to be safe: the full model must
+        answer then.
+
+    Raises:
+        UserError: ``risk`` or ``confidence`` is not between 0 and 1.
+    """
+    for name, value in (("risk", risk), ("confidence", confidence)):
+        if not 0 < value < 1:
+            raise UserError(f"--{name} must be between 0 and 1, not {value:g}")
+    table = np.asarray(losses, float)
+    p_values = hoeffding_bentkus(table.mean(axis=0), len(table), risk)
+    chosen = None
+    for threshold, p in zip(reversed(thresholds), reversed(p_values.tolist()), strict=True):
+        if p > 1 - confidence:
+            break
+        chosen = threshold
+    return chosen
+
+
+def disagreement(
+    confidences: npt.NDArray[Any],
+    labels: npt.NDArray[np.int64],
+    thresholds: Sequence[float],
+) -> npt.NDArray[np.float64]:
+    """Whether each sample's answer differs from the full model's, at each threshold.
+
+    Args:
+        confidences: (N, E) of every exit.
+        labels: (N, E) of every exit; the last is the full model's.
+        thresholds: T, the same τ for every IC.
+
+    Returns:
+        (N, T), 0 or 1: losses for ``controlling_risk``.
+    """
+    losses = []
+    for threshold in thresholds:
+        leaves = confidences > threshold
+        leaves[:, -1] = True
+        answers = np.take_along_axis(labels, leaves.argmax(axis=1)[:, None], axis=1)[:, 0]
+        losses.append(answers != labels[:, -1])
+    table: npt.NDArray[np.float64] = np.array(losses, float).T
+    return table
+
+
+def per_exit_thresholds(
+    confidences: npt.NDArray[Any],
+    right: npt.NDArray[np.bool_],
+    costs: Sequence[float],
+    candidates: Sequence[float],
+    budget: float,
+    n_sweeps: int = 3,
+) -> tuple[float, ...]:
+    """One threshold per IC, the most accurate found within the budget.
+
+    Coordinate ascent from the best common threshold: each IC's in turn takes the best candidate,
+    the others fixed.
+
+    Args:
+        confidences: (N, E) of every exit.
+        right: (N, E) whether every exit's answer is right.
+        costs: (E,) relative cost of leaving at each exit.
+        candidates: Thresholds to choose from.
+        budget: Largest mean cost.
+        n_sweeps: Times that each IC has its turn.
+
+    Returns:
+        E−1 thresholds.
+
+    Raises:
+        UserError: No common threshold is within the budget.
+    """
+    price = np.asarray(costs, float)
+    n_ics = confidences.shape[1] - 1
+    ones = np.ones((len(confidences), 1), bool)
+
+    def score(thresholds: Sequence[float]) -> tuple[float, float]:
+        """(accuracy, mean cost)."""
+        leaves = np.concatenate([confidences[:, :-1] > np.asarray(thresholds), ones], axis=1)
+        exits = leaves.argmax(axis=1)
+        accuracy = np.take_along_axis(right, exits[:, None], axis=1).mean()
+        return float(accuracy), float(price[exits].mean())
+
+    scored = [score((t,) * n_ics) for t in candidates]
+    start = within_budget(candidates, [s[1] for s in scored], [s[0] for s in scored], budget)
+    best = [start] * n_ics
+    for _ in range(n_sweeps):
+        for m in range(n_ics):
+            options = {t: score([*best[:m], t, *best[m + 1 :]]) for t in (best[m], *candidates)}
+            affordable = {t: s for t, s in options.items() if s[1] <= budget}
+            # Of equally accurate ones the cheapest, which leaves room for the other ICs.
+            best[m] = max(affordable, key=lambda t: (affordable[t][0], -affordable[t][1]))
+    return tuple(best)

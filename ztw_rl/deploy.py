@@ -1,0 +1,199 @@
+"""Runs an exported early-exit model with numpy and ONNX Runtime alone; torch is not needed.
+
+    model = load("pong.zip")
+    answer = model.predict(frames, threshold=0.9)
+    answer.labels, answer.exits, answer.confidences
+
+An artefact is a zip of one ONNX graph per exit and ``metadata.json``. One graph per exit, because
+only what is run costs time, samples that have left a batch can be dropped in between, and ONNX
+Runtime prepares the weights of a whole graph, but not those inside an ``If``.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ztw_rl.errors import UserError
+
+FORMAT = 1
+METADATA_FILE = "metadata.json"
+OUTPUTS = ("next_features", "next_logits", "log_probs", "confidence")
+"""Of each graph; the last exit's has the last two."""
+
+
+class Answer(NamedTuple):
+    """What a model answers to a batch."""
+
+    labels: npt.NDArray[np.int64]
+    """(B,) the likeliest class: the label, or a policy's greedy action."""
+    exits: npt.NDArray[np.int64]
+    """(B,) the exit that answered; computation stopped there."""
+    confidences: npt.NDArray[np.float32]
+    """(B,) the answer's highest probability."""
+    log_probs: npt.NDArray[np.float32]
+    """(B, C)."""
+
+
+class Session(Protocol):
+    """The part of ``onnxruntime.InferenceSession`` that is used."""
+
+    def run(
+        self, output_names: Sequence[str], input_feed: Mapping[str, npt.NDArray[Any]]
+    ) -> list[npt.NDArray[Any]]:
+        """Compute the named outputs."""
+        ...
+
+
+def graph_file(m: int) -> str:
+    """Name of exit m's graph inside the artefact."""
+    return f"exit_{m}.onnx"
+
+
+def open_session(graph: bytes, n_threads: int, source: str) -> Session:
+    """An ONNX Runtime session on the CPU.
+
+    Raises:
+        UserError: ONNX Runtime is missing or cannot read the graph.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError("onnxruntime is missing; pip install 'ztw-rl[onnx]'") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = n_threads
+    options.inter_op_num_threads = 1
+    try:
+        session: Session = onnxruntime.InferenceSession(
+            graph, options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{source} cannot be run ({reason}); export it again") from None
+    return session
+
+
+class DeployedModel:
+    """An early-exit model as one session per exit.
+
+    Args:
+        sessions: E, in order.
+        metadata: What ``metadata.json`` holds.
+    """
+
+    def __init__(self, sessions: Sequence[Session], metadata: Mapping[str, Any]) -> None:
+        self.metadata = metadata
+        self.n_exits = len(sessions)
+        self._sessions = tuple(sessions)
+        self._shape = tuple(metadata["input_shape"])
+        self._dtype = np.dtype(metadata["input_dtype"])
+        self._n_classes = int(metadata["n_classes"])
+
+    def predict(
+        self, x: npt.NDArray[Any], threshold: float | Sequence[float] | None = None
+    ) -> Answer:
+        """Answer a batch; samples that have left are computed no further.
+
+        Args:
+            x: (B, …), with the shape and type that the metadata name.
+            threshold: τ for all ICs, or E−1 of them; by default those in the metadata. A sample
+                leaves at the first exit whose highest probability exceeds it, and with NaN in
+                it, at the last.
+
+        Raises:
+            UserError: ``x`` or the thresholds don't fit.
+        """
+        if x.shape[1:] != self._shape or x.dtype != self._dtype:
+            raise UserError(
+                f"the input is {x.dtype} {x.shape}, but the model takes "
+                f"{self._dtype} (B, {', '.join(map(str, self._shape))})"
+            )
+        thresholds = self._thresholds(threshold)
+        answer = self._predict_one if len(x) == 1 else self._predict_batch
+        return answer(x, thresholds)
+
+    def _thresholds(self, threshold: float | Sequence[float] | None) -> npt.NDArray[np.float32]:
+        """(E−1,)."""
+        chosen = self.metadata["thresholds"] if threshold is None else threshold
+        thresholds = np.asarray(chosen, np.float32)
+        if thresholds.ndim == 0:
+            return np.full(self.n_exits - 1, thresholds)
+        if thresholds.shape != (self.n_exits - 1,):
+            raise UserError(f"{self.n_exits - 1} thresholds are needed, not {thresholds.size}")
+        return thresholds
+
+    def _run(
+        self, m: int, features: npt.NDArray[Any], logits: npt.NDArray[Any] | None
+    ) -> list[npt.NDArray[Any]]:
+        """Exit m's outputs, of which the last two are the answer."""
+        feed = {"features": features}
+        # The last exit has no use for the others' logits unless it is ensembled.
+        if logits is not None and (m < self.n_exits - 1 or self.metadata["head_is_ensembled"]):
+            feed["logits"] = logits
+        outputs = OUTPUTS if m < self.n_exits - 1 else OUTPUTS[2:]
+        return self._sessions[m].run(outputs, feed)
+
+    def _predict_one(self, x: npt.NDArray[Any], thresholds: npt.NDArray[np.float32]) -> Answer:
+        """One sample: nothing to compact, so nothing to keep track of."""
+        logits = None
+        for m, threshold in enumerate(thresholds.tolist()):
+            x, logits, log_probs, confidence = self._run(m, x, logits)
+            if confidence.item() > threshold:
+                break
+        else:
+            m = self.n_exits - 1
+            log_probs, confidence = self._run(m, x, logits)
+        return Answer(log_probs.argmax(axis=1), np.array([m]), confidence, log_probs)
+
+    def _predict_batch(self, x: npt.NDArray[Any], thresholds: npt.NDArray[np.float32]) -> Answer:
+        """Samples that leave are dropped from features and logits alike."""
+        alive = np.arange(len(x))
+        exits = np.zeros(len(x), np.int64)
+        confidences = np.zeros(len(x), np.float32)
+        log_probs = np.zeros((len(x), self._n_classes), np.float32)
+        logits = None
+        for m in range(self.n_exits):
+            if not len(alive):
+                break
+            *state, answers, confidence = self._run(m, x, logits)
+            leaves = np.ones(len(alive), bool)
+            if m < self.n_exits - 1:
+                x, logits = state
+                leaves = confidence > thresholds[m]
+            if not leaves.any():
+                continue
+            gone = alive[leaves]
+            exits[gone], confidences[gone] = m, confidence[leaves]
+            log_probs[gone] = answers[leaves]
+            alive, x = alive[~leaves], x[~leaves] if m < self.n_exits - 1 else x
+            logits = None if logits is None or len(logits) != len(leaves) else logits[~leaves]
+        return Answer(log_probs.argmax(axis=1), exits, confidences, log_probs)
+
+
+def load(path: str | Path, n_threads: int = 1) -> DeployedModel:
+    """Read an artefact of ``ztw-rl export --format onnx``.
+
+    Args:
+        path: The zip.
+        n_threads: For the work inside a layer.
+
+    Raises:
+        UserError: The file is missing, damaged, no such artefact, or ONNX Runtime is missing.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            metadata = json.loads(archive.read(METADATA_FILE))
+            if metadata["format"] != FORMAT or metadata["kind"] != "onnx":
+                raise UserError(f"{path} is no ONNX artefact of format {FORMAT}; export it again")
+            graphs = [archive.read(graph_file(m)) for m in range(metadata["n_exits"])]
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; make it with: ztw-rl export") from None
+    except (zipfile.BadZipFile, OSError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); export it again") from None
+    return DeployedModel([open_session(g, n_threads, str(path)) for g in graphs], metadata)
