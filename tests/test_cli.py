@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -232,7 +233,7 @@ def test_a_killed_run_loses_at_most_one_checkpoint_interval(folder, capsys):
     code, _, err = stop_training(folder, signal.SIGKILL)
     assert code == -signal.SIGKILL
     kept = newest_step(folder)
-    shown = [int(line.split()[1].replace(",", "")) for line in err.splitlines() if "step" in line]
+    shown = [int(step.replace(",", "")) for step in re.findall(r"step ([\d,]+)", err)]
     # The interval is one rollout of 16 steps, and each line on stderr is one.
     assert kept >= max(shown)
     assert cli.main(["train-ppo", "--resume", "--n-timesteps", str(kept + 16)]) == 0

@@ -27,6 +27,8 @@ THRESHOLDS = (0.0, 0.5, 0.8, 1.5)
 
 def check(backend, model, x):
     """Every answer is the offline selection's."""
+    # Rounding adds up along a cascade of many random ICs.
+    tolerance = 1e-4 * max(1, model.n_exits / 5)
     for threshold in THRESHOLDS:
         prediction = backend.predict(x, (threshold,) * (model.n_exits - 1))
         answers = model(x)
@@ -34,7 +36,7 @@ def check(backend, model, x):
         expected = answers[torch.arange(len(x)), exits]
         assert prediction.exits.tolist() == exits.tolist()
         assert prediction.labels.tolist() == expected.argmax(dim=-1).tolist()
-        torch.testing.assert_close(prediction.log_probs, expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(prediction.log_probs, expected, atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,7 @@ def check(backend, model, x):
     [("ztw", 1), ("sdn", 2), ("cascade", 5), ("ztw", 5), ("additive", 2), ("ztw", 27)],
 )
 def test_equals_the_offline_selection(make_model, method, n_exits):
+    torch.manual_seed(0)
     model = make_model(n_exits, method)
     backend = onnx(model, torch.zeros(1, 3, 9, 9))
     for batch_size in (0, 1, 7, 256):
