@@ -50,7 +50,7 @@ def test_equals_the_offline_selection(make_model, method, n_exits):
     for batch_size in (0, 1, 7, 256):
         check(backend, model, torch.randn(batch_size, 3, 9, 9))
     x = torch.randn(3, 3, 9, 9)
-    torch.testing.assert_close(backend.backbone(x), model.backbone(x), atol=1e-4, rtol=0)
+    torch.testing.assert_close(backend.backbone(x), model.backbone(x), atol=1e-4, rtol=1e-4)
 
 
 def test_unequal_pooling_bins(make_model):
