@@ -22,9 +22,10 @@ from torch import Tensor
 from benchmarks import harness, plain
 from ztw_rl.atari.collector import Collector
 from ztw_rl.atari.config import AtariConfig, DistillConfig
-from ztw_rl.atari.distill import build_optimizer, build_stages, fit
+from ztw_rl.atari.distill import build_optimizer, fit
 from ztw_rl.atari.emulators import make_emulators
 from ztw_rl.atari.games import rom_id
+from ztw_rl.atari.stages import build_stages
 from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.training import kl_to_teacher, set_learning_rate

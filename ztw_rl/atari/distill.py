@@ -7,11 +7,10 @@ the authors' published code.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
 
 import torch
 from rich.console import Console
@@ -22,6 +21,7 @@ from ztw_rl.atari.backbone import early_exit_nature_cnn
 from ztw_rl.atari.collector import Collector, Experience
 from ztw_rl.atari.config import DistillConfig
 from ztw_rl.atari.emulators import EmulatorBatch
+from ztw_rl.atari.stages import Stage, build_stages
 from ztw_rl.atari.teacher import Teacher
 from ztw_rl.core.checkpoint import (
     load_json,
@@ -31,8 +31,6 @@ from ztw_rl.core.checkpoint import (
     optimizer_tensors,
     save_checkpoint,
 )
-from ztw_rl.core.ensembles import Ensemble
-from ztw_rl.core.heads import InternalClassifier
 from ztw_rl.core.methods import METHODS
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.training import (
@@ -45,90 +43,6 @@ from ztw_rl.core.training import (
 from ztw_rl.errors import UserError
 from ztw_rl.interrupt import StopRequest, graceful_stop
 from ztw_rl.progress import TrainingProgress
-
-
-class Stage(Protocol):
-    """One half of distillation: what is fitted, and on what."""
-
-    name: str
-    batch_size: int
-
-    def parameters(self) -> Iterable[Tensor]:
-        """What is fitted; all else stays as it is."""
-        ...
-
-    def answers(self, ic_log_probs: Tensor) -> Tensor:
-        """What the ICs answer while they act, (N, E−1, A) from (N, E−1, A)."""
-        ...
-
-    def predict(self, experience: Experience, index: Tensor) -> Tensor:
-        """(B, E−1, A) log-probabilities of the samples at ``index``, with gradients."""
-        ...
-
-
-class ICStage:
-    """Fits the ICs, cascade connections included, on the trunk's kept activations."""
-
-    name = "ics"
-
-    def __init__(self, model: EarlyExitModel, batch_size: int) -> None:
-        self._ics = [cast(InternalClassifier, ic) for ic in model.ics]
-        self.batch_size = batch_size
-        self._patches: tuple[Experience, list[Tensor]] | None = None
-
-    def parameters(self) -> Iterable[Tensor]:
-        """See ``Stage``."""
-        return [parameter for ic in self._ics for parameter in ic.parameters()]
-
-    def answers(self, ic_log_probs: Tensor) -> Tensor:
-        """See ``Stage``: each IC speaks for itself."""
-        return ic_log_probs
-
-    def predict(self, experience: Experience, index: Tensor) -> Tensor:
-        """See ``Stage``."""
-        logits: list[Tensor] = []
-        for ic, patches in zip(self._ics, self._read(experience), strict=True):
-            previous = logits[-1] if logits else None
-            chosen = patches.index_select(0, index.to(patches.device))
-            logits.append(ic.from_patches(chosen, previous))
-        return torch.log_softmax(torch.stack(logits, dim=1), dim=-1)
-
-    def _read(self, experience: Experience) -> list[Tensor]:
-        """Per IC (T·N, …), what its convolution reads; copied once for all minibatches."""
-        if self._patches is None or self._patches[0] is not experience:
-            everything = slice(None)
-            self._patches = (
-                experience,
-                [
-                    ic.patches(experience.activation(m, everything))
-                    for m, ic in enumerate(self._ics)
-                ],
-            )
-        return self._patches[1]
-
-
-class EnsembleStage:
-    """Fits the ensembles on the ICs' kept log-probabilities; the ICs no longer change."""
-
-    name = "ensemble"
-
-    def __init__(self, ensemble: Ensemble, batch_size: int) -> None:
-        self._ensemble = ensemble
-        self.batch_size = batch_size
-
-    def parameters(self) -> Iterable[Tensor]:
-        """See ``Stage``."""
-        return self._ensemble.parameters()
-
-    def answers(self, ic_log_probs: Tensor) -> Tensor:
-        """See ``Stage``: the ensembles speak."""
-        combined: Tensor = self._ensemble(ic_log_probs)
-        return combined
-
-    def predict(self, experience: Experience, index: Tensor) -> Tensor:
-        """See ``Stage``."""
-        combined: Tensor = self._ensemble(experience.ic_log_probs[index])
-        return combined
 
 
 @dataclass(frozen=True)
@@ -148,14 +62,6 @@ def build_student(teacher: Teacher, config: DistillConfig) -> EarlyExitModel:
     model.load_state_dict(dict(teacher.parameters), strict=False)
     freeze(model)
     return model
-
-
-def build_stages(model: EarlyExitModel, config: DistillConfig) -> list[Stage]:
-    """The stages that the model's parts call for."""
-    stages: list[Stage] = [ICStage(model, config.ic_batch_size)]
-    if model.ensemble is not None:
-        stages.append(EnsembleStage(model.ensemble, config.ensemble_batch_size))
-    return stages
 
 
 def build_optimizer(parameters: list[Tensor]) -> torch.optim.Optimizer:
