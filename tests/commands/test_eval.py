@@ -101,6 +101,18 @@ def test_patience(distill_run):
     assert rows[1]["exit_share_2"] == "1.0"
 
 
+def test_disagreement_is_stored_game_by_game(distill_run):
+    arguments = ["--disagreement", "--thresholds=0,1", "--output=d"]
+    assert cli.main([*SMALL, *arguments]) == 0
+    stored = json.loads(Path("d/curve.json").read_text())
+    first, second, *others = stored["rows"]
+    assert len(first["disagreement"]) == 2
+    assert all(0 <= share <= 1 for share in first["disagreement"])
+    # Nobody is surer than 1, so the full model answers and agrees with itself.
+    assert second["disagreement"] == [0, 0]
+    assert not any("disagreement" in row for row in others)
+
+
 def test_every_row_plays_the_seeds_that_were_asked_for(distill_run, monkeypatch):
     reset, seeds = Emulators.reset, []
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,24 @@ from ztw_rl import cli, deploy
 from ztw_rl.atari.agent import Agent, AgentConfig, build_model, save_agent
 from ztw_rl.atari.config import AtariConfig
 
-CURVE = """rule,threshold,return_mean,relative_time,relative_macs
-confidence,0.5,-20,0.4,0.4
-confidence,0.9,18,0.6,0.5
-confidence,0.95,20,0.9,0.8
-backbone,,20,1,1
-"""
+
+def line(rule, threshold, returns, macs, **more):
+    """A row of curve.json, as far as thresholds are chosen from it."""
+    costs = {"relative_macs": macs, "relative_time": macs + 0.1}
+    return {"rule": rule, "threshold": threshold, "returns": returns, **costs, **more}
+
+
+CURVE = {
+    "agent": "agent",
+    "rows": [
+        # Alone, the even games keep 95 % at 0.5 already, and the odd ones need 0.9.
+        line("confidence", 0.5, [18, -20], 0.4),
+        line("confidence", 0.9, [18, 18], 0.5),
+        line("confidence", 0.95, [20, 20], 0.8),
+        line("random", 0.5, [0, 0], 0.4),
+        line("backbone", None, [20, 20], 1),
+    ],
+}
 
 
 @pytest.fixture
@@ -27,7 +40,7 @@ def agent(tmp_path, monkeypatch) -> Path:
     config = AgentConfig(AtariConfig(), n_actions=6, exits=("conv1", "conv2"), method="ztw")
     torch.manual_seed(0)
     save_agent(tmp_path / "agent", Agent(config, build_model(config)))
-    (tmp_path / "agent" / "curve.csv").write_text(CURVE)
+    (tmp_path / "agent" / "curve.json").write_text(json.dumps(CURVE))
     return Path("agent")
 
 
@@ -39,19 +52,37 @@ needs_onnx = pytest.mark.skipif(
 @needs_onnx
 def test_export_and_run(agent, capsys):
     assert cli.main(["export", "--agent", str(agent), "--keep", "0.95"]) == 0
-    assert "pong.zip" in capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
+    assert "pong.zip" in out
+    # On all games 0.9 is the cheapest that keeps 95 %; by halves, 0.5 fails where 0.9 is chosen.
+    assert "threshold 0.9 is chosen on all 2 games of agent/curve.json" in out
+    kept = (0.2 + 38.2) / 40.2 / 2
+    assert f"it keeps {kept:.1%} of the return over random play at 0.450 of the operations" in out
     model = deploy.load("pong.zip")
     assert model.metadata["thresholds"] == [0.9, 0.9]
     assert model.metadata["labels"][:2] == ["NOOP", "FIRE"]
     assert model.metadata["relative_macs"] == pytest.approx([0.376, 0.676, 1.041], abs=1e-3)
+    assert model.metadata["threshold_chosen_for"] == {
+        "keep": 0.95,
+        "cost_counts": "macs",
+        "n_games": 2,
+        "expected_cost": pytest.approx(0.45),
+        "expected_kept": pytest.approx(kept),
+    }
     answer = model.predict(np.zeros((3, 4, 84, 84), np.uint8), threshold=0.0)
     assert answer.exits.tolist() == [0, 0, 0]
 
 
 def test_bench_writes_its_table(agent, capsys):
     arguments = ["--backends", "eager", "--batch-sizes", "1", "8", "--n-rounds", "3"]
-    assert cli.main(["bench", "--agent", str(agent), "--budget", "0.6", *arguments]) == 0
-    assert "pays off once" in capsys.readouterr().out
+    assert (
+        cli.main(["bench", "--agent", str(agent), "--budget", "0.6", "--cost=time", *arguments])
+        == 0
+    )
+    out = capsys.readouterr().out
+    assert "pays off once" in out
+    assert "threshold 0.9 is chosen" in out
+    assert "of the time" in out
     table = pd.read_csv("runs/bench/pong-001/bench.csv")
     columns = "backend batch_size threads case p50_us p90_us p99_us relative_time relative_macs"
     assert table.columns.tolist() == columns.split()
@@ -64,8 +95,11 @@ def test_bench_writes_its_table(agent, capsys):
     [
         (["--threshold", "0.5", "--keep", "0.9"], "exclude one another"),
         (["--budget", "0.1"], "--budget 0.1 is below the lowest cost"),
-        (["--keep", "1.5"], "--keep 1.5 needs"),
-        (["--keep", "0.9", "--calibration", "nowhere"], "there is no curve.csv"),
+        (["--keep", "1.5"], "--keep 1.5 needs a return of"),
+        (["--risk", "0.1"], "make a calibration run with: ztw-rl eval --disagreement"),
+        (["--risk", "1.1"], "--risk must be between 0 and 1, not 1.1"),
+        (["--risk", "0.1", "--keep", "0.9"], "exclude one another"),
+        (["--keep", "0.9", "--calibration", "nowhere"], "there is no curve.json"),
         (["--backends", "jit"], "unknown backend 'jit'"),
         (["--batch-sizes", "0"], "batch_sizes must be numbers of at least 1"),
     ],
@@ -78,6 +112,50 @@ def test_mistakes_are_one_line(agent, capsys, arguments, message):
 
 
 def test_choosing_needs_a_calibration_run(agent, capsys):
-    (agent / "curve.csv").unlink()
+    (agent / "curve.json").unlink()
+    command = ["bench", "--agent", str(agent), "--keep", "0.9"]
+    assert cli.main(command) == 2
+    assert "make one with: ztw-rl eval --agent agent" in capsys.readouterr().err
+    run = Path("runs/eval/pong-001")
+    run.mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    (run / "curve.json").write_text(json.dumps({**CURVE, "agent": "agents/other"}))
+    assert cli.main(command) == 2
+    assert "is of another agent, agents/other" in capsys.readouterr().err
+
+
+def test_keeping_needs_random_plays_return(agent, capsys):
+    Path("envs").mkdir()
+    Path("envs/pong.yaml").write_text("ppo: {n_envs: 8}")
     assert cli.main(["bench", "--agent", str(agent), "--keep", "0.9"]) == 2
-    assert "make one with: ztw-rl eval" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "the recipe of pong has none; add random_return to envs/pong.yaml" in error
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"rows": [{"rule": "backbone"}]}', '{"rows": []}'])
+def test_a_damaged_calibration_run(agent, capsys, damage):
+    (agent / "curve.json").write_text(damage)
+    assert cli.main(["bench", "--agent", str(agent), "--budget", "0.9"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "agent/curve.json" in error
+
+
+@needs_onnx
+def test_risk(agent, capsys):
+    n = 200
+    rows = [
+        line("confidence", 0.5, [0] * n, 0.4, disagreement=[0.0, 0.2] * (n // 2)),
+        line("confidence", 0.9, [0] * n, 0.7, disagreement=[0.0] * n),
+        line("backbone", None, [0] * n, 1),
+    ]
+    (agent / "curve.json").write_text(json.dumps({"agent": "agent", "rows": rows}))
+    assert cli.main(["export", "--agent", str(agent), "--risk", "0.02"]) == 0
+    out = capsys.readouterr().out
+    assert "threshold 0.9 is chosen on all 200 games" in out
+    assert "with confidence 0.95, at most 2.0% of a game's decisions differ" in out
+    chosen = deploy.load("pong.zip").metadata["threshold_chosen_for"]
+    assert (chosen["risk"], chosen["confidence"], chosen["n_games"]) == (0.02, 0.95, 200)
+    assert cli.main(["export", "--agent", str(agent), "--risk", "0.01"]) == 2
+    assert "299 games without any difference are the least" in capsys.readouterr().err

@@ -6,31 +6,11 @@ import pytest
 from ztw_rl.core.calibration import (
     controlling_risk,
     disagreement,
+    fewest_units,
     hoeffding_bentkus,
-    keeping,
     per_exit_thresholds,
-    within_budget,
 )
 from ztw_rl.errors import UserError
-
-TAUS = (0.2, 0.5, 0.8)
-
-
-def test_within_budget_takes_the_best_that_is_cheap_enough():
-    assert within_budget(TAUS, (0.4, 0.6, 0.9), (1.0, 3.0, 5.0), budget=0.6) == 0.5
-    assert within_budget(TAUS, (0.4, 0.6, 0.9), (4.0, 3.0, 5.0), budget=0.6) == 0.2
-    assert within_budget(TAUS, (0.4, 0.6, 0.9), (3.0, 3.0, 5.0), budget=0.6) == 0.5
-    with pytest.raises(UserError, match=r"--budget 0.3 is below the lowest cost .*, 0.400"):
-        within_budget(TAUS, (0.4, 0.6, 0.9), (1.0, 3.0, 5.0), budget=0.3)
-
-
-def test_keeping_takes_the_cheapest_that_is_good_enough():
-    # Pong from −20 to 20: 95 % of the way is 18.
-    costs, returns = (0.4, 0.6, 0.9), (0.0, 18.0, 20.0)
-    assert keeping(TAUS, costs, returns, full=20, floor=-20, share=0.95) == 0.5
-    assert keeping(TAUS, costs, returns, full=20, floor=-20, share=0.5) == 0.2
-    with pytest.raises(UserError, match="--keep 1 needs 21, and no threshold"):
-        keeping(TAUS, costs, returns, full=21, floor=-20, share=1.0)
 
 
 def test_p_values_against_hand_worked_numbers():
@@ -76,10 +56,17 @@ def test_shares_out_of_range(name):
         controlling_risk((0.5,), np.zeros((3, 1)), **settings)
 
 
+def test_what_it_takes_to_show_anything():
+    # 0.98^149 < 0.05 < 0.98^148
+    assert fewest_units(0.02, 0.95) == 149
+    for n, shown in ((148, None), (149, 0.5)):
+        assert controlling_risk((0.5,), np.zeros((n, 1)), 0.02, 0.95) == shown
+
+
 def test_disagreement_with_the_full_model():
-    confidences = np.array([[0.9, 0.6, 0.7], [0.3, 0.6, 0.7]])
+    confidences = np.array([[0.9, 0.6], [0.3, 0.6]])
     labels = np.array([[1, 0, 0], [2, 1, 0]])
-    losses = disagreement(confidences, labels, (0.0, 0.5, 0.8, 1.0))
+    losses = disagreement(confidences, labels, np.array([0, 0]), (0.0, 0.5, 0.8, 1.0))
     assert losses.tolist() == [[1, 1, 1, 0], [1, 1, 0, 0]]
 
 

@@ -3,7 +3,34 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ztw_rl.core.selection import cheapest, normalized
+from ztw_rl.core.selection import cross_fit, keeping, normalized, within
+from ztw_rl.errors import UserError
+
+COSTS = np.array([0.4, 0.6, 0.9])
+
+
+def cheapest(scores, costs, full, random, keep):
+    return cross_fit(keeping(costs, random, keep), scores, costs, full, random)
+
+
+def test_within_takes_the_best_that_is_cheap_enough():
+    choose = within(COSTS, 0.6)
+    assert choose(np.array([1.0, 3, 5]), 5) == 1
+    assert choose(np.array([4.0, 3, 5]), 5) == 0
+    assert choose(np.array([3.0, 3, 5]), 5) == 1
+    with pytest.raises(UserError, match=r"--budget 0.3 is below the lowest cost .*, 0.400"):
+        within(COSTS, 0.3)
+
+
+def test_keeping_takes_the_cheapest_that_is_good_enough():
+    # Pong from −20 to 20: 95 % of the way is 18.
+    returns = np.array([0.0, 18, 20])
+    assert keeping(COSTS, -20, 0.95)(returns, 20) == 1
+    assert keeping(COSTS, -20, 0.5)(returns, 20) == 0
+    assert keeping(COSTS, -20, 1.0)(returns, 21) is None
+    assert keeping(np.array([0.4, 0.4, 1.1]), -20, 0.5)(np.array([18.0, 18, 20]), 20) == 1
+    with pytest.raises(ValueError, match="no better than random"):
+        keeping(COSTS, 21, 0.5)(returns, 20)
 
 
 def test_normalized_is_zero_for_random_and_one_for_full():

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from ztw_rl import recipes, runs
+from ztw_rl import recipes
 from ztw_rl.errors import UserError
 
-TABLE = "curve.csv"
+if TYPE_CHECKING:
+    from ztw_rl.commands._calibration_run import CalibrationRun
+
+DEFAULT = 0.9
 
 
 @dataclass(frozen=True)
@@ -23,19 +26,41 @@ class OperatingPoint:
     keep: float | None = None
     """The cheapest threshold that keeps this share of the full model's return, such as 0.95,
     counted from a random policy's."""
-    cost: Literal["time", "macs"] = "time"
-    """What --budget and --keep count: measured time or operations."""
+    risk: float | None = None
+    """The smallest threshold at which at most this share of a game's decisions, such as 0.02,
+    differs from the full model's: the expected share, for any distribution of games, with
+    --confidence. Needs an evaluation with --disagreement."""
+    confidence: float = 0.95
+    """Of --risk."""
+    cost: Literal["macs", "time"] = "macs"
+    """What --budget and --keep count: operations, or time as the evaluation measured it."""
     calibration: Path | None = None
-    """Folder of the eval run whose curve.csv they choose from; by default the agent's own table,
-    else the game's newest eval run."""
+    """Folder of the eval run whose curve.json they choose from; by default the agent's own, else
+    the game's newest eval run."""
 
     def __post_init__(self) -> None:
-        given = [self.threshold, self.budget, self.keep]
+        given = [self.threshold, self.budget, self.keep, self.risk]
         if sum(value is not None for value in given) > 1:
-            raise UserError("--threshold, --budget and --keep exclude one another; give one")
+            raise UserError(
+                "--threshold, --budget, --keep and --risk exclude one another; give one"
+            )
+        for name, share in (("risk", self.risk), ("confidence", self.confidence)):
+            if share is not None and not 0 < share < 1:
+                raise UserError(f"--{name} must be between 0 and 1, not {share:g}")
 
 
-def choose(point: OperatingPoint, agent: Path, game: str, runs_dir: Path) -> float:
+@dataclass(frozen=True)
+class Choice:
+    """The threshold that is asked for."""
+
+    threshold: float
+    reasons: tuple[str, ...] = ()
+    """Lines that say how it was chosen and what it is worth."""
+    record: dict[str, Any] | None = None
+    """The same for an artefact's metadata."""
+
+
+def choose(point: OperatingPoint, agent: Path, game: str, runs_dir: Path) -> Choice:
     """The threshold that is asked for.
 
     Args:
@@ -47,38 +72,98 @@ def choose(point: OperatingPoint, agent: Path, game: str, runs_dir: Path) -> flo
     Raises:
         UserError: There is no calibration run, or no threshold of it will do.
     """
-    if point.budget is None and point.keep is None:
-        return 0.9 if point.threshold is None else point.threshold
-    import pandas as pd
+    if point.budget is None and point.keep is None and point.risk is None:
+        return Choice(DEFAULT if point.threshold is None else point.threshold)
+    from ztw_rl.commands import _calibration_run
 
-    from ztw_rl.core.calibration import keeping, within_budget
+    path = _calibration_run.find(point.calibration, agent, game, runs_dir)
+    run = _calibration_run.load(path, point.cost)
+    if point.risk is not None:
+        return _controlling(run, point.risk, point.confidence, point.cost)
+    return _cheapest_or_best(run, point, game)
 
-    path = _table(point, agent, game, runs_dir)
+
+def _cheapest_or_best(run: CalibrationRun, point: OperatingPoint, game: str) -> Choice:
+    """``--keep`` or ``--budget``: chosen on all games, reported by halves."""
+    from ztw_rl.core.selection import cross_fit, keeping, within
+
+    random = recipes.load(game).random_return
+    if point.keep is not None:
+        if random is None:
+            raise UserError(
+                f"--keep counts from random play's return, and the recipe of {game} has none; "
+                f"add random_return to envs/{game}.yaml, or give --budget or --threshold"
+            )
+        rule = keeping(run.costs, random, point.keep)
+        target: dict[str, float] = {"keep": point.keep}
+    else:
+        assert point.budget is not None
+        rule = within(run.costs, point.budget)
+        target = {"budget": point.budget}
+    scores, full = run.returns.mean(axis=1), float(run.full.mean())
     try:
-        table = pd.read_csv(path)
-        swept = table[table["rule"] == "confidence"].sort_values("threshold")
-        full = float(table.loc[table["rule"] == "backbone", "return_mean"].iloc[0])
-        taus, quality = swept["threshold"].tolist(), swept["return_mean"].tolist()
-        costs = swept[f"relative_{point.cost}"].tolist()
-    except (OSError, KeyError, IndexError, ValueError) as error:
-        raise UserError(f"{path} is no table of ztw-rl eval ({error})") from None
-    if not taus:
-        raise UserError(f"{path} has no confidence thresholds; evaluate without --rule patience")
-    if point.budget is not None:
-        return within_budget(taus, costs, quality, point.budget)
-    floor = recipes.load(game).random_return or 0.0
-    return keeping(taus, costs, quality, full, floor, point.keep or 0.0)
+        best = rule(scores, full)
+    except ValueError as error:
+        raise UserError(f"{run.path}: {error}, so there is nothing to keep") from None
+    if best is None:
+        assert point.keep is not None
+        assert random is not None
+        raise UserError(
+            f"--keep {point.keep:g} needs a return of {random + point.keep * (full - random):.4g},"
+            f" and no threshold of {run.path} has it at a lower cost than the full model; "
+            "evaluate at more thresholds"
+        )
+    chosen = f"threshold {run.thresholds[best]:g} is chosen on all {len(run.full)} games of"
+    record: dict[str, Any] = {**target, "cost_counts": point.cost, "n_games": len(run.full)}
+    if random is None:
+        told = f"what it keeps cannot be told: the recipe of {game} has no random_return"
+    else:
+        try:
+            fit = cross_fit(rule, run.returns, run.costs, run.full, random)
+        except ValueError as error:
+            told = f"what it keeps cannot be told: {error}"
+        else:
+            told = (
+                f"chosen on one half of the games and tried on the other, in turn, it keeps "
+                f"{fit.kept:.1%} of the return over random play at {fit.cost:.3f} of the "
+                f"{'operations' if point.cost == 'macs' else 'time'}"
+            )
+            record |= {"expected_cost": fit.cost, "expected_kept": fit.kept}
+    return Choice(run.thresholds[best], (f"{chosen} {run.path}", told), record)
 
 
-def _table(point: OperatingPoint, agent: Path, game: str, runs_dir: Path) -> Path:
-    if point.calibration is not None:
-        given = point.calibration
-        path = given / TABLE if given.is_dir() else given
-        if not path.is_file():
-            raise UserError(f"--calibration {given}: there is no {TABLE}")
-        return path
-    newest = runs.newest(runs_dir, "eval", game)
-    for folder in (agent, newest):
-        if folder is not None and (folder / TABLE).is_file():
-            return folder / TABLE
-    raise UserError("--budget and --keep need a calibration run; make one with: ztw-rl eval")
+def _controlling(run: CalibrationRun, risk: float, confidence: float, cost: str) -> Choice:
+    """``--risk``: the guarantee holds for the games that it is chosen on, all of them."""
+    from ztw_rl.core.calibration import controlling_risk, fewest_units
+
+    if run.disagreement is None:
+        raise UserError(
+            f"{run.path} does not say how often the full model was contradicted; make a "
+            "calibration run with: ztw-rl eval --disagreement --n-episodes "
+            f"{2 * fewest_units(risk, confidence)}"
+        )
+    n = len(run.disagreement)
+    found = controlling_risk(run.thresholds, run.disagreement, risk, confidence)
+    if found is None:
+        observed = run.disagreement[:, -1].mean()
+        raise UserError(
+            f"{n} games cannot show that the risk is at most {risk:g} even at threshold "
+            f"{run.thresholds[-1]:g}, where {observed:.2%} of the decisions differ; "
+            f"{fewest_units(risk, confidence)} games without any difference are the least that "
+            "can: evaluate more games or higher thresholds"
+        )
+    at = run.thresholds.index(found)
+    observed = float(run.disagreement[:, at].mean())
+    lines = (
+        f"threshold {found:g} is chosen on all {n} games of {run.path}",
+        f"with confidence {confidence:g}, at most {risk:.1%} of a game's decisions differ from "
+        f"the full model's in expectation ({observed:.2%} in these games, at "
+        f"{run.costs[at]:.3f} of the {'operations' if cost == 'macs' else 'time'})",
+    )
+    record = {
+        "risk": risk,
+        "confidence": confidence,
+        "n_games": n,
+        "observed_disagreement": observed,
+    }
+    return Choice(found, lines, record)

@@ -94,7 +94,8 @@ def main(arguments: list[str]) -> int:
 
     agent = load_agent(folder)
     game = canonical(agent.config.atari.game)
-    threshold = choose(args.point, folder, game, args.runs_dir)
+    choice = choose(args.point, folder, game, args.runs_dir)
+    threshold = choice.threshold
     groups = _measure(args, agent, threshold)
     run = BenchRun(
         str(folder),
@@ -111,6 +112,8 @@ def main(arguments: list[str]) -> int:
     plot_bench(frame, f"{game}: time per call at threshold {threshold:g}", output / "bench.png")
     for rows in groups:
         _print(rows, break_even(rows))
+    for line in choice.reasons:
+        print(line)
     print(f"results: {output}/bench.csv; picture: {output}/bench.png")
     return 0
 

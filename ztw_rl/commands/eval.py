@@ -43,6 +43,9 @@ class Eval:
     --rule patience: how many exits in a row must agree, such as 1,2,3."""
     rule: Literal["confidence", "patience"] = "confidence"
     """Leave when the highest probability exceeds the threshold, or when exits agree (PBEE)."""
+    disagreement: bool = False
+    """Ask the full model as well at every decision of the rule, and store in curve.json which
+    share of each game's greedy actions differs: what --risk of export and bench chooses from."""
     agent: str | None = None
     """A shipped agent's name, an agent's folder or a distillation run; by default the newest
     distillation run, else the shipped agent."""
@@ -67,6 +70,7 @@ class EvalRun:
     agent: str
     thresholds: tuple[float, ...]
     rule: str
+    disagreement: bool
     seed: int
     evaluation: EvaluationConfig
 
@@ -124,7 +128,9 @@ def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
     costs, times = _cost(agent)
     results = _play(args, agent, thresholds, device, console)
     frame = table(results, costs, times.relative)
-    run = EvalRun(str(folder), tuple(thresholds), args.rule, args.seed, args.evaluation)
+    run = EvalRun(
+        str(folder), tuple(thresholds), args.rule, args.disagreement, args.seed, args.evaluation
+    )
     game = canonical(agent.config.atari.game)
     output = args.output or runs.create(args.runs_dir, KIND, game, run)
     kept = _kept(results, frame, recipes.load(game).random_return)
@@ -188,6 +194,7 @@ def _play(
                 seed=args.seed,
                 action_mode=settings.action_mode,
                 device=device,
+                compared=args.disagreement,
                 on_game=lambda game: progress.advance(task),
             )
     finally:
@@ -214,6 +221,8 @@ def _write(
     ]
     for row, result in zip(rows, results, strict=True):
         row |= {"returns": result.returns, "decisions": result.n_decisions}
+        if result.disagreement is not None:
+            row["disagreement"] = result.disagreement
     save_json(
         output / "curve.json",
         {
@@ -239,7 +248,7 @@ def _kept(
     """What keeping each of ``KEEP`` costs; nothing where that cannot be told."""
     import numpy as np
 
-    from ztw_rl.core.selection import cheapest
+    from ztw_rl.core.selection import cross_fit, keeping
 
     returns = np.array([result.returns for result in results])
     adaptive = frame["rule"].isin(["confidence", "patience"]).to_numpy()
@@ -251,7 +260,8 @@ def _kept(
         return found
     for keep in KEEP:
         try:
-            selection = cheapest(returns[adaptive], costs, full, random_return, keep)
+            choose = keeping(costs, random_return, keep)
+            selection = cross_fit(choose, returns[adaptive], costs, full, random_return)
         except ValueError:  # too few games, or a backbone no better than random play
             break
         found[keep] = {

@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
     game = canonical(agent.config.atari.game)
     output = args.output or Path(f"{game}.zip")
     runs.check_writable(output.parent)
-    threshold = choose(args.point, folder, game, args.runs_dir)
+    choice = choose(args.point, folder, game, args.runs_dir)
     x = agent.example()
     metadata: dict[str, Any] = {
         "name": game,
@@ -62,9 +62,14 @@ def main(arguments: list[str]) -> int:
         "exits": [*agent.config.exits, "policy"],
         "relative_macs": exit_costs(agent.model, x).relative_macs,
     }
-    export_onnx(output, agent.model, x, [threshold] * (agent.model.n_exits - 1), metadata)
+    if choice.record is not None:
+        metadata["threshold_chosen_for"] = choice.record
+    thresholds = [choice.threshold] * (agent.model.n_exits - 1)
+    export_onnx(output, agent.model, x, thresholds, metadata)
     size = output.stat().st_size / 2**20
-    print(f"{output}: {size:.1f} MiB, {agent.model.n_exits} exits, threshold {threshold:g}")
+    print(f"{output}: {size:.1f} MiB, {agent.model.n_exits} exits, threshold {choice.threshold:g}")
+    for line in choice.reasons:
+        print(line)
     print(f"run it with: ztw_rl.deploy.load('{output}').predict(frames)")
     return 0
 

@@ -1,11 +1,12 @@
-"""Choice of confidence thresholds τ from a calibration run.
+"""Choice of confidence thresholds τ with a guarantee, and of one for each exit.
 
-Every rule works on a table: one row per unit (a sample, or a whole episode), one column per
-threshold, thresholds ascending.
+The guarantee works on a table: one row per unit (a sample, or a whole episode), one column per
+threshold, thresholds ascending. ``core.selection`` chooses without one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,66 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from ztw_rl.core.selection import within
 from ztw_rl.errors import UserError
-
-
-def within_budget(
-    thresholds: Sequence[float], costs: Sequence[float], quality: Sequence[float], budget: float
-) -> float:
-    """The best threshold whose mean cost is within the budget.
-
-    Args:
-        thresholds: T candidates.
-        costs: T mean costs, relative to the backbone's.
-        quality: T returns or accuracies.
-        budget: Such as 0.6.
-
-    Returns:
-        τ; of equally good ones the largest.
-
-    Raises:
-        UserError: No candidate is that cheap.
-    """
-    cheap = [i for i, cost in enumerate(costs) if cost <= budget]
-    if not cheap:
-        raise UserError(
-            f"--budget {budget:g} is below the lowest cost of the calibration run, {min(costs):.3f}"
-        )
-    return max((quality[i], thresholds[i]) for i in cheap)[1]
-
-
-def keeping(
-    thresholds: Sequence[float],
-    costs: Sequence[float],
-    quality: Sequence[float],
-    full: float,
-    floor: float,
-    share: float,
-) -> float:
-    """The cheapest threshold that keeps a share of the full model's quality.
-
-    Args:
-        thresholds: T candidates.
-        costs: T mean costs.
-        quality: T returns or accuracies.
-        full: The full model's.
-        floor: What no skill at all scores: a random policy's return, 0 for accuracy.
-        share: Such as 0.95, of the way from ``floor`` to ``full``.
-
-    Returns:
-        τ; of equally cheap ones the largest.
-
-    Raises:
-        UserError: No candidate keeps as much.
-    """
-    needed = floor + share * (full - floor)
-    good = [i for i, value in enumerate(quality) if value >= needed]
-    if not good:
-        raise UserError(
-            f"--keep {share:g} needs {needed:.4g}, and no threshold of the calibration run has "
-            f"more than {max(quality):.4g}; try higher thresholds"
-        )
-    return max((-costs[i], thresholds[i]) for i in good)[1]
 
 
 def hoeffding_bentkus(
@@ -138,27 +81,34 @@ def controlling_risk(
     return chosen
 
 
+def fewest_units(risk: float, confidence: float) -> int:
+    """Units that it takes to show a risk to be controlled if none of them has any loss."""
+    return math.ceil(math.log(1 - confidence) / math.log(1 - risk))
+
+
 def disagreement(
     confidences: npt.NDArray[Any],
     labels: npt.NDArray[np.int64],
+    full: npt.NDArray[np.int64],
     thresholds: Sequence[float],
 ) -> npt.NDArray[np.float64]:
     """Whether each sample's answer differs from the full model's, at each threshold.
 
     Args:
-        confidences: (N, E) of every exit.
-        labels: (N, E) of every exit; the last is the full model's.
+        confidences: (N, E−1) of the ICs.
+        labels: (N, E) of every exit.
+        full: (N,) labels of the full model.
         thresholds: T, the same τ for every IC.
 
     Returns:
         (N, T), 0 or 1: losses for ``controlling_risk``.
     """
     losses = []
+    end = np.ones((len(labels), 1), bool)
     for threshold in thresholds:
-        leaves = confidences > threshold
-        leaves[:, -1] = True
+        leaves = np.concatenate([confidences > threshold, end], axis=1)
         answers = np.take_along_axis(labels, leaves.argmax(axis=1)[:, None], axis=1)[:, 0]
-        losses.append(answers != labels[:, -1])
+        losses.append(answers != full)
     table: npt.NDArray[np.float64] = np.array(losses, float).T
     return table
 
@@ -202,8 +152,10 @@ def per_exit_thresholds(
         return float(accuracy), float(price[exits].mean())
 
     scored = [score((t,) * n_ics) for t in candidates]
-    start = within_budget(candidates, [s[1] for s in scored], [s[0] for s in scored], budget)
-    best = [start] * n_ics
+    accuracies, means = np.array(scored, float).T
+    start = within(means, budget)(accuracies, math.nan)
+    assert start is not None
+    best = [candidates[start]] * n_ics
     for _ in range(n_sweeps):
         for m in range(n_ics):
             options = {t: score([*best[:m], t, *best[m + 1 :]]) for t in (best[m], *candidates)}

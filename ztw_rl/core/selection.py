@@ -1,18 +1,73 @@
-"""The cheapest setting that keeps a share of the full model's score, without flattering itself."""
+"""Which setting to run, and what such a choice is worth on games that it was not made on.
+
+One choice serves two ends. What is deployed is chosen on all games of a calibration run. What is
+reported of it is cross-fitted: a choice looks best on the very games that it was made on.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from ztw_rl.errors import UserError
+
 Floats = npt.NDArray[np.float64]
+
+Choose = Callable[[Floats, float], "int | None"]
+"""From the (T,) mean scores of the settings and the full model's mean score, on the same games,
+to the position of one setting; None where only the full model will do."""
+
+
+def keeping(costs: Floats, random: float, share: float) -> Choose:
+    """Choose the cheapest setting that keeps a share of the full model's score.
+
+    Args:
+        costs: (T,) mean costs, relative to the full model's.
+        random: What no skill at all scores: random play's return, 0 for accuracy.
+        share: Such as 0.95, of the way from ``random`` to the full model.
+
+    Returns:
+        A choice; of equally cheap settings it takes the last, and none that costs as much as the
+        full model. It raises ValueError where the full model is no better than random.
+    """
+
+    def choose(scores: Floats, full: float) -> int | None:
+        if full <= random:
+            raise ValueError("the full model is no better than random play")
+        good = np.flatnonzero((scores >= random + share * (full - random)) & (costs < 1))
+        return int(good[::-1][costs[good][::-1].argmin()]) if len(good) else None
+
+    return choose
+
+
+def within(costs: Floats, budget: float) -> Choose:
+    """Choose the best setting whose mean cost is within the budget.
+
+    Args:
+        costs: (T,) mean costs, relative to the full model's.
+        budget: Such as 0.6.
+
+    Returns:
+        A choice; of equally good settings it takes the last.
+
+    Raises:
+        UserError: No setting is that cheap.
+    """
+    cheap = np.flatnonzero(costs <= budget)
+    if not len(cheap):
+        raise UserError(
+            f"--budget {budget:g} is below the lowest cost of the calibration run, "
+            f"{costs.min():.3f}"
+        )
+    return lambda scores, full: int(cheap[::-1][scores[cheap][::-1].argmax()])
 
 
 @dataclass(frozen=True)
-class Selection:
-    """What a target costs, and what it really kept."""
+class CrossFit:
+    """What choosing costs and keeps, on games that were not chosen on."""
 
     chosen: tuple[int | None, int | None]
     """Setting chosen on each half of the seeds; None where only the full model would do."""
@@ -27,18 +82,19 @@ def normalized(score: float, random: float, full: float) -> float:
     return (score - random) / (full - random)
 
 
-def cheapest(scores: Floats, costs: Floats, full: Floats, random: float, keep: float) -> Selection:
+def cross_fit(
+    choose: Choose, scores: Floats, costs: Floats, full: Floats, random: float
+) -> CrossFit:
     """Choose on one half of the seeds, report on the other, swap, average.
 
-    Halves are the even and the odd seeds. Choosing and reporting on the same episodes would
-    favour settings that were lucky.
+    Halves are the even and the odd seeds.
 
     Args:
+        choose: What is judged.
         scores: (T, n) score of each setting on each seed.
         costs: (T,) relative cost of each setting.
         full: (n,) score of the full model on the same seeds.
         random: Mean score of random play.
-        keep: Share of the full model's normalised score to keep, such as 0.95.
 
     Returns:
         The choices, their cost and what they kept.
@@ -52,16 +108,16 @@ def cheapest(scores: Floats, costs: Floats, full: Floats, random: float, keep: f
     halves = [np.arange(n) % 2 == parity for parity in (0, 1)]
     if any(full[half].mean() <= random for half in halves):
         raise ValueError("the full model is no better than random play")
-
-    def kept(setting: int, half: npt.NDArray[np.bool_]) -> float:
-        return normalized(float(scores[setting, half].mean()), random, float(full[half].mean()))
-
     chosen: list[int | None] = []
     results: list[tuple[float, float]] = []
-    for choose, report in (halves, halves[::-1]):
-        good = [t for t in range(len(costs)) if kept(t, choose) >= keep and costs[t] < 1]
-        best = min(good, key=lambda t: float(costs[t]), default=None)
+    for here, there in (halves, halves[::-1]):
+        best = choose(scores[:, here].mean(axis=1), float(full[here].mean()))
         chosen.append(best)
-        results.append((1.0, 1.0) if best is None else (float(costs[best]), kept(best, report)))
+        if best is None:
+            results.append((1.0, 1.0))
+            continue
+        there_full = float(full[there].mean())
+        kept = normalized(float(scores[best, there].mean()), random, there_full)
+        results.append((float(costs[best]), kept))
     cost, share = np.mean(results, axis=0)
-    return Selection((chosen[0], chosen[1]), float(cost), float(share))
+    return CrossFit((chosen[0], chosen[1]), float(cost), float(share))
