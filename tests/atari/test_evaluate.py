@@ -142,6 +142,28 @@ def test_each_row_has_its_own_threshold_although_they_share_a_batch(run, model):
         assert result.exit_shares == tuple(n / uneven(SEED) for n in exits)
 
 
+def test_disagreement_with_the_full_model(run, model):
+    """Replays each game by hand."""
+    rows = [Row("confidence", t, compared=True) for t in (0.0, 0.6, 1.0)]
+    results, games = run([*rows, Row("confidence", 0.6)], n_envs=5)
+    assert results[3].disagreement is None
+    assert results[3].returns == results[1].returns
+    for row, result in zip(rows, results[:3], strict=True):
+        for seed, share in zip(SEEDS, result.disagreement, strict=True):
+            replay = type(games)(1, length=uneven)
+            x, differ = replay.reset(np.array([seed])), 0
+            for _ in range(uneven(seed)):
+                with torch.no_grad():
+                    said = model(torch.from_numpy(x))[0]
+                sure = (said[:2].exp().amax(-1) > row.threshold).tolist()
+                action = said[sure.index(True) if any(sure) else 2].argmax()
+                differ += int(action != said[2].argmax())
+                x = replay.step(action.numpy().reshape(1)).observations
+            assert share == differ / uneven(seed)
+    assert max(results[0].disagreement) > 0
+    assert results[2].disagreement == (0,) * N_EPISODES
+
+
 def test_patience_one_leaves_at_once_and_more_leaves_later(run):
     (one, two, three, four), _ = run([Row("patience", t) for t in (1.0, 2.0, 3.0, 4.0)])
     assert one.exit_shares == (1, 0, 0)

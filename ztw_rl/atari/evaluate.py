@@ -40,6 +40,9 @@ class Row:
     of ``forced``; nothing for ``backbone``."""
     shares: tuple[float, ...] | None = None
     """``random`` only: how often each exit is drawn."""
+    compared: bool = False
+    """Whether the full model is asked as well, at every decision, to see how often the greedy
+    actions differ."""
 
 
 @dataclass
@@ -52,6 +55,8 @@ class Game:
     length: int = 0
     exits: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """(E,) decisions per exit."""
+    n_differ: int = 0
+    """Decisions whose greedy action is not the full model's; counted for ``compared`` rows."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,9 @@ class RowResult:
     exit_shares: tuple[float, ...]
     """(E,) share of decisions that each exit took, over all games."""
     n_decisions: int
+    disagreement: tuple[float, ...] | None = None
+    """Share of each game's decisions that differ from the full model's, in the order of the
+    seeds; of ``compared`` rows."""
 
 
 def play(
@@ -108,6 +116,9 @@ def play(
                 returns=tuple(g.points for g in own),
                 exit_shares=tuple((exits / exits.sum()).tolist()),
                 n_decisions=int(exits.sum()),
+                disagreement=(
+                    tuple(g.n_differ / int(g.exits.sum()) for g in own) if row.compared else None
+                ),
             )
         )
     return results
@@ -148,6 +159,7 @@ class _Seats:
         for members, rule in self._groups():
             x = torch.from_numpy(self._observations[members]).to(self._device)
             log_probs, exits = self._decide(x, rule)
+            self._compare(x, log_probs, members)
             chosen = self._choose(log_probs.cpu().numpy(), members)
             actions[members] = chosen
             for seat, m in zip(members, exits.tolist(), strict=True):
@@ -233,6 +245,20 @@ class _Seats:
         decision = decide(self._model, x, rule)
         return decision.log_probs, decision.left_at
 
+    @torch.no_grad()
+    def _compare(self, x: Tensor, log_probs: Tensor, members: npt.NDArray[np.int64]) -> None:
+        """Count where the answers to ``x`` differ from the full model's, for rows that ask."""
+        games = [self._games[seat] for seat in members]
+        asked = [i for i, game in enumerate(games) if game is not None and game.row.compared]
+        if not asked:
+            return
+        full = self._model.backbone(x[asked]).argmax(dim=-1)
+        differ = (log_probs[asked].argmax(dim=-1) != full).tolist()
+        for i, differs in zip(asked, differ, strict=True):
+            game = games[i]
+            assert game is not None
+            game.n_differ += differs
+
     def _choose(
         self, log_probs: npt.NDArray[np.float32], members: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
@@ -287,6 +313,7 @@ def evaluate(
     seed: int,
     action_mode: ActionMode,
     device: torch.device,
+    compared: bool = False,
     on_game: Callable[[Game], None] = lambda game: None,
 ) -> list[RowResult]:
     """Play the whole table: the rule at every threshold, its controls, and the backbone.
@@ -303,6 +330,7 @@ def evaluate(
         seed: Game k of every row has seed ``seed + k``.
         action_mode: How actions follow from probabilities.
         device: Where the model is.
+        compared: Whether the rule's rows ask the full model as well, at every decision.
         on_game: Called with each game that has ended.
 
     Returns:
@@ -321,7 +349,7 @@ def evaluate(
             on_game=on_game,
         )
 
-    adaptive = [Row(rule, threshold) for threshold in thresholds]
+    adaptive = [Row(rule, threshold, compared=compared) for threshold in thresholds]
     forced = [Row("forced", float(m)) for m in range(model.n_exits)]
     first = play_all([*adaptive, *forced, Row("backbone")])
     n = len(adaptive)
