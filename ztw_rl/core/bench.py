@@ -31,7 +31,8 @@ class Latency:
     p90_us: float
     p99_us: float
     relative_time: float
-    """Median over ``full``'s."""
+    """Median over ``full``'s. One sample leaves at one exit, so for the mix of single samples it
+    is the mean over exits, each as often as it is taken, of the exit's median."""
     relative_macs: float
     """Operations over ``full``'s: what early exit promises."""
 
@@ -75,11 +76,14 @@ def bench(
         calls = [_cycle(function, batches) for function, _ in cases.values()]
         seconds = interleaved_seconds(calls, n_rounds, n_warmup=3)
     percentiles = [np.percentile(times, (50, 90, 99)) * 1e6 for times in seconds]
+    relative = [float(p50 / percentiles[0][0]) for p50, _, _ in percentiles]
+    if batch_size == 1:
+        relative[-1] = relative_cost(shares.tolist(), relative[1:-1])
     return [
-        Latency(
-            backend.name, batch_size, n_threads, case, p50, p90, p99, p50 / percentiles[0][0], macs
+        Latency(backend.name, batch_size, n_threads, case, p50, p90, p99, time, macs)
+        for (case, (_, macs)), (p50, p90, p99), time in zip(
+            cases.items(), percentiles, relative, strict=True
         )
-        for (case, (_, macs)), (p50, p90, p99) in zip(cases.items(), percentiles, strict=True)
     ]
 
 
