@@ -23,6 +23,9 @@ import numpy.typing as npt
 from ztw_rl.errors import UserError
 
 FORMAT = 1
+CHUNK = 16
+"""Samples of a larger batch that run at once. Features of more fall out of a core's cache between
+one layer and the next, and the operating system clears fresh pages for them at every call."""
 METADATA_FILE = "metadata.json"
 OUTPUTS = ("next_features", "next_logits", "log_probs", "confidence")
 """Of each graph; the last exit's has the last two."""
@@ -118,14 +121,14 @@ class DeployedModel:
         answer = self._predict_one if len(x) == 1 else self._predict_batch
         return answer(x, thresholds)
 
-    def _thresholds(self, threshold: float | Sequence[float] | None) -> npt.NDArray[np.float32]:
-        """(E−1,)."""
+    def _thresholds(self, threshold: float | Sequence[float] | None) -> list[float]:
+        """E−1, rounded as confidences are."""
         chosen = self.metadata["thresholds"] if threshold is None else threshold
-        thresholds = np.asarray(chosen, np.float32)
-        if thresholds.ndim == 0:
-            return np.full(self.n_exits - 1, thresholds)
-        if thresholds.shape != (self.n_exits - 1,):
-            raise UserError(f"{self.n_exits - 1} thresholds are needed, not {thresholds.size}")
+        if isinstance(chosen, float | int):
+            return [float(np.float32(chosen))] * (self.n_exits - 1)
+        thresholds: list[float] = np.asarray(chosen, np.float32).ravel().tolist()
+        if len(thresholds) != self.n_exits - 1:
+            raise UserError(f"{self.n_exits - 1} thresholds are needed, not {len(thresholds)}")
         return thresholds
 
     def _run(
@@ -139,10 +142,10 @@ class DeployedModel:
         outputs = OUTPUTS if m < self.n_exits - 1 else OUTPUTS[2:]
         return self._sessions[m].run(outputs, feed)
 
-    def _predict_one(self, x: npt.NDArray[Any], thresholds: npt.NDArray[np.float32]) -> Answer:
+    def _predict_one(self, x: npt.NDArray[Any], thresholds: Sequence[float]) -> Answer:
         """One sample: nothing to compact, so nothing to keep track of."""
         logits = None
-        for m, threshold in enumerate(thresholds.tolist()):
+        for m, threshold in enumerate(thresholds):
             x, logits, log_probs, confidence = self._run(m, x, logits)
             if confidence.item() > threshold:
                 break
@@ -151,29 +154,63 @@ class DeployedModel:
             log_probs, confidence = self._run(m, x, logits)
         return Answer(log_probs.argmax(axis=1), np.array([m]), confidence, log_probs)
 
-    def _predict_batch(self, x: npt.NDArray[Any], thresholds: npt.NDArray[np.float32]) -> Answer:
-        """Samples that leave are dropped from features and logits alike."""
+    def _predict_batch(self, x: npt.NDArray[Any], thresholds: Sequence[float]) -> Answer:
+        """Exit after exit, each over all samples that are left, which are packed in between."""
         alive = np.arange(len(x))
-        exits = np.zeros(len(x), np.int64)
+        exits = np.full(len(x), self.n_exits - 1)
         confidences = np.zeros(len(x), np.float32)
         log_probs = np.zeros((len(x), self._n_classes), np.float32)
-        logits = None
-        for m in range(self.n_exits):
+        logits: npt.NDArray[Any] | None = None
+        for m, threshold in enumerate((*thresholds, -np.inf)):
+            features = _Packed(len(alive))
+            history = _Packed(len(alive))
+            for start in range(0, len(alive), CHUNK):
+                part = slice(start, start + CHUNK)
+                own = alive[part]
+                *state, answers, confidence = self._run(
+                    m, x[part], None if logits is None else logits[part]
+                )
+                # For those that stay they are overwritten later.
+                log_probs[own], confidences[own] = answers, confidence
+                if state:
+                    leaves = confidence > np.float32(threshold)
+                    exits[own[leaves]] = m
+                    stays = np.flatnonzero(~leaves)
+                    features.add(state[0], stays)
+                    history.add(state[1], stays)
+            alive = alive[exits[alive] > m]
             if not len(alive):
                 break
-            *state, answers, confidence = self._run(m, x, logits)
-            leaves = np.ones(len(alive), bool)
-            if m < self.n_exits - 1:
-                x, logits = state
-                leaves = confidence > thresholds[m]
-            if not leaves.any():
-                continue
-            gone = alive[leaves]
-            exits[gone], confidences[gone] = m, confidence[leaves]
-            log_probs[gone] = answers[leaves]
-            alive, x = alive[~leaves], x[~leaves] if m < self.n_exits - 1 else x
-            logits = None if logits is None or len(logits) != len(leaves) else logits[~leaves]
+            x, logits = features.rows, history.rows
         return Answer(log_probs.argmax(axis=1), exits, confidences, log_probs)
+
+
+class _Packed:
+    """Some rows of many arrays, one after another in one array.
+
+    Args:
+        most: Rows that there can be; memory that no row reaches is never touched.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._buffer: npt.NDArray[Any] | None = None
+        self._n = 0
+
+    def add(self, array: npt.NDArray[Any], which: npt.NDArray[np.int64]) -> None:
+        """Append ``array[which]``."""
+        if self._buffer is None:
+            self._buffer = np.empty((self._most, *array.shape[1:]), array.dtype)
+        end = self._n + len(which)
+        # The default mode would copy once more.
+        np.take(array, which, axis=0, out=self._buffer[self._n : end], mode="clip")
+        self._n = end
+
+    @property
+    def rows(self) -> npt.NDArray[Any]:
+        """All of them."""
+        assert self._buffer is not None
+        return self._buffer[: self._n]
 
 
 def load(path: str | Path, n_threads: int = 1) -> DeployedModel:

@@ -6,6 +6,7 @@ Source: Wołczyk et al., "Zero Time Waste" (2021), section 3 and appendix C.2.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,10 @@ class Ensemble(nn.Module, ABC):
         n_exits: Number of exits E that are ensembled.
         n_classes: Number of classes C.
     """
+
+    SHIFT_INVARIANT: ClassVar[bool] = False
+    """Whether adding a constant to a member's log-probabilities changes nothing, so that its
+    logits do as well."""
 
     def __init__(self, n_exits: int, n_classes: int) -> None:
         super().__init__()
@@ -106,6 +111,8 @@ class Ensemble(nn.Module, ABC):
 
 class GeometricEnsemble(Ensemble):
     """q_m ∝ b_m · Π_{j≤m} p_j^w_mj: log q_m = log_softmax(Σ_j w_mj log p_j + log b_m)."""
+
+    SHIFT_INVARIANT = True
 
     @staticmethod
     def initial_log_biases(n_exits: int, n_classes: int) -> Tensor:

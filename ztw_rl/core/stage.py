@@ -73,6 +73,8 @@ class Stage(nn.Module):
         if self.ensemble is None:
             log_probs = torch.log_softmax(own, dim=-1)
         else:
-            members = torch.log_softmax(history, dim=-1)
+            # Normalising shifts a member's logits by a constant each.
+            invariant = self.ensemble.SHIFT_INVARIANT
+            members = history if invariant else torch.log_softmax(history, dim=-1)
             log_probs = self.ensemble.combine(members, self.weights, self.log_bias)
         return StageOutput(features, history, log_probs, log_probs.amax(dim=-1).exp())

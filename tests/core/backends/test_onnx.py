@@ -10,6 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from ztw_rl import deploy
 from ztw_rl.errors import UserError
@@ -19,8 +20,9 @@ pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
 from ztw_rl.core.artefact import export_onnx
-from ztw_rl.core.backends.onnx import onnx
+from ztw_rl.core.backends.onnx import export_graphs, onnx
 from ztw_rl.core.exits import Confidence, select
+from ztw_rl.core.model import EarlyExitModel
 
 THRESHOLDS = (0.0, 0.5, 0.8, 1.5)
 
@@ -56,6 +58,19 @@ def test_equals_the_offline_selection(make_model, method, n_exits):
 def test_unequal_pooling_bins(make_model):
     model = make_model(2, "ztw", size=7)
     check(onnx(model, torch.zeros(1, 3, 7, 7)), model, torch.randn(7, 3, 7, 7))
+
+
+def test_pixels_are_scaled_by_the_first_convolution(make_model):
+    class Scale(nn.Module):
+        def forward(self, x):
+            return x.float() / 255
+
+    plain = make_model(3)
+    blocks = [nn.Sequential(Scale(), plain.blocks[0]), *plain.blocks[1:]]
+    model = EarlyExitModel(blocks, plain.head, plain.ics, plain.attach, plain.ensemble).eval()
+    x = torch.randint(0, 256, (40, 3, 9, 9), dtype=torch.uint8)
+    assert b"Div" not in export_graphs(model, x[:1]).exits[0]
+    check(onnx(model, x[:1]), model, x)
 
 
 @pytest.fixture
