@@ -103,8 +103,10 @@ def export_graphs(model: EarlyExitModel, x: Tensor) -> Graphs:
             custom_translation_table={torch.ops.aten.lerp.Tensor: lerp},
         )
     assert program is not None
-    _fold_divisions(program.model_proto.graph)
-    extractor = onnx.utils.Extractor(program.model_proto)
+    # A property that serialises anew at every access.
+    whole = program.model_proto
+    _fold_divisions(whole.graph)
+    extractor = onnx.utils.Extractor(whole)
     state = ("next_features", "next_logits")
     exits = []
     for m in range(model.n_exits):
