@@ -142,6 +142,15 @@ def test_a_damaged_calibration_run(agent, capsys, damage):
     assert "agent/curve.json" in error
 
 
+def test_aoti_without_a_compiler(agent, capsys, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert cli.main(["export", "--agent", str(agent), "--format", "aoti"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "no C++ compiler (g++ or clang++) is installed; use --format onnx" in error
+    assert not Path("pong.zip").exists()
+
+
 @needs_onnx
 def test_risk(agent, capsys):
     n = 200

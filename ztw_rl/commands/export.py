@@ -16,14 +16,15 @@ from ztw_rl.commands._operating_point import OperatingPoint, choose
 class Export:
     """Write an agent as one file: frames (uint8) in; action, exit and confidence out.
 
-    ztw_rl.deploy runs the file with numpy and ONNX Runtime alone.
+    onnx runs anywhere with numpy and ONNX Runtime alone: ztw_rl.deploy. aoti is machine code of
+    this processor, for this version of PyTorch: ztw_rl.core.backends.aoti; it needs a C++ compiler.
     """
 
     agent: str | None = None
     """A shipped agent's name, an agent's folder or a distillation run; by default the newest
     distillation run, else the shipped agent."""
-    format: Literal["onnx"] = "onnx"
-    """onnx: one ONNX graph per exit and metadata.json, in a zip."""
+    format: Literal["onnx", "aoti"] = "onnx"
+    """A zip with metadata.json and, per exit, an ONNX graph or a stage compiled by AOTInductor."""
     output: Path | None = None
     """The file; by default <game>.zip in the current folder."""
     runs_dir: Path = Path("runs")
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> int:
 
     from ztw_rl.atari.agent import load_agent
     from ztw_rl.atari.games import canonical
-    from ztw_rl.core.artefact import export_onnx
+    from ztw_rl.core.artefact import export_aoti, export_onnx
     from ztw_rl.core.cost import exit_costs
 
     agent = load_agent(folder)
@@ -65,12 +66,16 @@ def main(arguments: list[str]) -> int:
     if choice.record is not None:
         metadata["threshold_chosen_for"] = choice.record
     thresholds = [choice.threshold] * (agent.model.n_exits - 1)
-    export_onnx(output, agent.model, x, thresholds, metadata)
+    write, runner = {
+        "onnx": (export_onnx, "ztw_rl.deploy"),
+        "aoti": (export_aoti, "ztw_rl.core.backends.aoti"),
+    }[args.format]
+    write(output, agent.model, x, thresholds, metadata)
     size = output.stat().st_size / 2**20
     print(f"{output}: {size:.1f} MiB, {agent.model.n_exits} exits, threshold {choice.threshold:g}")
     for line in choice.reasons:
         print(line)
-    print(f"run it with: ztw_rl.deploy.load('{output}').predict(frames)")
+    print(f"run it with: {runner}.load('{output}').predict(frames)")
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ztw_rl.core.backends.backend import Backend, Prediction
+from ztw_rl.core.backends.backend import Backend, Prediction, Predictor
 from ztw_rl.core.backends.compiled import compiled
 from ztw_rl.core.backends.onnx import onnx
 from ztw_rl.core.backends.staged import eager
@@ -118,7 +118,7 @@ class Runtime:
         UserError: The number of thresholds is wrong.
     """
 
-    def __init__(self, backend: Backend, x: Tensor, threshold: float | Sequence[float]) -> None:
+    def __init__(self, backend: Predictor, x: Tensor, threshold: float | Sequence[float]) -> None:
         n_ics = backend.n_exits - 1
         given = [threshold] * n_ics if isinstance(threshold, int | float) else list(threshold)
         if len(given) != n_ics:

@@ -24,14 +24,12 @@ class Prediction(NamedTuple):
         return self.log_probs.argmax(dim=-1)
 
 
-class Backend(Protocol):
+class Predictor(Protocol):
     """Runs a model exit by exit and stops where the answer is confident enough.
 
     The exit rule is ``exits.Confidence`` with the fallback ``exits.last``.
     """
 
-    name: str
-    """For tables."""
     n_exits: int
 
     def predict(self, x: Tensor, thresholds: Sequence[float]) -> Prediction:
@@ -42,6 +40,13 @@ class Backend(Protocol):
             thresholds: E−1, one per IC, representable in float32.
         """
         ...
+
+
+class Backend(Predictor, Protocol):
+    """A predictor that also runs the backbone alone, to be compared with."""
+
+    name: str
+    """For tables."""
 
     def backbone(self, x: Tensor) -> Tensor:
         """(B, C) logits of the backbone alone: no IC is evaluated."""

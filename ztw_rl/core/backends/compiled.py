@@ -13,14 +13,17 @@ from ztw_rl.core.stage import Stage
 from ztw_rl.errors import UserError
 
 
-def require_compiler() -> None:
+def require_compiler(remedy: str) -> None:
     """Find out whether generated C++ can be built.
+
+    Args:
+        remedy: What else the user can do.
 
     Raises:
         UserError: There is no C++ compiler.
     """
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
-        raise UserError("no C++ compiler (g++ or clang++) is installed; use the backend eager")
+        raise UserError(f"no C++ compiler (g++ or clang++) is installed; {remedy}")
 
 
 def compiled(model: EarlyExitModel) -> StagedBackend:
@@ -32,6 +35,6 @@ def compiled(model: EarlyExitModel) -> StagedBackend:
     Raises:
         UserError: There is no C++ compiler.
     """
-    require_compiler()
+    require_compiler("use the backend eager")
     stages = [torch.compile(Stage(model, m).eval()) for m in range(model.n_exits)]
     return StagedBackend("torch.compile", stages, torch.compile(model.backbone))

@@ -14,31 +14,20 @@ from ztw_rl.core.stage import Stage, StageOutput
 StageFunction = Callable[[Tensor, Tensor | None], StageOutput]
 
 
-class StagedBackend:
-    """Runs one stage after another, with compaction in between; see ``backend.Backend``.
+class Stages:
+    """Runs one stage after another, with compaction in between; see ``backend.Predictor``.
 
     Args:
-        name: For tables.
         stages: One per exit, see ``stage.Stage``.
-        backbone: From the network's input to logits.
     """
 
-    def __init__(
-        self, name: str, stages: Sequence[StageFunction], backbone: Callable[[Tensor], Tensor]
-    ) -> None:
-        self.name = name
+    def __init__(self, stages: Sequence[StageFunction]) -> None:
         self.n_exits = len(stages)
         self._stages = tuple(stages)
-        self._backbone = backbone
-
-    @torch.inference_mode()
-    def backbone(self, x: Tensor) -> Tensor:
-        """See ``Backend.backbone``."""
-        return self._backbone(x)
 
     @torch.inference_mode()
     def predict(self, x: Tensor, thresholds: Sequence[float]) -> Prediction:
-        """See ``Backend.predict``."""
+        """See ``Predictor.predict``."""
         if len(x) == 1:
             return self._predict_one(x, thresholds)
         return self._predict_batch(x, thresholds)
@@ -76,6 +65,28 @@ class StagedBackend:
                 break
             alive, x, logits = alive[stays], x[stays], logits[stays]
         return Prediction(log_probs, exits, confidences)
+
+
+class StagedBackend(Stages):
+    """Stages, and the backbone beside them; see ``backend.Backend``.
+
+    Args:
+        name: For tables.
+        stages: One per exit, see ``stage.Stage``.
+        backbone: From the network's input to logits.
+    """
+
+    def __init__(
+        self, name: str, stages: Sequence[StageFunction], backbone: Callable[[Tensor], Tensor]
+    ) -> None:
+        super().__init__(stages)
+        self.name = name
+        self._backbone = backbone
+
+    @torch.inference_mode()
+    def backbone(self, x: Tensor) -> Tensor:
+        """See ``Backend.backbone``."""
+        return self._backbone(x)
 
 
 def eager(model: EarlyExitModel) -> StagedBackend:

@@ -1,0 +1,162 @@
+"""A model's stages compiled ahead of time by AOTInductor, and what runs them without the model."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ztw_rl import deploy
+from ztw_rl.core.backends.backend import Prediction
+from ztw_rl.core.backends.compiled import require_compiler
+from ztw_rl.core.backends.staged import Stages
+from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.runtime import Runtime
+from ztw_rl.core.stage import Stage, StageOutput
+from ztw_rl.errors import UserError
+
+KIND = "aoti"
+LARGEST_BATCH = 2**16
+
+
+def package_file(m: int) -> str:
+    """Name of exit m's compiled stage inside the artefact."""
+    return f"exit_{m}.pt2"
+
+
+def torch_version() -> str:
+    """Major and minor version, such as ``2.13``: compiled code runs with the same one."""
+    return ".".join(torch.__version__.split(".")[:2])
+
+
+class _Plain(nn.Module):
+    """A stage whose output is a plain tuple, which the compiler can name in its package."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, features: Tensor, logits: Tensor | None = None) -> tuple[Tensor, ...]:
+        """See ``Stage.forward``."""
+        return tuple(self.stage(features, logits))
+
+
+@torch.no_grad()
+def compile_stages(model: EarlyExitModel, x: Tensor) -> tuple[bytes, ...]:
+    """Compile each stage for any batch size; takes about ten seconds each.
+
+    Args:
+        model: In eval mode, on the CPU.
+        x: (1, …), any input of the right shape and type.
+
+    Raises:
+        UserError: There is no C++ compiler, or PyTorch is too old.
+    """
+    require_compiler("use --format onnx")
+    from torch import _inductor
+
+    if not hasattr(_inductor, "aoti_compile_and_package"):
+        raise UserError("--format aoti needs PyTorch 2.6 or newer; use --format onnx")
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    # A batch of one would be taken for a constant.
+    inputs: tuple[Tensor, ...] = (torch.cat([x, x]),)
+    packages = []
+    with tempfile.TemporaryDirectory() as folder:
+        for m in range(model.n_exits):
+            stage = _Plain(Stage(model, m)).eval()
+            program = torch.export.export(
+                stage, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs)
+            )
+            path = _inductor.aoti_compile_and_package(
+                program,
+                package_path=str(Path(folder) / package_file(m)),
+                # Else the number of threads here would be compiled in.
+                inductor_configs={"cpp.dynamic_threads": True},
+            )
+            packages.append(Path(path).read_bytes())
+            inputs = stage(*inputs)[:2]
+    return tuple(packages)
+
+
+class AotiModel:
+    """An artefact of ``ztw-rl export --format aoti``.
+
+    Args:
+        stages: One per exit, see ``stage.Stage``; for batches of at least one.
+        metadata: What ``metadata.json`` holds.
+    """
+
+    def __init__(
+        self, stages: Sequence[Callable[..., Sequence[Tensor]]], metadata: Mapping[str, Any]
+    ) -> None:
+        self.metadata = metadata
+        self.n_exits = len(stages)
+        self._stages = Stages([_named(stage) for stage in stages])
+        dtype = cast(torch.dtype, getattr(torch, metadata["input_dtype"]))
+        self._example = torch.zeros(1, *metadata["input_shape"], dtype=dtype)
+        self._proposed = Runtime(self._stages, self._example, metadata["thresholds"])
+
+    def predict(self, x: Tensor, threshold: float | Sequence[float] | None = None) -> Prediction:
+        """Answer a batch; samples that have left are computed no further.
+
+        Args:
+            x: (B, …), with the shape and type that the metadata name.
+            threshold: τ for all ICs, or E−1 of them; by default those in the metadata.
+
+        Raises:
+            UserError: ``x`` or the thresholds don't fit.
+        """
+        runtime = self._proposed
+        if threshold is not None:
+            runtime = Runtime(self._stages, self._example, threshold)
+        if len(x):
+            return runtime.predict(x)
+        # Compiled code takes no empty batch.
+        one = runtime.predict(torch.cat([x, x.new_zeros(1, *x.shape[1:])]))
+        return Prediction(*(part[:0] for part in one))
+
+
+def _named(stage: Callable[..., Sequence[Tensor]]) -> Callable[..., StageOutput]:
+    def run(features: Tensor, logits: Tensor | None) -> StageOutput:
+        outputs = stage(features) if logits is None else stage(features, logits)
+        return StageOutput(*outputs)
+
+    return run
+
+
+def load(path: str | Path) -> AotiModel:
+    """Read an artefact. It holds machine code, so read only what you trust.
+
+    Raises:
+        UserError: The file is missing, damaged, no such artefact, or made with another PyTorch.
+    """
+    from torch._inductor import aoti_load_package
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            metadata = json.loads(archive.read(deploy.METADATA_FILE))
+            if metadata["format"] != deploy.FORMAT or metadata["kind"] != KIND:
+                raise UserError(f"{path} is no AOTInductor artefact; export it again")
+            if metadata["torch"] != torch_version():
+                raise UserError(
+                    f"{path} was compiled with PyTorch {metadata['torch']}, and this is "
+                    f"{torch_version()}; export it again"
+                )
+            packages = [archive.read(package_file(m)) for m in range(metadata["n_exits"])]
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; make it with: ztw-rl export") from None
+    except (zipfile.BadZipFile, OSError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); export it again") from None
+    try:
+        stages = [aoti_load_package(io.BytesIO(package)) for package in packages]
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be run here ({reason}); export it again") from None
+    return AotiModel(stages, metadata)
