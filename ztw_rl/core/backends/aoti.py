@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -68,7 +69,9 @@ def compile_stages(model: EarlyExitModel, x: Tensor) -> tuple[bytes, ...]:
     # A batch of one would be taken for a constant.
     inputs: tuple[Tensor, ...] = (torch.cat([x, x]),)
     packages = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # The compiler warns of its own internals.
+        warnings.simplefilter("ignore")
         for m in range(model.n_exits):
             stage = _Plain(Stage(model, m)).eval()
             program = torch.export.export(
