@@ -155,62 +155,57 @@ class DeployedModel:
         return Answer(log_probs.argmax(axis=1), np.array([m]), confidence, log_probs)
 
     def _predict_batch(self, x: npt.NDArray[Any], thresholds: Sequence[float]) -> Answer:
-        """Exit after exit, each over all samples that are left, which are packed in between."""
-        alive = np.arange(len(x))
+        """Samples that stay wait for the next exit until there are enough of them for one run."""
         exits = np.full(len(x), self.n_exits - 1)
         confidences = np.zeros(len(x), np.float32)
         log_probs = np.zeros((len(x), self._n_classes), np.float32)
-        logits: npt.NDArray[Any] | None = None
-        for m, threshold in enumerate((*thresholds, -np.inf)):
-            features = _Packed(len(alive))
-            history = _Packed(len(alive))
-            for start in range(0, len(alive), CHUNK):
-                part = slice(start, start + CHUNK)
-                own = alive[part]
-                *state, answers, confidence = self._run(
-                    m, x[part], None if logits is None else logits[part]
-                )
-                # For those that stay they are overwritten later.
-                log_probs[own], confidences[own] = answers, confidence
-                if state:
-                    leaves = confidence > np.float32(threshold)
-                    exits[own[leaves]] = m
-                    stays = np.flatnonzero(~leaves)
-                    features.add(state[0], stays)
-                    history.add(state[1], stays)
-            alive = alive[exits[alive] > m]
-            if not len(alive):
-                break
-            x, logits = features.rows, history.rows
+        waiting = [_Waiting() for _ in range(self.n_exits)]
+
+        def run(
+            m: int,
+            own: npt.NDArray[np.int64],
+            features: npt.NDArray[Any],
+            logits: npt.NDArray[Any] | None = None,
+        ) -> None:
+            *state, answers, confidence = self._run(m, features, logits)
+            # For those that stay they are overwritten later.
+            log_probs[own], confidences[own] = answers, confidence
+            if not state:
+                return
+            leaves = confidence > np.float32(thresholds[m])
+            exits[own[leaves]] = m
+            stays = ~leaves
+            waiting[m + 1].add(own[stays], *(part[stays] for part in state))
+
+        for start in range(0, len(x), CHUNK):
+            chunk = x[start : start + CHUNK]
+            run(0, np.arange(start, start + len(chunk)), chunk)
+            for m in range(1, self.n_exits):
+                if waiting[m].n >= CHUNK:
+                    run(m, *waiting[m].take())
+        for m in range(1, self.n_exits):
+            if waiting[m].n:
+                run(m, *waiting[m].take())
         return Answer(log_probs.argmax(axis=1), exits, confidences, log_probs)
 
 
-class _Packed:
-    """Some rows of many arrays, one after another in one array.
+class _Waiting:
+    """Samples before an exit."""
 
-    Args:
-        most: Rows that there can be; memory that no row reaches is never touched.
-    """
+    def __init__(self) -> None:
+        self.n = 0
+        self._parts: list[tuple[npt.NDArray[Any], ...]] = []
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._buffer: npt.NDArray[Any] | None = None
-        self._n = 0
+    def add(self, *arrays: npt.NDArray[Any]) -> None:
+        """Let the samples of some arrays of equal length wait."""
+        self.n += len(arrays[0])
+        self._parts.append(arrays)
 
-    def add(self, array: npt.NDArray[Any], which: npt.NDArray[np.int64]) -> None:
-        """Append ``array[which]``."""
-        if self._buffer is None:
-            self._buffer = np.empty((self._most, *array.shape[1:]), array.dtype)
-        end = self._n + len(which)
-        # The default mode would copy once more.
-        np.take(array, which, axis=0, out=self._buffer[self._n : end], mode="clip")
-        self._n = end
-
-    @property
-    def rows(self) -> npt.NDArray[Any]:
-        """All of them."""
-        assert self._buffer is not None
-        return self._buffer[: self._n]
+    def take(self) -> list[npt.NDArray[Any]]:
+        """Everything that waits, array by array."""
+        arrays = [np.concatenate(parts) for parts in zip(*self._parts, strict=True)]
+        self.n, self._parts = 0, []
+        return arrays
 
 
 def load(path: str | Path, n_threads: int = 1) -> DeployedModel:

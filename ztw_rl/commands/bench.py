@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ztw_rl.core.bench import Latency
 
 KIND = "bench"
+EVERY = 8
+"""Decisions from one kept observation to the next, for the mix to be that of whole games."""
 
 
 @dataclass(frozen=True)
@@ -162,9 +164,9 @@ def _frames(agent: Agent, runtime: Any, n_least: int, seed: int) -> Tensor:
     kept = []
     try:
         observations = np.asarray(env.reset())
-        n_steps = max(64, -(-n_least // 8))
-        for _ in range(n_steps):
-            kept.append(torch.from_numpy(observations.copy()))
+        for step in range(EVERY * max(64, -(-n_least // 8))):
+            if step % EVERY == 0:
+                kept.append(torch.from_numpy(observations.copy()))
             actions, _ = policy.predict(observations)
             observations = np.asarray(env.step(actions)[0])
     finally:
