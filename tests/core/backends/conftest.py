@@ -15,10 +15,14 @@ MakeModel = Callable[..., EarlyExitModel]
 
 @pytest.fixture
 def make_model() -> MakeModel:
-    """Small random models: ``make_model(n_exits, method, n_classes, size)``."""
+    """Small random models: ``make_model(n_exits, method, n_classes, size, ensemble_head)``."""
 
     def make(
-        n_exits: int = 3, method: str = "ztw", n_classes: int = 5, size: int = 9
+        n_exits: int = 3,
+        method: str = "ztw",
+        n_classes: int = 5,
+        size: int = 9,
+        ensemble_head: bool = False,
     ) -> EarlyExitModel:
         parts = METHODS[method]
         torch.manual_seed(n_exits)
@@ -32,7 +36,8 @@ def make_model() -> MakeModel:
             for m in range(n_exits - 1)
         ]
         head = nn.Sequential(nn.Flatten(), nn.Linear(4 * size * size, n_classes))
-        ensemble = parts.ensemble(len(ics), n_classes) if parts.ensemble and ics else None
+        n_members = len(ics) + ensemble_head
+        ensemble = parts.ensemble(n_members, n_classes) if parts.ensemble and n_members else None
         model = EarlyExitModel(blocks, head, ics, range(1, n_exits), ensemble).eval()
         for name, parameter in model.named_parameters():
             # Large enough for the exits to disagree, with confidences all over 0 … 1.

@@ -57,6 +57,17 @@ def test_equals_the_offline_selection(make_model, method, n_exits):
     torch.testing.assert_close(backend.backbone(x), model.backbone(x), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["ztw", "additive"])
+def test_an_ensemble_that_takes_in_the_head(make_model, method):
+    torch.manual_seed(0)
+    model = make_model(3, method, ensemble_head=True)
+    backend = onnx(model, torch.zeros(1, 3, 9, 9))
+    for batch_size in (1, 40):
+        check(backend, model, torch.randn(batch_size, 3, 9, 9))
+    x = torch.randn(3, 3, 9, 9)
+    torch.testing.assert_close(backend.backbone(x), model.backbone(x), atol=1e-4, rtol=1e-4)
+
+
 def test_unequal_pooling_bins(make_model):
     model = make_model(2, "ztw", size=7)
     check(onnx(model, torch.zeros(1, 3, 7, 7)), model, torch.randn(7, 3, 7, 7))

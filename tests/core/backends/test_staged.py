@@ -34,6 +34,14 @@ def test_equals_the_offline_selection(make_model, method, n_exits, batch_size):
         check(model, x, (threshold,) * (n_exits - 1))
 
 
+@pytest.mark.parametrize("method", ["ztw", "additive"])
+def test_an_ensemble_that_takes_in_the_head(make_model, method):
+    model = make_model(3, method, ensemble_head=True)
+    for batch_size in (1, 40):
+        for threshold in (0.0, 0.6, 1.5):
+            check(model, torch.randn(batch_size, 3, 9, 9), (threshold, threshold))
+
+
 def test_each_exit_has_its_own_threshold(make_model):
     model = make_model(5)
     exits = check(model, torch.randn(256, 3, 9, 9), (0.9, 0.7, 0.9999, 0.99))

@@ -98,7 +98,7 @@ def export_graphs(model: EarlyExitModel, x: Tensor) -> Graphs:
             dynamo=True,
             verbose=False,
             input_names=("x",),
-            output_names=[*names, "logits"],
+            output_names=[*names, "backbone"],
             dynamic_shapes=({0: "batch"},),
             custom_translation_table={torch.ops.aten.lerp.Tensor: lerp},
         )
@@ -119,8 +119,8 @@ def export_graphs(model: EarlyExitModel, x: Tensor) -> Graphs:
         inputs = dict(zip(reads, ("features", "logits"), strict=False))
         outputs = {name: name.removesuffix(f"_{m}") for name in wanted}
         exits.append(_renamed(graph, inputs | outputs))
-    backbone = extractor.extract_model(["x"], ["logits"])
-    return Graphs(tuple(exits), backbone.SerializeToString())
+    backbone = extractor.extract_model(["x"], ["backbone"])
+    return Graphs(tuple(exits), _renamed(backbone, {"backbone": "logits"}))
 
 
 def _fold_divisions(graph: Any) -> None:
