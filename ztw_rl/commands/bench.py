@@ -135,7 +135,7 @@ def _measure(args: Bench, agent: Agent, threshold: float) -> list[list[Latency]]
             backend = make_backend(name, agent.model, x, n_threads)
             runtime = Runtime(backend, x, threshold)
             if frames is None:
-                frames = _frames(agent, runtime, max(args.batch_sizes), args.seed)
+                frames = play_frames(agent, runtime, max(args.batch_sizes), args.seed)
             groups += [
                 bench(
                     backend,
@@ -151,7 +151,7 @@ def _measure(args: Bench, agent: Agent, threshold: float) -> list[list[Latency]]
     return groups
 
 
-def _frames(agent: Agent, runtime: Any, n_least: int, seed: int) -> Tensor:
+def play_frames(agent: Agent, runtime: Any, n_least: int, seed: int) -> Tensor:
     """(N, frame_stack, H, W) observations of games that the agent plays with early exit."""
     import numpy as np
     import torch

@@ -1,0 +1,275 @@
+"""Time of a decision with early exit over the full network's, on the same backend.
+
+Part one is NatureCNN: an agent, on frames of its own games. Part two is ResNet-56 with an internal
+classifier (IC) after each of its 27 blocks, on CIFAR-10's test images or random pixels; its
+weights are random unless a trained classifier is given, so only then does its mix mean anything.
+Part three is the toolkit earlyon (PyPI) on its own ResNet-56 for CIFAR, with three exits, beside
+ours with exits at the same places. Run it with ``python -m benchmarks.deploy``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks import harness
+from ztw_rl import agents
+from ztw_rl.atari.agent import load_agent
+from ztw_rl.commands.bench import play_frames
+from ztw_rl.core.bench import Latency, bench
+from ztw_rl.core.cost import exit_costs
+from ztw_rl.core.methods import METHODS
+from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.runtime import Runtime, make_backend
+from ztw_rl.core.timing import forced_thresholds, interleaved_seconds, threads
+from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
+from ztw_rl.supervised.classifier import load_classifier
+from ztw_rl.supervised.config import DataConfig, PixelConfig
+from ztw_rl.supervised.torchvision_import import import_torchvision
+
+BACKENDS = ("onnx", "eager")
+SHOWN = ("full", "exit_0", "exit_1", "exit_6", "exit_13", "exit_20", "exit_26", "no_exit", "mix")
+TARGETS = {"exit_0": 0.42, "no_exit": 1.12, "exit_0_over_eager": 0.25, "mix_over_macs": 1.15}
+"""All but the last over the full network's time; the last is the mix's time over its MACs' share
+of the full network's."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and for how long."""
+
+    agent: str = "pong"
+    """A shipped agent's name, or an agent's folder."""
+    threshold: float = 0.38
+    """Of the agent's mix; the shipped agent keeps 95 % of its return with it."""
+    data_path: Path | None = None
+    """Folder of CIFAR-10 in parquet or in class folders; random pixels without."""
+    classifier: Path | None = None
+    """A trained ResNet-56 with 27 ICs, of ``ztw-rl supervised train-ics``; random weights
+    without."""
+    classifier_threshold: float = 0.9
+    """Of its mix."""
+    rounds: int = 500
+    """Counted calls of each case of one observation; a tenth for larger batches."""
+    image_rounds: int = 50
+    """The same for ResNet-56."""
+    seed: int = 0
+    """Of games, weights and pixels."""
+
+
+def measure(
+    model: EarlyExitModel,
+    inputs: Tensor,
+    threshold: float,
+    batch_sizes: Sequence[int],
+    rounds: int,
+    backends: Sequence[str] = BACKENDS,
+) -> dict[tuple[str, int], dict[str, Latency]]:
+    """Latencies on one thread, by backend and batch size, then by case."""
+    relative_macs = exit_costs(model, inputs[:1]).relative_macs
+    found = {}
+    for name in backends:
+        backend = make_backend(name, model, inputs[:1])
+        runtime = Runtime(backend, inputs[:1], threshold)
+        for size in batch_sizes:
+            rows = bench(
+                backend,
+                inputs,
+                runtime.thresholds,
+                relative_macs,
+                batch_size=size,
+                n_threads=1,
+                n_rounds=rounds if size == 1 else max(5, rounds // 10),
+            )
+            found[name, size] = {row.case: row for row in rows}
+    return found
+
+
+def images(settings: Settings, n: int) -> tuple[Tensor, str]:
+    """(n, 3, 32, 32) uint8, and what they are."""
+    if settings.data_path is None:
+        generator = torch.Generator().manual_seed(settings.seed)
+        pixels = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        return pixels, "random pixels"
+    from ztw_rl.supervised.data.source import open_source
+
+    config = DataConfig(data="cifar10", data_path=str(settings.data_path), n_test=n)
+    source = open_source(config, "test", torch.device("cpu"))
+    return next(iter(source.plain(n))).images, "CIFAR-10 test images"
+
+
+def resnet56(seed: int, n_ics: int | None = None) -> EarlyExitModel:
+    """ResNet-56 with ICs, in cascade and ensemble, its parameters random."""
+    torch.manual_seed(seed)
+    model = early_exit(
+        build_backbone("resnet56", 10, 32),
+        "resnet56",
+        METHODS["ztw"],
+        n_classes=10,
+        pixels=PixelConfig(),
+        n_ics=n_ics,
+    )
+    return model.eval().requires_grad_(False)
+
+
+def earlyon_cases(batch: Tensor) -> tuple[str, dict[str, Callable[[], object]]] | None:
+    """Version of earlyon and its cases for a batch, or None if it is not installed."""
+    if importlib.util.find_spec("earlyon") is None:
+        return None
+    if importlib.util.find_spec("torchvision") is not None:
+        import_torchvision()  # earlyon imports it without the cure that some builds need
+    earlyon = importlib.import_module("earlyon")
+    build = importlib.import_module("earlyon.models.cifar_resnet_ee").cifar_resnet_ee
+    x = batch.float().div(255)
+    made = [build(10, depth=56).eval(), build(10, depth=56).eval()]
+    for model, thresholds in zip(made, ([0.0] * 3, [1.0] * 3), strict=True):
+        model.config.confidence_thresholds = thresholds
+    first, never = made
+    # Random exits can be sure of anything; these are sure of nothing, at the same cost.
+    for parameter in never.exit_heads.parameters():
+        parameter.data.zero_()
+
+    @torch.inference_mode()
+    def full() -> object:
+        return first.backbone(x)
+
+    cases: dict[str, Callable[[], Any]]
+    if len(batch) == 1:
+        cases = {"exit_0": lambda: first(x), "no_exit": lambda: never(x)}
+    else:
+        cases = {
+            "exit_0": lambda: first.forward_inference_batched(x),
+            "no_exit": lambda: never.forward_inference_batched(x),
+        }
+    taken = {name: case().exit_taken for name, case in cases.items()}
+    assert taken == {"exit_0": 0, "no_exit": -1}, taken
+    return str(earlyon.__version__), {"full": full, **cases}
+
+
+def beside_earlyon(
+    inputs: Tensor, seed: int, rounds: int, batch_size: int
+) -> tuple[str, dict[str, dict[str, float]]] | None:
+    """Median seconds by toolkit and case, all interleaved; None if earlyon is not installed."""
+    batch = inputs[:batch_size]
+    theirs = earlyon_cases(batch)
+    if theirs is None:
+        return None
+    version, cases = theirs
+    calls = {("earlyon, eager", name): case for name, case in cases.items()}
+    model = resnet56(seed, n_ics=3)
+    for name in ("eager", "onnx"):
+        backend = make_backend(name, model, batch[:1])
+        toolkit = f"ztw-rl, {name}"
+        calls[toolkit, "full"] = functools.partial(backend.backbone, batch)
+        for case, m in (("exit_0", 0), ("no_exit", 3)):
+            thresholds = forced_thresholds(m, 4)
+            calls[toolkit, case] = functools.partial(backend.predict, batch, thresholds)
+    with threads(1):
+        seconds = interleaved_seconds(list(calls.values()), rounds, n_warmup=3)
+    found: dict[str, dict[str, float]] = {}
+    for (toolkit, case), times in zip(calls, seconds, strict=True):
+        found.setdefault(toolkit, {})[case] = statistics.median(times)
+    return version, found
+
+
+def show(title: str, rows: Mapping[str, Latency]) -> None:
+    """Print a table of one backend and batch size."""
+    print(title)
+    table = Table()
+    for heading in ("", "p50 µs", "time", "MACs"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for case in SHOWN:
+        if case in rows:
+            row = rows[case]
+            figures = (f"{row.relative_time:.3f}", f"{row.relative_macs:.3f}")
+            table.add_row(case, f"{row.p50_us:,.0f}", *figures)
+    Console(width=100).print(table)
+
+
+def main(settings: Settings) -> dict[str, Any]:
+    """Measure, print, and return the ratios."""
+    machine = harness.machine()
+    print(f"deploy: {machine}")
+    folder = agents.find(settings.agent, Path("runs"))
+    agent = load_agent(folder)
+    with threads(1):
+        eager = Runtime(
+            make_backend("eager", agent.model, agent.example()), agent.example(), settings.threshold
+        )
+        frames = play_frames(agent, eager, 1024, settings.seed)
+    nature = measure(agent.model, frames, settings.threshold, (1, 256), settings.rounds)
+    for (name, size), rows in nature.items():
+        show(f"NatureCNN, {name}, batch {size}, threshold {settings.threshold:g}", rows)
+    one, many = nature["onnx", 1], nature["onnx", 256]
+    ratios = {
+        "exit_0": one["exit_0"].relative_time,
+        "no_exit": one["no_exit"].relative_time,
+        "exit_0_over_eager": one["exit_0"].p50_us / nature["eager", 1]["full"].p50_us,
+        "mix_over_macs": many["mix"].relative_time / many["mix"].relative_macs,
+    }
+
+    inputs, what = images(settings, 256)
+    if settings.classifier is None:
+        model, weights = resnet56(settings.seed), "random weights"
+    else:
+        model, weights = load_classifier(settings.classifier).model, "trained"
+    threshold = settings.classifier_threshold
+    resnet = measure(model, inputs, threshold, (1, 128), settings.image_rounds)
+    for (name, size), rows in resnet.items():
+        show(f"ResNet-56, 27 ICs, {weights}, {what}, {name}, batch {size}", rows)
+
+    rival: dict[str, Any] = {}
+    for size in (1, 128):
+        rounds = settings.image_rounds if size == 1 else max(5, settings.image_rounds // 10)
+        compared = beside_earlyon(inputs, settings.seed, rounds, size)
+        if compared is None:
+            print("earlyon is not installed; pip install earlyon to compare with it")
+            break
+        version, found = compared
+        print(f"ResNet-56, exits after blocks 9, 18, 27; batch {size}")
+        table = Table()
+        for heading in ("", "full ms", "exit 0", "no exit"):
+            table.add_column(heading, justify="right" if heading else "left")
+        for toolkit, t in found.items():
+            relative = {case: t[case] / t["full"] for case in ("exit_0", "no_exit")}
+            table.add_row(
+                toolkit, f"{t['full'] * 1e3:.2f}", *(f"{r:.3f}" for r in relative.values())
+            )
+            rival[f"{toolkit}, batch {size}"] = {k: round(v, 3) for k, v in relative.items()}
+        Console(width=100).print(table)
+        rival["version"] = version
+    result = {
+        "benchmark": "deploy",
+        "ratios": {name: round(value, 3) for name, value in ratios.items()},
+        "targets": TARGETS,
+        "mix_macs": round(many["mix"].relative_macs, 3),
+        "threshold": settings.threshold,
+        "resnet56": {
+            f"{name}, batch {size}": {
+                case: round(rows[case].relative_time, 3) for case in ("exit_0", "no_exit")
+            }
+            for (name, size), rows in resnet.items()
+        },
+        "images": what,
+        "earlyon": rival,
+        "machine": machine,
+    }
+    print(json.dumps(result), flush=True)
+    return result
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
