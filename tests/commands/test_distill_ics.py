@@ -76,17 +76,17 @@ def test_an_sb3_zip(sb3_zip, distill, capsys):
     assert agent.config.provenance.ppo_timesteps is None
 
 
-def stop_after(monkeypatch, n_fits: int) -> None:
-    """Press Ctrl-C in the middle of an update."""
-    fit, calls = module.fit, []
+def stop_after(monkeypatch, n_rollouts: int) -> None:
+    """Press Ctrl-C when so many rollouts are about to be learnt from."""
+    epochs, calls = module.Epochs, []
 
     def interrupted(*args):
         calls.append(1)
-        if len(calls) == n_fits:
+        if len(calls) == n_rollouts:
             os.kill(os.getpid(), signal.SIGINT)
-        return fit(*args)
+        return epochs(*args)
 
-    monkeypatch.setattr(module, "fit", interrupted)
+    monkeypatch.setattr(module, "Epochs", interrupted)
 
 
 def test_ctrl_c_and_resume(ppo_run, distill, capsys, monkeypatch):

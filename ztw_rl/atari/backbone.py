@@ -41,8 +41,8 @@ class ScalePixels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale (B, C, H, W); the result is channels-last, which convolutions are fastest on."""
-        # In two steps, because conversion and transposition at once is slower than both.
-        return x.to(torch.float32).div_(255).contiguous(memory_format=torch.channels_last)
+        # Bytes are transposed rather than floats: four times less to move.
+        return x.contiguous(memory_format=torch.channels_last).to(torch.float32).div_(255)
 
 
 def _column_major(linear: nn.Linear) -> nn.Linear:

@@ -247,7 +247,7 @@ def _show_imported(
 
     (result,) = play(
         build_student(teacher, args.distill),
-        emulators,
+        [emulators],
         [Row("backbone")],
         n_episodes=IMPORT_GAMES,
         seed=args.seed,

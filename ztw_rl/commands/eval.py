@@ -161,12 +161,12 @@ def _play(
         TimeRemainingColumn,
     )
 
-    from ztw_rl.atari.emulators import make_emulators
+    from ztw_rl.atari.emulators import make_batches
     from ztw_rl.atari.evaluate import evaluate, n_games
 
     settings = args.evaluation
     total = n_games(len(thresholds), agent.model.n_exits, settings.n_episodes)
-    emulators = make_emulators(agent.config.atari, min(settings.n_envs, total))
+    batches = make_batches(agent.config.atari, min(settings.n_envs, total))
     progress = Progress(
         TextColumn("games"),
         BarColumn(),
@@ -181,7 +181,7 @@ def _play(
             task = progress.add_task("", total=total)
             return evaluate(
                 agent.model.to(device),
-                emulators,
+                batches,
                 thresholds,
                 rule=args.rule,
                 n_episodes=settings.n_episodes,
@@ -191,7 +191,8 @@ def _play(
                 on_game=lambda game: progress.advance(task),
             )
     finally:
-        emulators.close()
+        for emulators in batches:
+            emulators.close()
 
 
 def _write(
