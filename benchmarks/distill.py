@@ -10,6 +10,7 @@ one rollout and its five epochs. The policy has random weights. Run it with
 from __future__ import annotations
 
 import copy
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -172,16 +173,19 @@ def main(settings: Settings) -> float:
         }
         closing += [emulators.close, stock.close, games.close, layouts.close]
     rates = harness.interleave(contenders, settings.rounds)
+    busy = {name: harness.busy_rate(contenders[f"{name}: ztw-rl"]) for name in STAGES}
     for close in closing:
         close()
     print(f"distill: {machine}")
-    ratios = {}
+    ratios, bounds = {}, {}
     for name in STAGES:
         own = {who: each for who, each in rates.items() if who.startswith(name)}
         harness.show(own, f"{name}: plain way")
         ratios[f"ratio_{name}"] = round(
             harness.ratio(rates, f"{name}: ztw-rl", f"{name}: plain way"), 3
         )
+        plain_rate = statistics.median(rates[f"{name}: plain way"])
+        bounds[f"bound_{name}"] = round(busy[name] / plain_rate, 3)
     return harness.conclude(
         "distill",
         min(ratios.values()),
@@ -191,6 +195,7 @@ def main(settings: Settings) -> float:
         game=atari.game,
         n_envs=n_envs,
         **ratios,
+        **bounds,
     )
 
 
