@@ -18,6 +18,9 @@ from ztw_rl.errors import UserError
 SCREEN_SIZE = 84
 FRAME_STACK = 4
 
+WIDTHS = (32, 64, 64, 512)
+"""Channels of the three convolutions, and features."""
+
 ATTACH_POINTS: dict[str, tuple[int, int, int]] = {
     "input": (1, 4, 84),
     "conv1": (2, 32, 20),
@@ -54,23 +57,27 @@ def _column_major(linear: nn.Linear) -> nn.Linear:
     return linear
 
 
-def nature_cnn(n_actions: int) -> tuple[list[nn.Module], nn.Module]:
+def nature_cnn(
+    n_actions: int, widths: tuple[int, int, int, int] = WIDTHS
+) -> tuple[list[nn.Module], nn.Module]:
     """Blocks and head of a NatureCNN policy with 4 stacked 84×84 frames as input.
 
     Args:
         n_actions: Size of the action space.
+        widths: Channels of the three convolutions, and features.
 
     Returns:
-        Five blocks (pixels, three convolutions, the 512 features), and the head.
+        Five blocks (pixels, three convolutions, the features), and the head.
     """
+    first, second, third, features = widths
     blocks: list[nn.Module] = [
         ScalePixels(),
-        nn.Sequential(nn.Conv2d(FRAME_STACK, 32, kernel_size=8, stride=4), nn.ReLU()),
-        nn.Sequential(nn.Conv2d(32, 64, kernel_size=4, stride=2), nn.ReLU()),
-        nn.Sequential(nn.Conv2d(64, 64, kernel_size=3, stride=1), nn.ReLU()),
-        nn.Sequential(nn.Flatten(), _column_major(nn.Linear(64 * 7 * 7, 512)), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(FRAME_STACK, first, kernel_size=8, stride=4), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(first, second, kernel_size=4, stride=2), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(second, third, kernel_size=3, stride=1), nn.ReLU()),
+        nn.Sequential(nn.Flatten(), _column_major(nn.Linear(third * 7 * 7, features)), nn.ReLU()),
     ]
-    return blocks, nn.Linear(512, n_actions)
+    return blocks, nn.Linear(features, n_actions)
 
 
 def early_exit_nature_cnn(

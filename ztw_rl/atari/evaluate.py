@@ -26,7 +26,7 @@ from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.runtime import decide
 from ztw_rl.core.statistics import summarize
 
-RuleName = Literal["confidence", "patience", "backbone", "forced", "random"]
+RuleName = Literal["confidence", "patience", "backbone", "forced", "random", "student"]
 NOOP = 0
 
 
@@ -37,7 +37,7 @@ class Row:
     rule: RuleName
     threshold: float | None = None
     """τ of ``confidence`` and of the ``random`` control beside it; t of ``patience``; the exit
-    of ``forced``; nothing for ``backbone``."""
+    of ``forced``; nothing for ``backbone`` and ``student``."""
     shares: tuple[float, ...] | None = None
     """``random`` only: how often each exit is drawn."""
 

@@ -47,7 +47,6 @@ def main(arguments: list[str]) -> int:
     from ztw_rl.atari.agent import load_agent
     from ztw_rl.atari.games import canonical
     from ztw_rl.core.artefact import export_onnx
-    from ztw_rl.core.cost import exit_costs
 
     agent = load_agent(folder)
     game = canonical(agent.config.atari.game)
@@ -60,7 +59,7 @@ def main(arguments: list[str]) -> int:
         "method": agent.config.method,
         "labels": action_names(agent.config.atari.game),
         "exits": [*agent.config.exits, "policy"],
-        "relative_macs": exit_costs(agent.model, x).relative_macs,
+        "relative_macs": agent.relative_macs(),
     }
     export_onnx(output, agent.model, x, [threshold] * (agent.model.n_exits - 1), metadata)
     size = output.stat().st_size / 2**20

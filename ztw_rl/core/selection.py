@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
+KEEP = (0.99, 0.95, 0.88)
+"""Shares of the full model's score over random play for which the cost is looked up."""
+
 
 @dataclass(frozen=True)
 class Selection:
