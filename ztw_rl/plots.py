@@ -76,7 +76,9 @@ def _draw(axis: Axes, table: pd.DataFrame, cost: str) -> None:
         adaptive = table[table["rule"] == rule].sort_values("threshold")
         if adaptive.empty:
             continue
-        axis.plot(adaptive[cost], adaptive["return_mean"], "o-", color=ADAPTIVE, label=rule)
+        # Patience is a whole number: there is nothing between its points.
+        style = "o-" if rule == "confidence" else "o"
+        axis.plot(adaptive[cost], adaptive["return_mean"], style, color=ADAPTIVE, label=rule)
         axis.fill_between(
             adaptive[cost],
             adaptive["return_ci_low"],

@@ -223,3 +223,14 @@ def test_weights_of_another_games_action_count(distill_run, one_error):
     error = one_error(*SMALL, "--output=a")
     assert f"{path}: the agent has 6 actions, but breakout has 4" in error
     assert not Path("a").exists()
+
+
+def test_an_exit_before_the_first_convolution(ppo_run, distill):
+    assert distill("--distill.exits", "input", "conv1", "conv2") == 0
+    assert cli.main([*SMALL, "--thresholds=0,0.4", "--output=i"]) == 0
+    rows = rows_of(Path("i/curve.csv"))
+    forced = [row for row in rows if row["rule"] == "forced"]
+    macs = [f"{float(row['relative_macs']):.1%}" for row in forced]
+    assert macs == ["5.2%", "42.8%", "72.8%", "109.3%"]
+    assert (rows[0]["threshold"], rows[0]["exit_share_0"]) == ("0.0", "1.0")
+    assert float(rows[0]["relative_macs"]) < 0.34

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ztw_rl.core.heads import ICConfig, InternalClassifier
 from ztw_rl.core.methods import METHODS, Method
 from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.pixel_head import PixelClassifier, PixelICConfig
 from ztw_rl.errors import UserError
 
 SCREEN_SIZE = 84
@@ -87,8 +88,9 @@ def early_exit_nature_cnn(
 ) -> EarlyExitModel:
     """A NatureCNN policy with internal classifiers, its parameters still random.
 
-    The ICs' convolutions have stride 4, no padding, and keep the number of channels; cascaded
-    logits are layer-normalised; the policy's own head stays outside the ensemble.
+    The ICs' convolutions have stride 4, no padding, and keep the number of channels, but for the
+    one on the input (``core.pixel_head``); cascaded logits are layer-normalised; the policy's own
+    head stays outside the ensemble.
 
     Args:
         n_actions: Size of the action space.
@@ -108,9 +110,12 @@ def early_exit_nature_cnn(
             f"not '{', '.join(exits)}'"
         )
     blocks, head = nature_cnn(n_actions)
-    ics = []
+    ics: list[nn.Module] = []
     for place, name in enumerate(exits):
         _, channels, size = ATTACH_POINTS[name]
+        if name == "input":
+            ics.append(PixelClassifier(PixelICConfig(channels, (size, size), n_actions)))
+            continue
         ics.append(
             InternalClassifier(
                 ICConfig(
