@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     folder = agents.find(args.agent, args.runs_dir)
 
     from ztw_rl.atari.agent import load_agent
-    from ztw_rl.atari.games import canonical
+    from ztw_rl.atari.games import action_names, canonical
     from ztw_rl.core.artefact import export_onnx
 
     agent = load_agent(folder)
@@ -66,19 +66,3 @@ def main(arguments: list[str]) -> int:
     print(f"{output}: {size:.1f} MiB, {agent.model.n_exits} exits, threshold {threshold:g}")
     print(f"run it with: ztw_rl.deploy.load('{output}').predict(frames)")
     return 0
-
-
-def action_names(rom: str) -> list[str]:
-    """What each action of a game does, such as ``NOOP``.
-
-    Args:
-        rom: ALE's name of the game.
-    """
-    from ale_py import ALEInterface, LoggerMode, roms
-
-    ALEInterface.setLoggerMode(LoggerMode.Error)
-    ale = ALEInterface()
-    path = roms.get_rom_path(rom)
-    assert path is not None
-    ale.loadROM(path)
-    return [action.name for action in ale.getMinimalActionSet()]
