@@ -32,6 +32,10 @@ LONGER = PPOConfig(
 )
 
 
+ONE_STEP = PPOConfig(n_timesteps=16, n_envs=2, n_steps=8, batch_size=16, n_epochs=1)
+"""The whole rollout is one minibatch, seen once."""
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
@@ -154,18 +158,19 @@ def test_a_checkpoint_of_another_game(trained):
     env.close()
 
 
-def test_an_update_equals_stock_ppos(env):
+@pytest.mark.parametrize("config", [ONE_STEP, TINY], ids=["one optimiser step", "four"])
+def test_an_update_equals_stock_ppos(env, config):
     """Same weights, rollout and minibatches give the same losses and the same new weights."""
-    fast = ppo.build_ppo(env, TINY, seed=0, device=CPU)
+    fast = ppo.build_ppo(env, config, seed=0, device=CPU)
     stock = PPO(
         "CnnPolicy",
         env,
-        learning_rate=TINY.learning_rate,
-        n_steps=TINY.n_steps,
-        batch_size=TINY.batch_size,
-        n_epochs=TINY.n_epochs,
-        clip_range=TINY.clip_range,
-        ent_coef=TINY.ent_coef,
+        learning_rate=config.learning_rate,
+        n_steps=config.n_steps,
+        batch_size=config.batch_size,
+        n_epochs=config.n_epochs,
+        clip_range=config.clip_range,
+        ent_coef=config.ent_coef,
         seed=0,
         device=CPU,
     )
@@ -174,8 +179,8 @@ def test_an_update_equals_stock_ppos(env):
     torch.testing.assert_close(dict(fast.policy.state_dict()), initial, rtol=0, atol=0)
 
     stock.set_logger(Logger(None, []))
-    _, callback = stock._setup_learn(TINY.n_timesteps)
-    assert stock.collect_rollouts(env, callback, stock.rollout_buffer, TINY.n_steps)
+    _, callback = stock._setup_learn(config.n_timesteps)
+    assert stock.collect_rollouts(env, callback, stock.rollout_buffer, config.n_steps)
     # Pong gives no reward this early; without any, half of the loss would be idle.
     noise = np.random.default_rng(0).normal(size=stock.rollout_buffer.returns.shape)
     stock.rollout_buffer.returns += noise.astype(np.float32)
@@ -197,6 +202,11 @@ def test_an_update_equals_stock_ppos(env):
         "train/loss",
     }
     assert losses[1] == pytest.approx(losses[0], rel=1e-4, abs=1e-5)
+    # All three terms are at work.
+    assert losses[0]["train/value_loss"] > 0.1
+    assert losses[0]["train/entropy_loss"] < -1
+    steps = {s["step"].item() for s in stock.policy.optimizer.state_dict()["state"].values()}
+    assert steps == {config.n_epochs * config.n_envs * config.n_steps // config.batch_size}
     final = dict(fast.policy.state_dict())
     assert any(not torch.equal(final[k], initial[k]) for k in initial)
     torch.testing.assert_close(final, dict(stock.policy.state_dict()), rtol=1e-4, atol=1e-5)

@@ -30,10 +30,10 @@ class Provenance:
     """How an agent came about; None where it is not known."""
 
     ppo_timesteps: int | None = None
-    """Environment steps of PPO behind the policy."""
+    """Environment steps of PPO behind the policy; of the run alone, if that began with weights."""
     ppo_seed: int | None = None
     imported_from: str | None = None
-    """File of a policy that was not trained here."""
+    """File of a policy that was not trained here, or of the weights that its run began with."""
     distill_timesteps: int | None = None
     """Environment steps of each stage of distillation."""
     distill_seed: int | None = None

@@ -117,6 +117,8 @@ class PPORun:
     """How frames become observations."""
     ppo: PPOConfig
     """Training."""
+    init: str | None = None
+    """File of the weights it began with, in place of random ones."""
 
 
 MethodName = Literal["ztw", "sdn", "cascade", "ensemble", "student"]

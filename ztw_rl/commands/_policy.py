@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,7 @@ def load_teacher(policy: Path, atari: AtariConfig) -> Teacher:
     if is_zip(policy):
         return teacher.from_zip(policy, atari)
     if is_ppo_run(policy):
-        seed = runs.load_config(PPORun, policy).seed
-        return teacher.from_checkpoint(newest_checkpoint(policy), atari, seed)
+        run = runs.load_config(PPORun, policy)
+        found = teacher.from_checkpoint(newest_checkpoint(policy), atari, run.seed)
+        return replace(found, provenance=replace(found.provenance, imported_from=run.init))
     return teacher.from_agent(agents.find(str(policy), Path("runs")))
