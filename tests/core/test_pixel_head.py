@@ -17,7 +17,7 @@ def test_operations_and_parameters_by_hand():
     # 10×10 tiles of 8×8 pixels in 4 frames, then 4×4 places.
     tiles, conv, linear = 100 * 16 * 256, 16 * 32 * 144, 512 * 6
     assert count_macs(lambda: ic(torch.zeros(1, 4, 84, 84))) == tiles + conv + linear == 486_400
-    assert n_parameters(ic) == 16 * 257 + 32 * 145 + 1 + 513 * 6
+    assert n_parameters(ic) == 2 * 4 + 16 * 257 + 32 * 145 + 1 + 513 * 6
 
 
 @pytest.mark.parametrize(("size", "tile"), [((84, 84), 8), ((40, 24), 4), ((160, 160), 8)])
@@ -37,6 +37,11 @@ def test_a_pixel_in_a_tile_that_is_used_matters_and_none_counts_twice():
     wanted = torch.zeros(4, 84, 84)
     wanted[:, :80, :80] = weights.tile(1, 10, 10)
     torch.testing.assert_close(x.grad[0], wanted)
+
+
+def test_brightness_and_contrast_change_nothing():
+    ic, x = make(), torch.rand(2, 4, 84, 84)
+    torch.testing.assert_close(ic(0.3 * x + 0.5), ic(x), rtol=1e-3, atol=1e-3)
 
 
 def test_training_reads_what_playing_reads():
