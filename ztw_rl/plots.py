@@ -173,7 +173,9 @@ def _draw_method(axis: Axes, method: str, rows: pd.DataFrame) -> Any:
         return axis.errorbar(x, mean, std, fmt="s", color=color, ms=4, capsize=3, zorder=3)
     style = "o-" if method == base else "o--"
     (line,) = axis.plot(x, mean, style, color=color, ms=3)
-    axis.fill_between(x, mean - std, mean + std, color=line.get_color(), alpha=0.13, lw=0)
+    # Bands of many methods at full strength would hide one another.
+    alpha = 0.16 if method == "ztw" else 0.04
+    axis.fill_between(x, mean - std, mean + std, color=line.get_color(), alpha=alpha, lw=0)
     return line
 
 
