@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from ztw_rl.atari.agent import load_agent
+from ztw_rl.atari.agent import load_agent, policy_fingerprint
+from ztw_rl.atari.backbone import from_sb3
 from ztw_rl.atari.emulators import make_emulators
 from ztw_rl.atari.evaluate import Row, play
 from ztw_rl.atari.tables import load_table
+from ztw_rl.core.checkpoint import load_tensors
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.metrics import relative_cost
 
@@ -22,6 +24,15 @@ FOLDERS = sorted(
 N_GAMES = 4
 SEED = 5000
 """Other games than the tables'."""
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_what_ppo_can_go_on_from_is_the_agents_policy(folder):
+    path = folder / "ppo.safetensors"
+    if not path.exists():
+        pytest.skip("its PPO is done")
+    policy = from_sb3(load_tensors(path), str(path))
+    assert policy_fingerprint(policy) == load_agent(folder).identity().policy
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from stable_baselines3.common.logger import Logger
 from ztw_rl.atari import ppo
 from ztw_rl.atari.config import AtariConfig, PPOConfig
 from ztw_rl.atari.vec_env import AtariVecEnv
-from ztw_rl.core.checkpoint import newest_checkpoint
+from ztw_rl.core.checkpoint import load_tensors, newest_checkpoint, save_tensors
 from ztw_rl.errors import UserError
 
 CPU = torch.device("cpu")
@@ -149,6 +149,22 @@ def test_truncated_and_missing_files(env, trained, name):
     file.unlink()
     with pytest.raises(UserError, match=rf"{name} is missing"):
         ppo.train(env, TINY, trained, seed=0, device=CPU, resume=True)
+
+
+def test_weights_with_each_parameter_once(env, trained):
+    """As ``agents/<game>/ppo.safetensors`` has them: SB3 lists the shared trunk three times."""
+    stored = load_tensors(newest_checkpoint(trained) / "policy.safetensors")
+    once = {name: t for name, t in stored.items() if not name.startswith(("pi_", "vf_"))}
+    assert len(once) == 12 < len(stored)
+    save_tensors(trained / "once.safetensors", once)
+    model = ppo.build_ppo(env, TINY, seed=3, device=CPU)
+    ppo.load_weights(model, trained / "once.safetensors")
+    torch.testing.assert_close(dict(model.policy.state_dict()), stored, rtol=0, atol=0)
+    assert model.num_timesteps == 0
+    for broken in ({**once, "extra": torch.zeros(1)}, dict(list(once.items())[1:])):
+        save_tensors(trained / "broken.safetensors", broken)
+        with pytest.raises(UserError, match=r"broken\.safetensors belongs to another network"):
+            ppo.load_weights(model, trained / "broken.safetensors")
 
 
 def test_a_checkpoint_of_another_game(trained):

@@ -191,10 +191,16 @@ def load_weights(model: PPO, path: Path) -> None:
     Raises:
         UserError: The file is missing or damaged, or belongs to another network.
     """
-    try:
-        model.policy.load_state_dict(load_tensors(path))
-    except RuntimeError:
-        raise UserError(f"{path} belongs to another network or game") from None
+    stored = load_tensors(path)
+    # SB3 lists the trunk three times; each parameter once is enough.
+    wanted = dict(model.policy.named_parameters())
+    listed = set(model.policy.state_dict())
+    fits = all(name in stored and stored[name].shape == t.shape for name, t in wanted.items())
+    if not fits or not listed.issuperset(stored):
+        raise UserError(f"{path} belongs to another network or game")
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(stored[name])
 
 
 def load(model: PPO, folder: Path) -> None:
