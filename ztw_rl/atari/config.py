@@ -136,7 +136,8 @@ class DistillConfig:
     exits: tuple[str, ...] = ("conv1", "conv2")
     """Where the ICs hang: some of input, conv1, conv2, conv3."""
     n_timesteps: int = 1_000_000
-    """Environment steps of each stage: first the ICs, then the ensembles."""
+    """Environment steps of each stage: first the ICs, then the ensembles. A student has a single
+    stage; give it twice as many for what ICs and ensembles get together."""
     n_envs: int = 8
     """Games played side by side."""
     n_steps: int = 128

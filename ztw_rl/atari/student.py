@@ -152,5 +152,6 @@ class StudentStage:
 
     def predict(self, experience: Experience, index: Tensor) -> Tensor:
         """See ``stages.Stage``."""
-        pixels = experience.activation(0, index)
+        device = next(self._student.parameters()).device
+        pixels = experience.observations[index].to(device)
         return torch.log_softmax(self._student(pixels), dim=-1).unsqueeze(1)

@@ -15,16 +15,15 @@ from ztw_rl import agents, recipes, runs
 from ztw_rl.atari.config import AtariConfig, DistillConfig, MethodName
 from ztw_rl.atari.games import canonical, rom_id
 from ztw_rl.commands._arguments import parse, peek
+from ztw_rl.commands._distilled import DistillRun, made_agent
 from ztw_rl.commands._policy import TEACHER_FILE, is_zip, load_teacher, stored_atari
 from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ztw_rl.atari.agent import Agent
     from ztw_rl.atari.emulators import EmulatorBatch
     from ztw_rl.atari.teacher import Teacher
-    from ztw_rl.core.model import EarlyExitModel
 
 PROG = "ztw-rl distill-ics"
 KIND = "distill"
@@ -60,19 +59,6 @@ class DistillICs:
     """Distillation."""
     atari: AtariConfig = field(default_factory=AtariConfig)
     """How the emulator's frames become observations; only an SB3 .zip leaves that open."""
-
-
-@dataclass(frozen=True)
-class DistillRun:
-    """Resolved settings, saved beside the weights."""
-
-    seed: int
-    policy: str
-    atari: AtariConfig
-    distill: DistillConfig
-    ppo_timesteps: int | None = None
-    ppo_seed: int | None = None
-    imported_from: str | None = None
 
 
 def main(arguments: list[str]) -> int:
@@ -273,36 +259,6 @@ def _distill(
             command += ["--device", args.device]
         print(f"stopped after {result.n_timesteps:,} steps; go on with: {shlex.join(command)}")
         return INTERRUPTED
-    save_agent(run_dir / agents.AGENT, _agent(run, teacher, result.model))
+    save_agent(run_dir / agents.AGENT, made_agent(run, teacher, result.model))
     print(f"distilled over {result.n_timesteps:,} steps: {run_dir / agents.AGENT}")
     return 0
-
-
-def _agent(run: DistillRun, teacher: Teacher, model: EarlyExitModel) -> Agent:
-    """The agent that a finished distillation leaves."""
-    from ztw_rl.atari.agent import Agent, AgentConfig, policy_fingerprint
-    from ztw_rl.atari.student import student_of
-
-    provenance = replace(
-        teacher.provenance,
-        distill_timesteps=run.distill.n_timesteps,
-        distill_seed=run.seed,
-    )
-    config = AgentConfig(
-        atari=run.atari,
-        n_actions=teacher.n_actions,
-        exits=run.distill.exits,
-        method=run.distill.method,
-        provenance=provenance,
-    )
-    if run.distill.method != "student":
-        return Agent(config, model)
-    student = student_of(model)
-    config = replace(
-        config,
-        exits=(),
-        student_of=run.distill.student_of,
-        widths=student.widths,
-        provenance=replace(provenance, teacher=policy_fingerprint(teacher.parameters)),
-    )
-    return Agent(config, student.policy)
