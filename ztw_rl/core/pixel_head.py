@@ -7,7 +7,7 @@ This one cuts the picture into tiles, so that every pixel is read once, and keep
 
 The picture is brought to mean 0 and deviation 1 first. A game's background is one bright plain,
 which all weights would have to learn away before the few pixels that matter can count: on Pong's
-frames, at the learning rates of distillation, nothing is learned without it.
+frames, at the learning rates of distillation, the same network learns nothing without it.
 """
 
 from __future__ import annotations
