@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from ztw_rl.atari.config import DistillConfig
 from ztw_rl.atari.emulators import EmulatorBatch
 from ztw_rl.atari.epochs import Epochs
 from ztw_rl.atari.stages import Stage, build_stages
+from ztw_rl.atari.student import beside_teacher
 from ztw_rl.atari.teacher import Teacher
 from ztw_rl.core.checkpoint import (
     load_json,
@@ -55,8 +56,11 @@ class DistillationResult:
 
 def build_student(teacher: Teacher, config: DistillConfig) -> EarlyExitModel:
     """The teacher's network with ICs yet to be fitted, frozen and in eval mode."""
-    model = early_exit_nature_cnn(teacher.n_actions, config.exits, METHODS[config.method])
-    model.load_state_dict(dict(teacher.parameters), strict=False)
+    if config.method == "student":
+        model = beside_teacher(teacher.parameters, config.exits, config.student_of)
+    else:
+        model = early_exit_nature_cnn(teacher.n_actions, config.exits, METHODS[config.method])
+        model.load_state_dict(dict(teacher.parameters), strict=False)
     freeze(model)
     return model
 
@@ -96,6 +100,8 @@ def distill(
         UserError: ``resume`` without a usable checkpoint.
     """
     torch.manual_seed(seed)
+    if config.method == "student":
+        config = replace(config, learning_rates=config.student_learning_rates)
     model = build_student(teacher, config).to(device)
     stages = build_stages(model, config)
     total = config.n_timesteps * len(stages)

@@ -28,7 +28,7 @@ from ztw_rl.core.runtime import decide
 from ztw_rl.core.statistics import summarize
 from ztw_rl.core.timing import threads
 
-RuleName = Literal["confidence", "patience", "backbone", "forced", "random"]
+RuleName = Literal["confidence", "patience", "backbone", "forced", "random", "student"]
 NOOP = 0
 
 
@@ -39,7 +39,7 @@ class Row:
     rule: RuleName
     threshold: float | None = None
     """τ of ``confidence`` and of the ``random`` control beside it; t of ``patience``; the exit
-    of ``forced``; nothing for ``backbone``."""
+    of ``forced``; nothing for ``backbone`` and ``student``."""
     shares: tuple[float, ...] | None = None
     """``random`` only: how often each exit is drawn."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ztw_rl.atari.collector import Experience
 from ztw_rl.atari.config import DistillConfig
+from ztw_rl.atari.student import StudentStage
 from ztw_rl.core.ensembles import Ensemble
 from ztw_rl.core.heads import InternalClassifier
 from ztw_rl.core.model import EarlyExitModel
@@ -102,6 +103,8 @@ class EnsembleStage:
 
 def build_stages(model: EarlyExitModel, config: DistillConfig) -> list[Stage]:
     """The stages that the model's parts call for."""
+    if config.method == "student":
+        return [StudentStage(model, config.ic_batch_size)]
     stages: list[Stage] = [ICStage(model, config.ic_batch_size)]
     if model.ensemble is not None:
         stages.append(EnsembleStage(model.ensemble, config.ensemble_batch_size))

@@ -45,9 +45,8 @@ def main(arguments: list[str]) -> int:
     folder = agents.find(args.agent, args.runs_dir)
 
     from ztw_rl.atari.agent import load_agent
-    from ztw_rl.atari.games import canonical
+    from ztw_rl.atari.games import action_names, canonical
     from ztw_rl.core.artefact import export_onnx
-    from ztw_rl.core.cost import exit_costs
 
     agent = load_agent(folder)
     game = canonical(agent.config.atari.game)
@@ -60,26 +59,10 @@ def main(arguments: list[str]) -> int:
         "method": agent.config.method,
         "labels": action_names(agent.config.atari.game),
         "exits": [*agent.config.exits, "policy"],
-        "relative_macs": exit_costs(agent.model, x).relative_macs,
+        "relative_macs": agent.relative_macs(),
     }
     export_onnx(output, agent.model, x, [threshold] * (agent.model.n_exits - 1), metadata)
     size = output.stat().st_size / 2**20
     print(f"{output}: {size:.1f} MiB, {agent.model.n_exits} exits, threshold {threshold:g}")
     print(f"run it with: ztw_rl.deploy.load('{output}').predict(frames)")
     return 0
-
-
-def action_names(rom: str) -> list[str]:
-    """What each action of a game does, such as ``NOOP``.
-
-    Args:
-        rom: ALE's name of the game.
-    """
-    from ale_py import ALEInterface, LoggerMode, roms
-
-    ALEInterface.setLoggerMode(LoggerMode.Error)
-    ale = ALEInterface()
-    path = roms.get_rom_path(rom)
-    assert path is not None
-    ale.loadROM(path)
-    return [action.name for action in ale.getMinimalActionSet()]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Seeds = npt.NDArray[np.int64]
+
+KEEP = (0.99, 0.95, 0.88)
+"""Shares of the full model's score over random play for which the cost is looked up."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +32,45 @@ def normalized(score: float, random: float, full: float) -> float:
     return (score - random) / (full - random)
 
 
-def cheapest(scores: Floats, costs: Floats, full: Floats, random: float, keep: float) -> Selection:
+def halves(n: int) -> tuple[Seeds, Seeds]:
+    """The even and the odd of n seeds.
+
+    Raises:
+        ValueError: There are fewer than two.
+    """
+    if n < 2:
+        raise ValueError("two halves need at least two seeds")
+    return np.arange(0, n, 2), np.arange(1, n, 2)
+
+
+def crossfit(share: Callable[[int, Seeds], float], costs: Floats, n: int, keep: float) -> Selection:
     """Choose on one half of the seeds, report on the other, swap, average.
 
-    Halves are the even and the odd seeds. Choosing and reporting on the same episodes would
-    favour settings that were lucky.
+    Choosing and reporting on the same episodes would favour settings that were lucky.
+
+    Args:
+        share: What a setting keeps of the full model's score, on some of the seeds 0 … n−1.
+        costs: (T,) relative cost of each setting.
+        n: Number of seeds.
+        keep: Share of the full model's score to keep, such as 0.95.
+
+    Raises:
+        ValueError: There are fewer than two seeds.
+    """
+    first, second = halves(n)
+    chosen: list[int | None] = []
+    results: list[tuple[float, float]] = []
+    for choose, report in ((first, second), (second, first)):
+        good = [t for t in range(len(costs)) if costs[t] < 1 and share(t, choose) >= keep]
+        best = min(good, key=lambda t: float(costs[t]), default=None)
+        chosen.append(best)
+        results.append((1.0, 1.0) if best is None else (float(costs[best]), share(best, report)))
+    cost, kept = np.mean(results, axis=0)
+    return Selection((chosen[0], chosen[1]), float(cost), float(kept))
+
+
+def cheapest(scores: Floats, costs: Floats, full: Floats, random: float, keep: float) -> Selection:
+    """The cheapest setting by mean score; see ``crossfit``.
 
     Args:
         scores: (T, n) score of each setting on each seed.
@@ -46,22 +85,10 @@ def cheapest(scores: Floats, costs: Floats, full: Floats, random: float, keep: f
     Raises:
         ValueError: There are fewer than two seeds, or the full model is no better than random.
     """
-    n = len(full)
-    if n < 2:
-        raise ValueError("two halves need at least two seeds")
-    halves = [np.arange(n) % 2 == parity for parity in (0, 1)]
-    if any(full[half].mean() <= random for half in halves):
+    if any(full[half].mean() <= random for half in halves(len(full))):
         raise ValueError("the full model is no better than random play")
 
-    def kept(setting: int, half: npt.NDArray[np.bool_]) -> float:
-        return normalized(float(scores[setting, half].mean()), random, float(full[half].mean()))
+    def share(setting: int, seeds: Seeds) -> float:
+        return normalized(float(scores[setting, seeds].mean()), random, float(full[seeds].mean()))
 
-    chosen: list[int | None] = []
-    results: list[tuple[float, float]] = []
-    for choose, report in (halves, halves[::-1]):
-        good = [t for t in range(len(costs)) if kept(t, choose) >= keep and costs[t] < 1]
-        best = min(good, key=lambda t: float(costs[t]), default=None)
-        chosen.append(best)
-        results.append((1.0, 1.0) if best is None else (float(costs[best]), kept(best, report)))
-    cost, share = np.mean(results, axis=0)
-    return Selection((chosen[0], chosen[1]), float(cost), float(share))
+    return crossfit(share, costs, len(full), keep)
