@@ -39,8 +39,8 @@ test-slow: install ## Run the tests that take minutes.
 	$(BIN)/pytest -m slow
 
 # Results of the supervised pipeline: DATA is a folder of CIFAR-10 in parquet or in class folders,
-# BACKBONE a ResNet-56's weights. EPOCHS scales the schedule; SEEDS gives mean and deviation; PRECISION=bfloat16 is faster where the
-# processor multiplies it.
+# BACKBONE a ResNet-56's weights. EPOCHS scales the schedule; SEEDS gives mean and deviation;
+# PRECISION=bfloat16 is faster where the processor multiplies it.
 DATA ?= data
 BACKBONE ?= resnet56-cifar10.safetensors
 EPOCHS ?= 50

@@ -10,6 +10,7 @@ one rollout and its five epochs. The policy has random weights. Run it with
 from __future__ import annotations
 
 import copy
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,14 +21,17 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from benchmarks import harness, plain
-from ztw_rl.atari.collector import Collector
+from ztw_rl.atari.collector import Collector, Experience
 from ztw_rl.atari.config import AtariConfig, DistillConfig
-from ztw_rl.atari.distill import build_optimizer, fit
+from ztw_rl.atari.distill import build_optimizer
 from ztw_rl.atari.emulators import make_emulators
+from ztw_rl.atari.epochs import Epochs
 from ztw_rl.atari.games import rom_id
 from ztw_rl.atari.stages import build_stages
 from ztw_rl.atari.vec_env import AtariVecEnv
+from ztw_rl.core.device import n_network_threads
 from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.timing import threads
 from ztw_rl.core.training import kl_to_teacher, set_learning_rate
 
 LEARNING_RATE = 1e-3
@@ -110,7 +114,7 @@ def plain_distiller(
 def distiller(
     model: EarlyExitModel, collector: Collector, stage: int, config: DistillConfig, seed: int
 ) -> Callable[[], int]:
-    """Ours, as a contender that does one rollout and its epochs at each call."""
+    """Ours, as a contender that does one rollout, and the previous one's epochs, at each call."""
     fitted = build_stages(model, config)[stage]
     learns = list(fitted.parameters())
     for parameter in learns:
@@ -119,9 +123,17 @@ def distiller(
     set_learning_rate(optimizer, LEARNING_RATE)
     generator = torch.Generator().manual_seed(seed)
 
+    def learn(experience: Experience) -> Epochs:
+        return Epochs(fitted, experience, optimizer, config.n_epochs, generator)
+
+    learning = learn(collector.collect(fitted.answers, fitted.reads))
+
     def distil() -> int:
-        experience = collector.collect(fitted.answers)
-        fit(fitted, experience, optimizer, config.n_epochs, generator)
+        nonlocal learning
+        with threads(n_network_threads()):
+            experience = collector.collect(fitted.answers, fitted.reads, learning.advance)
+            learning.finish()
+        learning = learn(experience)
         return len(experience)
 
     return distil
@@ -161,16 +173,19 @@ def main(settings: Settings) -> float:
         }
         closing += [emulators.close, stock.close, games.close, layouts.close]
     rates = harness.interleave(contenders, settings.rounds)
+    busy = {name: harness.busy_rate(contenders[f"{name}: ztw-rl"]) for name in STAGES}
     for close in closing:
         close()
     print(f"distill: {machine}")
-    ratios = {}
+    ratios, bounds = {}, {}
     for name in STAGES:
         own = {who: each for who, each in rates.items() if who.startswith(name)}
         harness.show(own, f"{name}: plain way")
         ratios[f"ratio_{name}"] = round(
             harness.ratio(rates, f"{name}: ztw-rl", f"{name}: plain way"), 3
         )
+        plain_rate = statistics.median(rates[f"{name}: plain way"])
+        bounds[f"bound_{name}"] = round(busy[name] / plain_rate, 3)
     return harness.conclude(
         "distill",
         min(ratios.values()),
@@ -180,6 +195,7 @@ def main(settings: Settings) -> float:
         game=atari.game,
         n_envs=n_envs,
         **ratios,
+        **bounds,
     )
 
 

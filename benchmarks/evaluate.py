@@ -9,6 +9,7 @@ random, and games are cut short. Run it with ``python -m benchmarks.evaluate``.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from benchmarks import harness, plain
 from ztw_rl.atari.config import AtariConfig
-from ztw_rl.atari.emulators import EmulatorBatch, make_emulators
+from ztw_rl.atari.emulators import EmulatorBatch, make_batches
 from ztw_rl.atari.evaluate import Row, play
 from ztw_rl.atari.games import rom_id
 from ztw_rl.atari.vec_env import AtariVecEnv
@@ -37,11 +38,11 @@ class Settings:
 
     env: str = "Pong"
     """The game."""
-    n_envs: int = 32
+    n_envs: int = 44
     """Games side by side, ours."""
-    n_episodes: int = 4
+    n_episodes: int = 2
     """Games per row in a round, ours."""
-    max_frames: int = 3000
+    max_frames: int = 8000
     """Emulator frames after which one of our games ends; a decision takes four."""
     plain_steps: int = 400
     """Decisions per threshold in a round, the plain way."""
@@ -82,14 +83,14 @@ def plain_player(model: EarlyExitModel, env: VecEnv, n_steps: int) -> Callable[[
 
 
 def player(
-    model: EarlyExitModel, emulators: EmulatorBatch, n_episodes: int, seed: int
+    model: EarlyExitModel, batches: list[EmulatorBatch], n_episodes: int, seed: int
 ) -> Callable[[], int]:
     """Ours, as a contender that plays the whole table at each call."""
 
     def evaluate() -> int:
         results = play(
             model,
-            emulators,
+            batches,
             full_table(model.n_exits),
             n_episodes=n_episodes,
             seed=seed,
@@ -106,8 +107,8 @@ def main(settings: Settings) -> float:
     machine = harness.machine()
     seed = settings.seed
     atari = AtariConfig(game=rom_id(settings.env), max_frames=settings.max_frames)
-    emulators = make_emulators(atari, settings.n_envs)
-    ours = plain.random_network(int(emulators.action_space.n), seed, IC_GAIN)
+    batches = make_batches(atari, settings.n_envs)
+    ours = plain.random_network(int(batches[0].action_space.n), seed, IC_GAIN)
     eager = plain.plain_network(ours)
     stock, game = plain.plain_games(atari, 1, seed), AtariVecEnv(atari, 1, seed)
     plain.check_same_answers(ours, eager, np.asarray(game.reset()))
@@ -115,11 +116,12 @@ def main(settings: Settings) -> float:
         "plain way": plain_player(eager, stock, settings.plain_steps),
         "+ our game": plain_player(eager, game, settings.plain_steps),
         "+ memory layout": plain_player(ours, game, settings.plain_steps),
-        "ztw-rl, side by side": player(ours, emulators, settings.n_episodes, seed),
+        "ztw-rl, side by side": player(ours, batches, settings.n_episodes, seed),
     }
     rates = harness.interleave(contenders, settings.rounds)
-    for env in (emulators, stock, game):
-        env.close()
+    busy = harness.busy_rate(contenders["ztw-rl, side by side"])
+    for close in (*(batch.close for batch in batches), stock.close, game.close):
+        close()
     return harness.report(
         "evaluate",
         rates,
@@ -130,6 +132,7 @@ def main(settings: Settings) -> float:
         game=atari.game,
         n_envs=settings.n_envs,
         n_rows=len(full_table(ours.n_exits)),
+        bound=round(busy / statistics.median(rates["plain way"]), 3),
     )
 
 

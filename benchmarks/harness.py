@@ -50,6 +50,18 @@ def ratio(rates: Rates, ours: str, opponent: str) -> float:
     return statistics.median(a / b for a, b in zip(rates[ours], rates[opponent], strict=True))
 
 
+def busy_rate(contender: Callable[[], int]) -> float:
+    """Steps per second that ``contender`` would do, were every core busy with it all the time.
+
+    From the processor time of this process in one call: what better overlap could still bring, if
+    no part of the work became cheaper. Idle threads of PyTorch that spin count as work, so give
+    it a contender that runs PyTorch on as many threads as it needs.
+    """
+    began = time.process_time()
+    steps = contender()
+    return steps * (os.cpu_count() or 1) / (time.process_time() - began)
+
+
 def fastest(rates: Rates, names: Sequence[str]) -> str:
     """The name with the highest median rate."""
     return max(names, key=lambda name: statistics.median(rates[name]))

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from ztw_rl import cli
+from ztw_rl.atari.backbone import early_exit_nature_cnn
+from ztw_rl.core.checkpoint import load_tensors, save_tensors
 
 SMALL = [
     "--ppo.n-envs=2",
@@ -100,6 +104,53 @@ def test_train_resume_extend(capsys):
     assert "trained for 64 steps" in capsys.readouterr().out
     assert cli.main(["train-ppo", "--env", "Breakout", "--n-timesteps", "1", *SMALL]) == 0
     assert "runs/ppo/breakout-002" in capsys.readouterr().out
+
+
+def test_beginning_with_weights(capsys):
+    assert cli.main(["train-ppo", "--env", "Pong", "--n-timesteps", "16", *SMALL]) == 0
+    first = Path("runs/ppo/pong-001/checkpoints/step_000000016/policy.safetensors")
+    weights = Path("ppo.safetensors")
+    shutil.copy(first, weights)
+    capsys.readouterr()
+    # A rate of nearly nothing: what comes out is what went in.
+    still = ["--ppo.learning-rate=1e-12", "--seed=5"]
+    command = ["train-ppo", "--env=Pong", f"--init={weights}", "--n-timesteps=16", *SMALL, *still]
+    assert cli.main(command) == 0
+    captured = capsys.readouterr()
+    shown = " ".join(captured.err.split())
+    assert "begins with the weights of ppo.safetensors; steps are counted from 0" in shown
+    assert "trained for 16 steps: runs/ppo/pong-002" in captured.out
+    assert config_of("runs/ppo/pong-002")["init"] == "ppo.safetensors"
+    before = load_tensors(weights)
+    after = load_tensors(Path("runs/ppo/pong-002/checkpoints/step_000000016/policy.safetensors"))
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, rtol=0, atol=1e-8)
+    # A resumed run has its own checkpoint, and does not need the file any more.
+    weights.unlink()
+    assert cli.main(["train-ppo", "--resume=runs/ppo/pong-002", "--n-timesteps=32"]) == 0
+    captured = capsys.readouterr()
+    assert "trained for 32 steps" in captured.out
+    assert "begins with" not in captured.err
+    error = one_error(capsys, ["train-ppo", "--resume=runs/ppo/pong-002", "--init=other"])
+    assert "--init is ppo.safetensors in runs/ppo/pong-002 and cannot become other" in error
+
+
+def test_weights_that_no_training_can_begin_with(folder, capsys):
+    arguments = ["train-ppo", "--env=Pong", "--n-timesteps=16", *SMALL]
+    assert "gone is missing" in one_error(capsys, [*arguments, "--init=gone"])
+    Path("text").write_text("no weights")
+    assert "text is damaged" in one_error(capsys, [*arguments, "--init=text"])
+    assert "is damaged" in one_error(capsys, [*arguments, "--init=."])
+    save_tensors(Path("agent"), early_exit_nature_cnn(6).state_dict())
+    message = "agent belongs to another network or game"
+    assert message in one_error(capsys, [*arguments, "--init=agent"])
+    assert sorted(p.name for p in folder.iterdir()) == ["agent", "text"]
+    assert cli.main(["train-ppo", "--env=Breakout", "--n-timesteps=16", *SMALL]) == 0
+    capsys.readouterr()
+    other = "runs/ppo/breakout-001/checkpoints/step_000000016/policy.safetensors"
+    message = f"{other} belongs to another network or game"
+    assert message in one_error(capsys, [*arguments, f"--init={other}"])
+    assert not Path("runs/ppo/pong-001").exists()
 
 
 def test_what_a_resumed_run_may_not_change(capsys):

@@ -97,3 +97,58 @@ def test_a_failure_leaves_neither_file_nor_figure(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["curve.png"]
     assert path.read_text() == "old"
     assert plt.get_fignums() == before
+
+
+def point(game, method, time, mean):
+    return {
+        "game": game,
+        "method": method,
+        "relative_time": time,
+        "return_mean": mean,
+        "return_std": 2.0,
+    }
+
+
+GAMES = pd.DataFrame(
+    [
+        point("pong", "ztw", 0.9, 18.0),
+        point("pong", "ztw", 0.4, 12.0),
+        point("pong", "backbone", 1.0, 19.0),
+        point("pong", "pbee", 0.6, 14.0),
+        point("breakout", "ztw", 0.5, 200.0),
+        point("breakout", "ztw, sampled", 0.5, 150.0),
+        point("breakout", "backbone", 1.0, 300.0),
+    ]
+)
+
+
+def test_one_panel_per_game_one_line_per_method(tmp_path, drawn, monkeypatch):
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    plots.plot_games(GAMES, "small print", tmp_path / "games.png")
+    (figure,) = drawn
+    breakout, pong = figure.axes
+    assert [axis.get_title() for axis in (breakout, pong)] == ["breakout", "pong"]
+    lines = [line for line in pong.get_lines() if len(line.get_xdata()) == 2]
+    # In the order of time, so that the line is a curve; and the dotted backbone.
+    assert [0.4, 0.9] in [list(line.get_xdata()) for line in lines]
+    assert [12, 18] in [list(line.get_ydata()) for line in lines]
+    assert len(pong.containers) == 2  # error bars: the backbone, and PBEE's points
+    (band,) = [c for c in pong.collections if hasattr(c, "get_hatch") and len(c.get_paths()) == 1][
+        :1
+    ]
+    assert band.get_paths()[0].get_extents().ymax == 20
+    (legend,) = figure.legends
+    names = {text.get_text() for text in legend.get_texts()}
+    assert names == {"ztw", "backbone", "pbee", "ztw, sampled"}
+    assert "small print" in figure.get_supxlabel()
+
+
+@pytest.mark.parametrize("n", [1, 5, 8])
+def test_any_number_of_games(tmp_path, n):
+    one = GAMES[GAMES["game"] == "pong"]
+    table = pd.concat([one.assign(game=f"game{i}") for i in range(n)])
+    plots.plot_games(table, "", tmp_path / "games.png")
+    first = (tmp_path / "games.png").read_bytes()
+    assert first.startswith(b"\x89PNG")
+    plots.plot_games(table, "", tmp_path / "games.png")
+    assert (tmp_path / "games.png").read_bytes() == first

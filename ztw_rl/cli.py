@@ -18,6 +18,7 @@ COMMANDS = {
     "train-ppo": "train a PPO policy on an Atari game",
     "distill-ics": "fit internal classifiers to a trained policy",
     "eval": "measure an early-exit agent's return against what its decisions cost",
+    "report": "put all agents' tables side by side: what keeping the return costs",
     "supervised train-backbone": "train an image classifier",
     "supervised train-ics": "fit internal classifiers to a trained image classifier",
     "supervised eval": "measure early-exit classifiers' accuracy within time budgets",

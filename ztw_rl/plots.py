@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 
@@ -76,7 +77,9 @@ def _draw(axis: Axes, table: pd.DataFrame, cost: str) -> None:
         adaptive = table[table["rule"] == rule].sort_values("threshold")
         if adaptive.empty:
             continue
-        axis.plot(adaptive[cost], adaptive["return_mean"], "o-", color=ADAPTIVE, label=rule)
+        # Patience is a whole number: there is nothing between its points.
+        style = "o-" if rule == "confidence" else "o"
+        axis.plot(adaptive[cost], adaptive["return_mean"], style, color=ADAPTIVE, label=rule)
         axis.fill_between(
             adaptive[cost],
             adaptive["return_ci_low"],
@@ -122,6 +125,60 @@ def plot_bench(table: pd.DataFrame, title: str, path: Path) -> None:
     _save(figure, path)
 
 
+POINTS = ("pbee", "student")
+"""Methods whose settings have nothing between them."""
+
+
+def plot_games(points: pd.DataFrame, note: str, path: Path) -> None:
+    """Draw one panel per game: return with spread against relative time, one line per method.
+
+    Args:
+        points: Columns ``game``, ``method``, ``relative_time``, ``return_mean``, ``return_std``;
+            the method ``backbone`` is marked.
+        note: Small print below.
+        path: PNG file, written atomically.
+    """
+    games = list(points.groupby("game", sort=True))
+    n_columns = min(4, len(games))
+    n_rows = -(-len(games) // n_columns)
+    size = (max(5.5, 3.4 * n_columns), 0.9 + 3.1 * n_rows)
+    figure, axes = plt.subplots(
+        n_rows, n_columns, figsize=size, squeeze=False, layout="constrained"
+    )
+    shown: dict[str, Any] = {}
+    for axis, (game, rows) in zip(axes.flat, games, strict=False):
+        for method, own in rows.groupby("method", sort=False):
+            shown[str(method)] = _draw_method(axis, str(method), own.sort_values("relative_time"))
+        axis.set_title(str(game), fontsize=10)
+        axis.grid(alpha=0.25)
+    for axis in axes.flat[len(games) :]:
+        axis.set_visible(False)
+    figure.legend(
+        list(shown.values()), list(shown), loc="outside upper center", ncols=len(shown), fontsize=8
+    )
+    figure.supylabel("return: mean ± standard deviation of games", fontsize=9)
+    figure.supxlabel(f"{COSTS['relative_time']}\n{note}", fontsize=8)
+    _save(figure, path)
+
+
+def _draw_method(axis: Axes, method: str, rows: pd.DataFrame) -> Any:
+    """One method's points or line in one game; returns what its legend shows."""
+    base = method.split(",")[0]
+    x, mean, std = rows["relative_time"], rows["return_mean"], rows["return_std"]
+    if method == "backbone":
+        axis.axhline(mean.iloc[0], color=BACKBONE, lw=1, ls=":", zorder=1)
+        return axis.errorbar(x, mean, std, fmt="D", color=BACKBONE, ms=5, capsize=3, zorder=4)
+    color = METHOD_COLORS.get(base)
+    if base in POINTS:
+        return axis.errorbar(x, mean, std, fmt="s", color=color, ms=4, capsize=3, zorder=3)
+    style = "o-" if method == base else "o--"
+    (line,) = axis.plot(x, mean, style, color=color, ms=3)
+    # Bands of many methods at full strength would hide one another.
+    alpha = 0.16 if method == "ztw" else 0.04
+    axis.fill_between(x, mean - std, mean + std, color=line.get_color(), alpha=alpha, lw=0)
+    return line
+
+
 METHOD_COLORS = {
     "ztw": "#0b6e99",
     "sdn": "#d1495b",
@@ -129,6 +186,7 @@ METHOD_COLORS = {
     "cascade": "#6a4c93",
     "ensemble": "#3a7d44",
     "additive": "#8c564b",
+    "student": "#c77dff",
     "no_stop_gradient": "#777777",
 }
 

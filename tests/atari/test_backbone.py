@@ -7,7 +7,9 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy
 
 from ztw_rl.atari.backbone import ATTACH_POINTS, early_exit_nature_cnn, from_sb3
 from ztw_rl.core.methods import METHODS
+from ztw_rl.core.pixel_head import PixelClassifier
 from ztw_rl.errors import UserError
+from ztw_rl.recipes import read
 
 
 def sb3_policy(n_actions=6, frames=4, size=84, net_arch=None):
@@ -55,6 +57,17 @@ def test_places_are_as_the_table_says():
         assert model(pictures(2)).shape == (2, 5, 6)
     for x, (_, channels, size) in zip(read[:-1], ATTACH_POINTS.values(), strict=True):
         assert x.shape == (2, channels, size, size)
+
+
+def test_the_recipe_key_of_an_exit_before_the_first_convolution(tmp_path):
+    path = tmp_path / "pong.yaml"
+    path.write_text("distill: {exits: [input, conv1, conv2]}")
+    exits = read(path).distill.exits
+    model = early_exit_nature_cnn(6, exits)
+    assert isinstance(model.ics[0], PixelClassifier)
+    assert model.ensemble.n_exits == 3
+    # The next IC cascades from it.
+    assert model.ics[1].linear.in_features == 32 * 16 + 6
 
 
 def test_the_ics_of_the_paper():

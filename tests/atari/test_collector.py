@@ -81,17 +81,44 @@ def test_the_answers_are_the_teachers(model, games):
 
 
 def test_what_is_kept_of_the_ics_is_what_they_would_say_again(model, games):
-    found = collector(model, games).collect(wishes)
+    found = collector(model, games).collect(wishes, reads=tuple)
     with torch.no_grad():
         read = model.activations(found.observations)
         alone = torch.log_softmax(model.ic_logits(read), -1)
     torch.testing.assert_close(found.ic_log_probs, alone)
-    index = torch.tensor([5, 0, 700])
-    for m in range(2):
-        kept = found.activation(m, index)
-        torch.testing.assert_close(kept, read[m][index])
-        assert kept.is_contiguous(memory_format=torch.channels_last)
+    assert len(found.reads) == 2
+    for kept, wanted in zip(found.reads, read, strict=False):
+        torch.testing.assert_close(kept, wanted)
         assert not kept.requires_grad
+
+
+def test_what_is_done_meanwhile_is_done_while_the_emulators_work(model, patch_games):
+    events = []
+
+    class Watched(patch_games):
+        def send(self, actions):
+            super().send(actions)
+            events.append("send")
+
+        def receive(self):
+            events.append("receive")
+            return super().receive()
+
+    games = Watched(N_ENVS, n_actions=6)
+    collector(model, games, n_steps=4).collect(wishes, meanwhile=events.append)
+    assert events == [e for k in range(1, 5) for e in ("send", k / 4, "receive")]
+
+
+def test_ics_act_with_the_weights_they_have(model, games):
+    """What changes them meanwhile is seen from the next step on."""
+
+    def change(share):
+        model.ics[0].linear.bias[0] += 100.0
+
+    found = collector(model, games, n_steps=2).collect(lambda alone: alone, meanwhile=change)
+    first, second = found.ic_log_probs.view(2, N_ENVS, 2, 6)
+    assert (first[:, 0, 0].exp() < 0.99).all()
+    assert (second[:, 0, 0].exp() > 0.99).all()
 
 
 def test_on_the_real_game_the_kept_pictures_are_those_that_were_seen():
@@ -99,14 +126,14 @@ def test_on_the_real_game_the_kept_pictures_are_those_that_were_seen():
     torch.manual_seed(0)
     model = early_exit_nature_cnn(4).eval()
     emulators, replay = Emulators(config, 2), Emulators(config, 2)
-    found = collector(model, emulators, n_steps=40, seed=5).collect(lambda alone: alone)
+    found = collector(model, emulators, n_steps=40, seed=5).collect(lambda alone: alone, tuple)
     seen = [replay.reset(np.array([5, 6]))]
     seen += [replay.step(a).observations for a in found.actions.view(40, 2)[:-1].numpy()]
     assert torch.equal(found.observations, torch.from_numpy(np.concatenate(seen)))
     with torch.no_grad():
         read = model.activations(found.observations)
     for m in range(2):
-        torch.testing.assert_close(found.activation(m, torch.arange(80)), read[m])
+        torch.testing.assert_close(found.reads[m], read[m])
 
 
 def test_the_next_call_goes_on_where_the_last_one_stopped(model, patch_games):

@@ -33,7 +33,7 @@ def run(patch_games, model):
     def run(rows, n_envs=6, length=uneven, model=model, **settings):
         games = patch_games(n_envs, length=length)
         defaults = {"n_episodes": N_EPISODES, "seed": SEED, "action_mode": "greedy"}
-        return play(model, games, rows, **{**defaults, **settings}, device=CPU), games
+        return play(model, [games], rows, **{**defaults, **settings}, device=CPU), games
 
     return run
 
@@ -183,10 +183,27 @@ def test_the_random_control_draws_the_given_shares(run):
     assert never.exit_shares[1] == 0
 
 
-def test_the_backbones_row_evaluates_no_ic(run, model):
-    for part in (*model.ics, model.ensemble):
-        part.register_forward_pre_hook(lambda *args: pytest.fail("the backbone has no such part"))
-    run([Row("backbone")])
+def test_the_backbones_row_is_the_backbone_whatever_the_ics_say(patch_games, model):
+    class Watched(patch_games):
+        def send(self, actions):
+            with torch.no_grad():
+                wanted = model.backbone(torch.from_numpy(self._observations)).argmax(-1)
+            assert actions.tolist() == wanted.tolist()
+            super().send(actions)
+
+    games = Watched(N_EPISODES, length=lambda seed: 40)
+    rows, settings = [Row("backbone")], {"n_episodes": N_EPISODES, "seed": SEED}
+    play(model, [games], rows, action_mode="greedy", device=CPU, **settings)
+    assert len(np.unique(games.sent)) > 1
+
+
+def test_any_number_of_batches_plays_the_same_games(patch_games, model):
+    def played(*sizes):
+        batches = [patch_games(n, length=uneven) for n in sizes]
+        settings = {"n_episodes": N_EPISODES, "seed": SEED, "action_mode": "sample"}
+        return play(model, batches, ROWS, device=CPU, **settings)
+
+    assert played(6) == played(3, 3) == played(1, 4, 9)
 
 
 def test_sampled_actions_follow_the_probabilities(run, make_model):
@@ -207,7 +224,7 @@ def test_the_whole_table(patch_games, model):
     games, ended = patch_games(9, length=uneven), []
     results = evaluate(
         model,
-        games,
+        [games],
         [0.5, 0.8],
         n_episodes=N_EPISODES,
         seed=SEED,
@@ -232,7 +249,7 @@ def test_the_whole_table(patch_games, model):
 
 def test_the_patience_table(patch_games, model):
     settings = {"n_episodes": 1, "seed": SEED, "action_mode": "greedy", "device": CPU}
-    results = evaluate(model, patch_games(9), [1.0, 2.0], rule="patience", **settings)
+    results = evaluate(model, [patch_games(9)], [1.0, 2.0], rule="patience", **settings)
     assert [r.row.rule for r in results[:2]] == ["patience", "patience"]
     assert results[0].exit_shares == (1, 0, 0)
 

@@ -53,7 +53,9 @@ def distilled(trained, make_games, tmp_path_factory):
 
 
 def mean_return(model, games, row):
-    (result,) = play(model, games, [row], n_episodes=8, seed=100, action_mode="greedy", device=CPU)
+    (result,) = play(
+        model, [games], [row], n_episodes=8, seed=100, action_mode="greedy", device=CPU
+    )
     return np.mean(result.returns)
 
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.logger import Logger
 from ztw_rl.atari import ppo
 from ztw_rl.atari.config import AtariConfig, PPOConfig
 from ztw_rl.atari.vec_env import AtariVecEnv
-from ztw_rl.core.checkpoint import newest_checkpoint
+from ztw_rl.core.checkpoint import load_tensors, newest_checkpoint, save_tensors
 from ztw_rl.errors import UserError
 
 CPU = torch.device("cpu")
@@ -30,6 +30,10 @@ LONGER = PPOConfig(
     checkpoint_interval=16,
     schedule="linear",
 )
+
+
+ONE_STEP = PPOConfig(n_timesteps=16, n_envs=2, n_steps=8, batch_size=16, n_epochs=1)
+"""The whole rollout is one minibatch, seen once."""
 
 
 @pytest.fixture(autouse=True)
@@ -147,6 +151,22 @@ def test_truncated_and_missing_files(env, trained, name):
         ppo.train(env, TINY, trained, seed=0, device=CPU, resume=True)
 
 
+def test_weights_with_each_parameter_once(env, trained):
+    """As ``agents/<game>/ppo.safetensors`` has them: SB3 lists the shared trunk three times."""
+    stored = load_tensors(newest_checkpoint(trained) / "policy.safetensors")
+    once = {name: t for name, t in stored.items() if not name.startswith(("pi_", "vf_"))}
+    assert len(once) == 12 < len(stored)
+    save_tensors(trained / "once.safetensors", once)
+    model = ppo.build_ppo(env, TINY, seed=3, device=CPU)
+    ppo.load_weights(model, trained / "once.safetensors")
+    torch.testing.assert_close(dict(model.policy.state_dict()), stored, rtol=0, atol=0)
+    assert model.num_timesteps == 0
+    for broken in ({**once, "extra": torch.zeros(1)}, dict(list(once.items())[1:])):
+        save_tensors(trained / "broken.safetensors", broken)
+        with pytest.raises(UserError, match=r"broken\.safetensors belongs to another network"):
+            ppo.load_weights(model, trained / "broken.safetensors")
+
+
 def test_a_checkpoint_of_another_game(trained):
     env = AtariVecEnv(AtariConfig(game="breakout"), 2, n_threads=1)
     with pytest.raises(UserError, match="belongs to another network or game"):
@@ -154,18 +174,19 @@ def test_a_checkpoint_of_another_game(trained):
     env.close()
 
 
-def test_an_update_equals_stock_ppos(env):
+@pytest.mark.parametrize("config", [ONE_STEP, TINY], ids=["one optimiser step", "four"])
+def test_an_update_equals_stock_ppos(env, config):
     """Same weights, rollout and minibatches give the same losses and the same new weights."""
-    fast = ppo.build_ppo(env, TINY, seed=0, device=CPU)
+    fast = ppo.build_ppo(env, config, seed=0, device=CPU)
     stock = PPO(
         "CnnPolicy",
         env,
-        learning_rate=TINY.learning_rate,
-        n_steps=TINY.n_steps,
-        batch_size=TINY.batch_size,
-        n_epochs=TINY.n_epochs,
-        clip_range=TINY.clip_range,
-        ent_coef=TINY.ent_coef,
+        learning_rate=config.learning_rate,
+        n_steps=config.n_steps,
+        batch_size=config.batch_size,
+        n_epochs=config.n_epochs,
+        clip_range=config.clip_range,
+        ent_coef=config.ent_coef,
         seed=0,
         device=CPU,
     )
@@ -174,8 +195,8 @@ def test_an_update_equals_stock_ppos(env):
     torch.testing.assert_close(dict(fast.policy.state_dict()), initial, rtol=0, atol=0)
 
     stock.set_logger(Logger(None, []))
-    _, callback = stock._setup_learn(TINY.n_timesteps)
-    assert stock.collect_rollouts(env, callback, stock.rollout_buffer, TINY.n_steps)
+    _, callback = stock._setup_learn(config.n_timesteps)
+    assert stock.collect_rollouts(env, callback, stock.rollout_buffer, config.n_steps)
     # Pong gives no reward this early; without any, half of the loss would be idle.
     noise = np.random.default_rng(0).normal(size=stock.rollout_buffer.returns.shape)
     stock.rollout_buffer.returns += noise.astype(np.float32)
@@ -197,6 +218,11 @@ def test_an_update_equals_stock_ppos(env):
         "train/loss",
     }
     assert losses[1] == pytest.approx(losses[0], rel=1e-4, abs=1e-5)
+    # All three terms are at work.
+    assert losses[0]["train/value_loss"] > 0.1
+    assert losses[0]["train/entropy_loss"] < -1
+    steps = {s["step"].item() for s in stock.policy.optimizer.state_dict()["state"].values()}
+    assert steps == {config.n_epochs * config.n_envs * config.n_steps // config.batch_size}
     final = dict(fast.policy.state_dict())
     assert any(not torch.equal(final[k], initial[k]) for k in initial)
     torch.testing.assert_close(final, dict(stock.policy.state_dict()), rtol=1e-4, atol=1e-5)

@@ -76,17 +76,17 @@ def test_an_sb3_zip(sb3_zip, distill, capsys):
     assert agent.config.provenance.ppo_timesteps is None
 
 
-def stop_after(monkeypatch, n_fits: int) -> None:
-    """Press Ctrl-C in the middle of an update."""
-    fit, calls = module.fit, []
+def stop_after(monkeypatch, n_rollouts: int) -> None:
+    """Press Ctrl-C when so many rollouts are about to be learnt from."""
+    epochs, calls = module.Epochs, []
 
     def interrupted(*args):
         calls.append(1)
-        if len(calls) == n_fits:
+        if len(calls) == n_rollouts:
             os.kill(os.getpid(), signal.SIGINT)
-        return fit(*args)
+        return epochs(*args)
 
-    monkeypatch.setattr(module, "fit", interrupted)
+    monkeypatch.setattr(module, "Epochs", interrupted)
 
 
 def test_ctrl_c_and_resume(ppo_run, distill, capsys, monkeypatch):
@@ -213,3 +213,21 @@ def test_runs_that_cannot_be_written(ppo_run, folder, one_error):
     Path("runs/distill").write_text("in the way")
     assert "is not a folder" in one_error("distill-ics")
     assert Path("runs/distill").read_text() == "in the way"
+
+
+def test_a_student(ppo_run, distill, one_error, capsys):
+    assert distill("--method=student", "--distill.student-of=conv2") == 0
+    assert "distilled over 32 steps" in capsys.readouterr().out
+    config = load_agent(FIRST / "agent").config
+    assert (config.method, config.student_of, config.exits) == ("student", "conv2", ())
+    assert config_of(FIRST)["distill"]["method"] == "student"
+    assert cli.main(["distill-ics", "--resume", "--device=cpu"]) == 0
+    assert "distilled over 32 steps" in capsys.readouterr().out
+    error = one_error("distill-ics", f"--policy={FIRST}")
+    assert "is a student, a copy of another policy; distil that one" in error
+
+
+@pytest.mark.parametrize("method", ["sdn", "cascade", "ensemble", "ztw"])
+def test_method_in_short(ppo_run, distill, method):
+    assert distill(f"--method={method}") == 0
+    assert load_agent(FIRST / "agent").config.method == method

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ztw_rl import cli
+from ztw_rl.atari.agent import load_agent
 from ztw_rl.atari.emulators import Emulators
 
 SMALL = ["eval", "--device=cpu", "--n-episodes=2"]
@@ -203,3 +204,45 @@ def test_unusable_flags(distill_run, capsys, arguments, message):
     assert "Traceback" not in captured.err
     assert captured.out == ""
     assert not Path("runs/eval").exists()
+
+
+def test_a_student_is_one_row(ppo_run, distill, capsys):
+    assert distill("--method=student") == 0
+    capsys.readouterr()
+    assert cli.main([*SMALL, "--output=s"]) == 0
+    assert "picture" not in capsys.readouterr().out
+    assert sorted(p.name for p in Path("s").iterdir()) == ["curve.csv", "curve.json"]
+    (row,) = rows_of(Path("s/curve.csv"))
+    assert (row["rule"], row["threshold"], row["episodes"]) == ("student", "", "2")
+    assert float(row["relative_macs"]) == pytest.approx(0.376, rel=0.02)
+    assert float(row["relative_time"]) > 0
+    stored = json.loads(Path("s/curve.json").read_text())
+    assert (stored["method"], stored["student_of"]) == ("student", "conv1")
+    assert len(stored["rows"][0]["returns"]) == 2
+
+
+def test_a_table_names_the_weights_it_was_made_with(distill_run):
+    assert cli.main([*SMALL, "--thresholds=0.4", "--n-episodes=1", "--output=a"]) == 0
+    stored = json.loads(Path("a/curve.json").read_text())
+    identity = load_agent(distill_run / "agent").identity()
+    assert stored["identity"] == {"agent": identity.agent, "policy": identity.policy}
+    assert stored["method"] == "ztw"
+
+
+def test_weights_of_another_games_action_count(distill_run, one_error):
+    path = distill_run / "agent" / "agent.json"
+    path.write_text(path.read_text().replace('"pong"', '"breakout"'))
+    error = one_error(*SMALL, "--output=a")
+    assert f"{path}: the agent has 6 actions, but breakout has 4" in error
+    assert not Path("a").exists()
+
+
+def test_an_exit_before_the_first_convolution(ppo_run, distill):
+    assert distill("--distill.exits", "input", "conv1", "conv2") == 0
+    assert cli.main([*SMALL, "--thresholds=0,0.4", "--output=i"]) == 0
+    rows = rows_of(Path("i/curve.csv"))
+    forced = [row for row in rows if row["rule"] == "forced"]
+    macs = [f"{float(row['relative_macs']):.1%}" for row in forced]
+    assert macs == ["5.2%", "42.8%", "72.8%", "109.3%"]
+    assert (rows[0]["threshold"], rows[0]["exit_share_0"]) == ("0.0", "1.0")
+    assert float(rows[0]["relative_macs"]) < 0.34

@@ -168,3 +168,32 @@ def test_risk(agent, capsys):
     assert (chosen["risk"], chosen["confidence"], chosen["n_games"]) == (0.02, 0.95, 200)
     assert cli.main(["export", "--agent", str(agent), "--risk", "0.01"]) == 2
     assert "299 games without any difference are the least" in capsys.readouterr().err
+
+
+def test_a_student_has_no_exits_to_time(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    widths = (17, 34, 34, 305)
+    config = AgentConfig(AtariConfig(), 6, (), "student", student_of="conv1", widths=widths)
+    save_agent(tmp_path / "s", Agent(config, build_model(config)))
+    assert cli.main(["bench", "--agent=s"]) == 2
+    assert capsys.readouterr().err.startswith("error: s is a student, without exits to time")
+
+
+@needs_onnx
+@pytest.mark.parametrize("method", ["student", "ztw"])
+def test_students_and_exits_on_the_input_are_exported(tmp_path, monkeypatch, method):
+    monkeypatch.chdir(tmp_path)
+    exits = () if method == "student" else ("input", "conv1")
+    config = AgentConfig(AtariConfig(), 6, exits, method, widths=(17, 34, 34, 305))
+    if method == "ztw":
+        config = AgentConfig(AtariConfig(), 6, exits, method)
+    torch.manual_seed(0)
+    made = Agent(config, build_model(config).eval())
+    save_agent(tmp_path / "a", made, torch.float32)
+    assert cli.main(["export", "--agent=a", "--output=a.zip", "--threshold=0"]) == 0
+    x = np.random.default_rng(0).integers(0, 256, (3, 4, 84, 84), np.uint8)
+    answer = deploy.load("a.zip").predict(x)
+    with torch.no_grad():
+        wanted = made.model(torch.from_numpy(x))[:, 0].numpy()
+    assert (answer.exits == 0).all()
+    np.testing.assert_allclose(answer.log_probs, wanted, rtol=1e-4, atol=1e-4)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ztw_rl.atari.backbone import early_exit_nature_cnn
+from ztw_rl.atari.backbone import WIDTHS, early_exit_nature_cnn
 from ztw_rl.atari.config import AtariConfig, MethodName
+from ztw_rl.atari.student import Widths, macs, policy
 from ztw_rl.core.checkpoint import load_json, load_tensors, save_json, save_tensors
+from ztw_rl.core.cost import exit_costs
+from ztw_rl.core.fingerprint import fingerprint
 from ztw_rl.core.methods import METHODS
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.errors import UserError
@@ -26,13 +30,15 @@ class Provenance:
     """How an agent came about; None where it is not known."""
 
     ppo_timesteps: int | None = None
-    """Environment steps of PPO behind the policy."""
+    """Environment steps of PPO behind the policy; of the run alone, if that began with weights."""
     ppo_seed: int | None = None
     imported_from: str | None = None
-    """File of a policy that was not trained here."""
+    """File of a policy that was not trained here, or of the weights that its run began with."""
     distill_timesteps: int | None = None
     """Environment steps of each stage of distillation."""
     distill_seed: int | None = None
+    teacher: str | None = None
+    """Students only: the ``Identity.policy`` that they learned from."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +49,36 @@ class AgentConfig:
     """The pixels it was trained on, and must be run on."""
     n_actions: int
     exits: tuple[str, ...]
-    """Places of its ICs."""
+    """Places of its ICs; a student has none."""
     method: MethodName
     provenance: Provenance = field(default_factory=Provenance)
+    student_of: str | None = None
+    """Students only: the exit whose operations they match."""
+    widths: Widths = WIDTHS
+    """Of the network's layers; only a student's differ from NatureCNN's."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which weights something was made with, as ``core.fingerprint`` gives them."""
+
+    agent: str
+    """Of the whole model."""
+    policy: str
+    """Of the policy alone, without ICs: the same for all methods that imitate it."""
 
 
 @dataclass(frozen=True)
 class Agent:
-    """An early-exit policy for one game."""
+    """An early-exit policy for one game, or a student."""
 
     config: AgentConfig
     model: EarlyExitModel
+
+    @property
+    def is_student(self) -> bool:
+        """Whether this is the control without early exit."""
+        return self.config.method == "student"
 
     def example(self) -> Tensor:
         """(1, frame_stack, H, W) uint8, a black observation."""
@@ -61,9 +86,32 @@ class Agent:
         size = (1, atari.frame_stack, atari.screen_size, atari.screen_size)
         return torch.zeros(size, dtype=torch.uint8)
 
+    def relative_macs(self) -> tuple[float, ...]:
+        """(E,) multiply-accumulates up to each exit, over those of the policy it imitates."""
+        if self.is_student:
+            n = self.config.n_actions
+            return (macs(self.config.widths, n) / macs(WIDTHS, n),)
+        return exit_costs(self.model, self.example()).relative_macs
+
+    def identity(self) -> Identity:
+        """Which weights these are, also before they were rounded to be stored."""
+        weights = self.model.state_dict()
+        own = policy_fingerprint(weights)
+        taught = self.config.provenance.teacher
+        return Identity(fingerprint(weights), taught or own if self.is_student else own)
+
+
+def policy_fingerprint(parameters: Mapping[str, Tensor]) -> str:
+    """``Identity.policy`` of parameters under ``EarlyExitModel``'s names."""
+    return fingerprint(
+        {name: t for name, t in parameters.items() if name.startswith(("blocks.", "head."))}
+    )
+
 
 def build_model(config: AgentConfig) -> EarlyExitModel:
     """The network that ``config`` describes, its parameters random."""
+    if config.method == "student":
+        return policy(config.n_actions, config.widths)
     return early_exit_nature_cnn(config.n_actions, config.exits, METHODS[config.method])
 
 

@@ -13,10 +13,14 @@ from torch import Tensor, nn
 from ztw_rl.core.heads import ICConfig, InternalClassifier
 from ztw_rl.core.methods import METHODS, Method
 from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.pixel_head import PixelClassifier, PixelICConfig
 from ztw_rl.errors import UserError
 
 SCREEN_SIZE = 84
 FRAME_STACK = 4
+
+WIDTHS = (32, 64, 64, 512)
+"""Channels of the three convolutions, and features."""
 
 ATTACH_POINTS: dict[str, tuple[int, int, int]] = {
     "input": (1, 4, 84),
@@ -41,8 +45,8 @@ class ScalePixels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale (B, C, H, W); the result is channels-last, which convolutions are fastest on."""
-        # In two steps, because conversion and transposition at once is slower than both.
-        return x.to(torch.float32).div_(255).contiguous(memory_format=torch.channels_last)
+        # Bytes are transposed rather than floats: four times less to move.
+        return x.contiguous(memory_format=torch.channels_last).to(torch.float32).div_(255)
 
 
 def _column_major(linear: nn.Linear) -> nn.Linear:
@@ -54,23 +58,27 @@ def _column_major(linear: nn.Linear) -> nn.Linear:
     return linear
 
 
-def nature_cnn(n_actions: int) -> tuple[list[nn.Module], nn.Module]:
+def nature_cnn(
+    n_actions: int, widths: tuple[int, int, int, int] = WIDTHS
+) -> tuple[list[nn.Module], nn.Module]:
     """Blocks and head of a NatureCNN policy with 4 stacked 84×84 frames as input.
 
     Args:
         n_actions: Size of the action space.
+        widths: Channels of the three convolutions, and features.
 
     Returns:
-        Five blocks (pixels, three convolutions, the 512 features), and the head.
+        Five blocks (pixels, three convolutions, the features), and the head.
     """
+    first, second, third, features = widths
     blocks: list[nn.Module] = [
         ScalePixels(),
-        nn.Sequential(nn.Conv2d(FRAME_STACK, 32, kernel_size=8, stride=4), nn.ReLU()),
-        nn.Sequential(nn.Conv2d(32, 64, kernel_size=4, stride=2), nn.ReLU()),
-        nn.Sequential(nn.Conv2d(64, 64, kernel_size=3, stride=1), nn.ReLU()),
-        nn.Sequential(nn.Flatten(), _column_major(nn.Linear(64 * 7 * 7, 512)), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(FRAME_STACK, first, kernel_size=8, stride=4), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(first, second, kernel_size=4, stride=2), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(second, third, kernel_size=3, stride=1), nn.ReLU()),
+        nn.Sequential(nn.Flatten(), _column_major(nn.Linear(third * 7 * 7, features)), nn.ReLU()),
     ]
-    return blocks, nn.Linear(512, n_actions)
+    return blocks, nn.Linear(features, n_actions)
 
 
 def early_exit_nature_cnn(
@@ -80,8 +88,9 @@ def early_exit_nature_cnn(
 ) -> EarlyExitModel:
     """A NatureCNN policy with internal classifiers, its parameters still random.
 
-    The ICs' convolutions have stride 4, no padding, and keep the number of channels; cascaded
-    logits are layer-normalised; the policy's own head stays outside the ensemble.
+    The ICs' convolutions have stride 4, no padding, and keep the number of channels, but for the
+    one on the input (``core.pixel_head``); cascaded logits are layer-normalised; the policy's own
+    head stays outside the ensemble.
 
     Args:
         n_actions: Size of the action space.
@@ -101,9 +110,12 @@ def early_exit_nature_cnn(
             f"not '{', '.join(exits)}'"
         )
     blocks, head = nature_cnn(n_actions)
-    ics = []
+    ics: list[nn.Module] = []
     for place, name in enumerate(exits):
         _, channels, size = ATTACH_POINTS[name]
+        if name == "input":
+            ics.append(PixelClassifier(PixelICConfig(channels, (size, size), n_actions)))
+            continue
         ics.append(
             InternalClassifier(
                 ICConfig(

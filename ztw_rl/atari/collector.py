@@ -5,7 +5,7 @@ Source: Wołczyk et al., "Zero Time Waste" (2021), appendix A.2.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,9 @@ from ztw_rl.atari.config import ActionMode, Behaviour
 from ztw_rl.atari.emulators import EmulatorBatch
 from ztw_rl.core.model import EarlyExitModel
 
-TEACHER_BATCH = 256
+TEACHER_BATCH = 32
+"""Samples that the teacher answers at once, while the emulators work: fewer waste time on the
+overhead of a call, more keep the emulators waiting."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,9 @@ class Experience:
 
     observations: Tensor
     """(T·N, frame_stack, H, W), uint8."""
-    activations: tuple[Tensor, ...]
-    """Per IC (T·N, H, W, C), what it reads; kept from the rollout, because the trunk is frozen."""
+    reads: tuple[Tensor, ...]
+    """(T·N, …) tensors of the trunk's work that the epochs read again, because it is frozen; see
+    ``Stage.reads``."""
     ic_log_probs: Tensor
     """(T·N, E−1, A), what each IC said alone, with the weights it had then."""
     teacher_log_probs: Tensor
@@ -42,10 +45,6 @@ class Experience:
 
     def __len__(self) -> int:
         return len(self.observations)
-
-    def activation(self, m: int, index: Tensor | slice) -> Tensor:
-        """What IC m read, (B, C, H, W) and channels-last, of the samples at ``index``."""
-        return self.activations[m][index].permute(0, 3, 1, 2)
 
 
 def choose(log_probs: Tensor, mode: ActionMode, generator: torch.Generator) -> Tensor:
@@ -91,79 +90,89 @@ class Collector:
         device: torch.device,
     ) -> None:
         self._model = model
-        self._emulators = emulators
         self._n_steps = n_steps
         self._action_mode = action_mode
         self._device = device
         self._generator = torch.Generator(device).manual_seed(seed)
         self._head_acts = behaviour == "all"
         self._n_behaviours = model.n_exits if self._head_acts else model.n_exits - 1
+        self._emulators = emulators
         n_envs = emulators.n_envs
         self._observations = emulators.reset(np.arange(seed, seed + n_envs))
         self._returns = np.zeros(n_envs)
 
     @torch.no_grad()
-    def collect(self, answers: Callable[[Tensor], Tensor]) -> Experience:
+    def collect(
+        self,
+        answers: Callable[[Tensor], Tensor],
+        reads: Callable[[Sequence[Tensor]], tuple[Tensor, ...]] = lambda activations: (),
+        meanwhile: Callable[[float], None] = lambda share: None,
+    ) -> Experience:
         """Play T steps.
 
         Args:
             answers: From what each IC says alone, (N, E−1, A) log-probabilities, to what it
                 answers; the ensemble, or nothing.
+            reads: From what the ICs read in a step, (N, C, H, W) each, to what is kept of it.
+            meanwhile: Work to do while emulators do theirs; called again and again with the share
+                of the steps that is done. It may change the ICs: they act with the weights they
+                have.
 
         Returns:
             What was seen, said and done.
         """
-        model, n_envs = self._model, self._emulators.n_envs
-        n_ics = model.n_exits - 1
         kept = _Steps(self._n_steps)
+        unheard: list[Tensor] = []
+        heard: list[Tensor] = []
         returns: list[float] = []
-        for _ in range(self._n_steps):
+        for number in range(1, self._n_steps + 1):
             observations = torch.from_numpy(self._observations)
-            x, read = observations.to(self._device), []
-            for m in range(n_ics):
-                x = model.features(m, x)
-                read.append(x)
-            alone = torch.log_softmax(model.ic_logits(read), dim=-1)
+            x, activations = observations.to(self._device), []
+            for m in range(self._model.n_exits - 1):
+                x = self._model.features(m, x)
+                activations.append(x)
+            alone = torch.log_softmax(self._model.ic_logits(activations), dim=-1)
             said = answers(alone)
             if self._head_acts:
-                teacher = self._teacher(x)
-                said = torch.cat([said, teacher.unsqueeze(1)], dim=1)
+                heard.append(self._teacher(x))
+                said = torch.cat([said, heard[-1].unsqueeze(1)], dim=1)
             choices = choose(said, self._action_mode, self._generator)
             drawn = torch.randint(
-                self._n_behaviours, (n_envs, 1), generator=self._generator, device=self._device
+                self._n_behaviours, (len(x), 1), generator=self._generator, device=self._device
             )
             actions = choices.gather(1, drawn).squeeze(1)
             self._emulators.send(actions.cpu().numpy())
             # From here on the emulators work at the same time.
             kept.append("observations", observations)
-            for m in range(n_ics):
-                kept.append(f"activations_{m}", read[m].permute(0, 2, 3, 1))
+            for m, read in enumerate(reads(activations)):
+                kept.append(f"reads_{m}", read)
             kept.append("ics", alone)
             kept.append("drawn", drawn.squeeze(1))
             kept.append("actions", actions)
             if self._head_acts:
-                kept.append("teacher", teacher)
                 kept.append("teacher_actions", choices[:, -1])
+            else:
+                # Nobody waits for the teacher, and it answers many faster than one by one.
+                unheard.append(x)
+                if sum(map(len, unheard)) >= TEACHER_BATCH or number == self._n_steps:
+                    heard.append(self._teacher(torch.cat(unheard)))
+                    unheard.clear()
             kept.advance()
+            meanwhile(number / self._n_steps)
             step = self._emulators.receive()
             self._observations = step.observations
             self._returns += step.rewards
             returns += self._returns[step.game_over].tolist()
             self._returns[step.game_over] = 0
         joined = kept.joined()
-        activations = tuple(joined[f"activations_{m}"] for m in range(n_ics))
+        teacher = torch.cat(heard)
         if not self._head_acts:
-            # Nobody waited for the teacher, and large batches are faster than many small ones.
-            chunks = torch.split(activations[-1].permute(0, 3, 1, 2), TEACHER_BATCH)
-            joined["teacher"] = torch.cat([self._teacher(chunk) for chunk in chunks])
-            joined["teacher_actions"] = choose(
-                joined["teacher"], self._action_mode, self._generator
-            )
+            joined["teacher_actions"] = choose(teacher, self._action_mode, self._generator)
         return Experience(
             observations=joined["observations"],
-            activations=activations,
+            reads=tuple(joined[name] for name in joined if name.startswith("reads_")),
             ic_log_probs=joined["ics"],
-            teacher_log_probs=joined["teacher"],
+            teacher_log_probs=teacher,
             teacher_actions=joined["teacher_actions"],
             behaviours=joined["drawn"],
             actions=joined["actions"],

@@ -117,9 +117,11 @@ class PPORun:
     """How frames become observations."""
     ppo: PPOConfig
     """Training."""
+    init: str | None = None
+    """File of the weights it began with, in place of random ones."""
 
 
-MethodName = Literal["ztw", "sdn", "cascade", "ensemble"]
+MethodName = Literal["ztw", "sdn", "cascade", "ensemble", "student"]
 ActionMode = Literal["greedy", "sample"]
 Behaviour = Literal["ics", "all"]
 
@@ -129,11 +131,13 @@ class DistillConfig:
     """Behavioural cloning of a policy into its internal classifiers (ICs)."""
 
     method: MethodName = "ztw"
-    """Parts of the model: cascade and geometric ensemble, neither (sdn), or one of them."""
+    """Parts of the model: cascade and geometric ensemble, neither (sdn), or one of them. student is
+    the control: no early exit, but a narrower network of as many operations as one exit."""
     exits: tuple[str, ...] = ("conv1", "conv2")
     """Where the ICs hang: some of input, conv1, conv2, conv3."""
     n_timesteps: int = 1_000_000
-    """Environment steps of each stage: first the ICs, then the ensembles."""
+    """Environment steps of each stage: first the ICs, then the ensembles. A student has a single
+    stage; give it twice as many for what ICs and ensembles get together."""
     n_envs: int = 8
     """Games played side by side."""
     n_steps: int = 128
@@ -148,8 +152,12 @@ class DistillConfig:
     """Adam's learning rates, one after another."""
     milestones: tuple[float, ...] = (0.1, 0.75)
     """Shares of a stage after which the next learning rate takes over."""
+    student_of: str = "conv1"
+    """student only: the exit, one of ``exits``, whose operations it matches."""
+    student_learning_rates: tuple[float, ...] = (1e-3, 1e-3, 1e-4)
+    """student only: in place of ``learning_rates``, since all of its layers learn."""
     behaviour: Behaviour = "ics"
-    """Who may act: the ICs only, or the policy's own head as well."""
+    """Who may act: the ICs (or the student) only, or the policy's own head as well."""
     action_mode: ActionMode = "greedy"
     """Whether actions are the likeliest or sampled."""
     checkpoint_interval: int = 100_000
@@ -159,6 +167,10 @@ class DistillConfig:
         require_at_least(self, 1, "n_timesteps", "n_envs", "n_steps", "n_epochs")
         require_at_least(self, 1, "ic_batch_size", "ensemble_batch_size", "checkpoint_interval")
         require_schedule(self, self.learning_rates, self.milestones)
+        if self.method == "student":
+            require_schedule(self, self.student_learning_rates, self.milestones)
+            listed = ", ".join(self.exits)
+            require(self, self.student_of in self.exits, "student_of", f"one of exits ({listed})")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,9 @@ from ztw_rl.atari.backbone import early_exit_nature_cnn
 from ztw_rl.atari.collector import Collector, Experience
 from ztw_rl.atari.config import DistillConfig
 from ztw_rl.atari.emulators import EmulatorBatch
+from ztw_rl.atari.epochs import Epochs
 from ztw_rl.atari.stages import Stage, build_stages
+from ztw_rl.atari.student import beside_teacher
 from ztw_rl.atari.teacher import Teacher
 from ztw_rl.core.checkpoint import (
     load_json,
@@ -31,15 +33,11 @@ from ztw_rl.core.checkpoint import (
     optimizer_tensors,
     save_checkpoint,
 )
+from ztw_rl.core.device import n_network_threads
 from ztw_rl.core.methods import METHODS
 from ztw_rl.core.model import EarlyExitModel
-from ztw_rl.core.training import (
-    freeze,
-    kl_to_teacher,
-    minibatches,
-    piecewise_rate,
-    set_learning_rate,
-)
+from ztw_rl.core.timing import threads
+from ztw_rl.core.training import freeze, piecewise_rate, set_learning_rate
 from ztw_rl.errors import UserError
 from ztw_rl.interrupt import StopRequest, graceful_stop
 from ztw_rl.progress import TrainingProgress
@@ -58,8 +56,11 @@ class DistillationResult:
 
 def build_student(teacher: Teacher, config: DistillConfig) -> EarlyExitModel:
     """The teacher's network with ICs yet to be fitted, frozen and in eval mode."""
-    model = early_exit_nature_cnn(teacher.n_actions, config.exits, METHODS[config.method])
-    model.load_state_dict(dict(teacher.parameters), strict=False)
+    if config.method == "student":
+        model = beside_teacher(teacher.parameters, config.exits, config.student_of)
+    else:
+        model = early_exit_nature_cnn(teacher.n_actions, config.exits, METHODS[config.method])
+        model.load_state_dict(dict(teacher.parameters), strict=False)
     freeze(model)
     return model
 
@@ -67,38 +68,6 @@ def build_student(teacher: Teacher, config: DistillConfig) -> EarlyExitModel:
 def build_optimizer(parameters: list[Tensor]) -> torch.optim.Optimizer:
     """Adam; its learning rate is set later. Fused, since the parameters are few and small."""
     return torch.optim.Adam(parameters, fused=True)
-
-
-def fit(
-    stage: Stage,
-    experience: Experience,
-    optimizer: torch.optim.Optimizer,
-    n_epochs: int,
-    generator: torch.Generator,
-) -> float:
-    """Minimise KL(teacher ‖ IC), summed over the ICs, on what was collected.
-
-    Args:
-        stage: What is fitted.
-        experience: On what.
-        optimizer: Of the stage's parameters.
-        n_epochs: Passes over the experience.
-        generator: Source of the minibatches' order.
-
-    Returns:
-        Mean loss of the last pass, in nats.
-    """
-    losses: list[Tensor] = []
-    for _ in range(n_epochs):
-        losses = []
-        for index in minibatches(len(experience), stage.batch_size, generator):
-            predicted = stage.predict(experience, index)
-            loss = kl_to_teacher(predicted, experience.teacher_log_probs[index])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            losses.append(loss.detach())
-    return torch.stack(losses).mean().item()
 
 
 def distill(
@@ -131,6 +100,8 @@ def distill(
         UserError: ``resume`` without a usable checkpoint.
     """
     torch.manual_seed(seed)
+    if config.method == "student":
+        config = replace(config, learning_rates=config.student_learning_rates)
     model = build_student(teacher, config).to(device)
     stages = build_stages(model, config)
     total = config.n_timesteps * len(stages)
@@ -147,6 +118,7 @@ def distill(
     )
     generator = torch.Generator().manual_seed(seed + done)
     with (
+        threads(n_network_threads() if device.type == "cpu" else torch.get_num_threads()),
         graceful_stop() as stop,
         TrainingProgress(stages[0].name, total, done, console) as progress,
         closing(SummaryWriter(str(run_dir / "logs"))) as writer,
@@ -194,25 +166,55 @@ class _Session:
             load_optimizer_tensors(optimizer, moments)
         scores: deque[float] = deque(maxlen=100)
         saved = done
+        learning: Epochs | None = None
         while done < end and not self.stop.requested:
             share = (done - begin) / config.n_timesteps
-            rate = piecewise_rate(share, config.learning_rates, config.milestones)
-            set_learning_rate(optimizer, rate)
-            experience = self.collector.collect(stage.answers)
-            loss = fit(stage, experience, optimizer, config.n_epochs, self.generator)
+            experience = self._collect(stage, learning)
+            if learning is not None:
+                self._conclude(stage, learning, optimizer, scores, done)
+            set_learning_rate(
+                optimizer, piecewise_rate(share, config.learning_rates, config.milestones)
+            )
+            learning = Epochs(stage, experience, optimizer, config.n_epochs, self.generator)
             done = min(done + len(experience), end)
-            log(self.writer, stage, experience, loss, rate, done)
-            scores.extend(experience.returns)
-            score = f"{sum(scores) / len(scores):.1f}" if scores else "-"
-            self.progress.update(done, f"loss {loss:.3f}  return {score}", stage.name)
             if done - saved >= config.checkpoint_interval:
+                # A checkpoint says that everything up to ``done`` has been learnt.
+                self._conclude(stage, learning, optimizer, scores, done)
+                learning = None
                 save(self.run_dir, self.model, optimizer, done)
                 saved = done
                 self.progress.milestone()
+        if learning is not None:
+            self._conclude(stage, learning, optimizer, scores, done)
         freeze(self.model)
         if done > saved:
             save(self.run_dir, self.model, optimizer, done)
         return done
+
+    def _collect(self, stage: Stage, learning: Epochs | None) -> Experience:
+        """Play, and meanwhile learn from what was played before.
+
+        The labels are the teacher's, whoever acts, so ICs may change while they act; in return
+        the emulators' threads and the learner's keep the processor busy together.
+        """
+        meanwhile = learning.advance if learning is not None else lambda share: None
+        return self.collector.collect(stage.answers, stage.reads, meanwhile)
+
+    def _conclude(
+        self,
+        stage: Stage,
+        learning: Epochs,
+        optimizer: torch.optim.Optimizer,
+        scores: deque[float],
+        done: int,
+    ) -> None:
+        """Finish the passes, and say how they went."""
+        loss = learning.finish()
+        rate = optimizer.param_groups[0]["lr"]
+        log(self.writer, stage, learning.experience, loss, rate, done)
+        scores.extend(learning.experience.returns)
+        score = f"{sum(scores) / len(scores):.1f}" if scores else "-"
+        self.progress.update(done, f"loss {loss:.3f}  return {score}", stage.name)
 
 
 def restore(model: EarlyExitModel, checkpoint: Path) -> tuple[int, dict[str, Tensor]]:

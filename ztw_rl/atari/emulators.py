@@ -15,6 +15,7 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode
 
+from ztw_rl.atari.background import background_threads
 from ztw_rl.atari.config import AtariConfig
 from ztw_rl.atari.games import rom_id
 
@@ -101,6 +102,22 @@ def make_emulators(config: AtariConfig, n_envs: int, n_threads: int = 0) -> Emul
     return WrappedEmulators(config, n_envs)
 
 
+def make_batches(config: AtariConfig, n_envs: int) -> list[EmulatorBatch]:
+    """Games in batches that take turns: while one emulates, a network decides for another.
+
+    Two halves, or all games in one where they cannot emulate in the background.
+
+    Args:
+        config: Preprocessing.
+        n_envs: Number of games, over all batches.
+
+    Raises:
+        UserError: ALE has no such game.
+    """
+    sizes = [n_envs // 2, n_envs - n_envs // 2] if config.pixels == "ale" else [n_envs]
+    return [make_emulators(config, size) for size in sizes if size]
+
+
 def checked_actions(
     actions: npt.NDArray[np.int64], n_envs: int, action_space: Discrete
 ) -> npt.NDArray[np.int64]:
@@ -139,23 +156,24 @@ class Emulators:
         if config.pixels != "ale":
             raise ValueError("ALE's vector environment renders pixels='ale' only")
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-        self._env = AtariVectorEnv(
-            rom_id(config.game),
-            n_envs,
-            num_threads=n_threads,
-            max_num_frames_per_episode=config.max_frames,
-            repeat_action_probability=config.repeat_action_probability,
-            autoreset_mode=AutoresetMode.SAME_STEP,
-            img_height=config.screen_size,
-            img_width=config.screen_size,
-            stack_num=config.frame_stack,
-            frameskip=config.frame_skip,
-            noop_max=0,
-            episodic_life=False,
-            life_loss_info=True,
-            reward_clipping=False,
-            use_fire_reset=True,
-        )
+        with background_threads():
+            self._env = AtariVectorEnv(
+                rom_id(config.game),
+                n_envs,
+                num_threads=n_threads,
+                max_num_frames_per_episode=config.max_frames,
+                repeat_action_probability=config.repeat_action_probability,
+                autoreset_mode=AutoresetMode.SAME_STEP,
+                img_height=config.screen_size,
+                img_width=config.screen_size,
+                stack_num=config.frame_stack,
+                frameskip=config.frame_skip,
+                noop_max=0,
+                episodic_life=False,
+                life_loss_info=True,
+                reward_clipping=False,
+                use_fire_reset=True,
+            )
         self.n_envs = n_envs
         actions = self._env.ale.get_action_set()
         shape = (config.frame_stack, config.screen_size, config.screen_size)
@@ -163,6 +181,7 @@ class Emulators:
         self.action_space = Discrete(len(actions))
         self._fires = len(actions) > FIRE and actions[FIRE] == ale_py.Action.FIRE
         self._fire_next = np.zeros(n_envs, bool)
+        self._is_emulating = False
         self._episode_frame = np.zeros(n_envs, np.int32)
 
     def reset(self, seeds: npt.NDArray[np.int64], which: Flags | None = None) -> Observations:
@@ -182,9 +201,11 @@ class Emulators:
         if self._fires:
             actions = np.where(self._fire_next, FIRE, actions)
         self._env.send(actions)
+        self._is_emulating = True
 
     def receive(self) -> Transition:
         """Wait for the step that ``send`` began."""
+        self._is_emulating = False
         observations, rewards, terminated, truncated, info = self._env.recv()
         frame = info["episode_frame_number"]
         game_over = (terminated | truncated) & (frame <= self._episode_frame)
@@ -212,7 +233,9 @@ class Emulators:
         return self.receive()
 
     def close(self) -> None:
-        """Stop the emulation threads."""
+        """Stop the emulation threads, once they have finished what was begun."""
+        if self._is_emulating:
+            self.receive()
         self._env.close()
         # ALE joins its threads when its object is freed; ``close`` alone does not.
         self._env.__dict__.pop("ale", None)

@@ -1,8 +1,9 @@
 """Full games on raw points: return against inference cost, row by row.
 
 Every row of the table (a threshold, a forced exit, the backbone, a control) plays the same n
-seeds. All games of all rows are jobs in one queue; a batch of emulators works them off side by
-side, and every job is played out, so short games are not favoured.
+seeds. All games of all rows are jobs in one queue; batches of emulators work them off side by
+side, and every job is played out, so short games are not favoured. With two batches or more, the
+network decides for one while the others emulate.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from torch import Tensor
 
 from ztw_rl.atari.config import ActionMode
 from ztw_rl.atari.emulators import EmulatorBatch
+from ztw_rl.core.device import n_network_threads
 from ztw_rl.core.exits import Confidence, ExitRule, Patience
 from ztw_rl.core.metrics import relative_cost
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.runtime import decide
 from ztw_rl.core.statistics import summarize
+from ztw_rl.core.timing import threads
 
-RuleName = Literal["confidence", "patience", "backbone", "forced", "random"]
+RuleName = Literal["confidence", "patience", "backbone", "forced", "random", "student"]
 NOOP = 0
 
 
@@ -37,7 +40,7 @@ class Row:
     rule: RuleName
     threshold: float | None = None
     """τ of ``confidence`` and of the ``random`` control beside it; t of ``patience``; the exit
-    of ``forced``; nothing for ``backbone``."""
+    of ``forced``; nothing for ``backbone`` and ``student``."""
     shares: tuple[float, ...] | None = None
     """``random`` only: how often each exit is drawn."""
     compared: bool = False
@@ -76,7 +79,7 @@ class RowResult:
 
 def play(
     model: EarlyExitModel,
-    emulators: EmulatorBatch,
+    batches: Sequence[EmulatorBatch],
     rows: Sequence[Row],
     *,
     n_episodes: int,
@@ -89,7 +92,8 @@ def play(
 
     Args:
         model: The agent's model, in eval mode, on ``device``.
-        emulators: As many games side by side as it has; they are reset first.
+        batches: Games that take turns with the network; they are reset first. The results do not
+            depend on how many there are.
         rows: What to play.
         n_episodes: Games per row.
         seed: Game k of every row has seed ``seed + k``.
@@ -102,10 +106,17 @@ def play(
     """
     games = [Game(row, k) for k in range(n_episodes) for row in rows]
     queue = deque(games)
-    seats = _Seats(model, emulators, queue, seed, action_mode, device)
-    while seats.busy:
-        for game in seats.step():
-            on_game(game)
+    with threads(n_network_threads() if device.type == "cpu" else torch.get_num_threads()):
+        tables = [
+            _Seats(model, emulators, queue, seed, action_mode, device) for emulators in batches
+        ]
+        for seats in tables:
+            seats.send()
+        while any(seats.busy for seats in tables):
+            for seats in tables:
+                for game in seats.receive():
+                    on_game(game)
+                seats.send()
     results = []
     for row in rows:
         own = sorted((g for g in games if g.row is row), key=lambda g: g.number)
@@ -153,20 +164,27 @@ class _Seats:
         """Whether a game is still being played."""
         return any(self._games)
 
-    def step(self) -> list[Game]:
-        """Advance every game by one decision; returns those that ended."""
+    def send(self) -> None:
+        """Decide for every game and let the emulators begin; nothing if all are idle."""
+        if not self.busy:
+            return
         actions = np.full(len(self._games), NOOP, np.int64)
         for members, rule in self._groups():
             x = torch.from_numpy(self._observations[members]).to(self._device)
-            log_probs, exits = self._decide(x, rule)
-            self._compare(x, log_probs, members)
-            chosen = self._choose(log_probs.cpu().numpy(), members)
-            actions[members] = chosen
-            for seat, m in zip(members, exits.tolist(), strict=True):
+            decision = decide(self._model, x, rule)
+            self._compare(x, decision.log_probs, members)
+            actions[members] = self._choose(decision.log_probs.cpu().numpy(), members)
+            for seat, m in zip(members, decision.left_at.tolist(), strict=True):
                 game = self._games[seat]
                 assert game is not None
                 game.exits[m] += 1
-        step = self._emulators.step(actions)
+        self._emulators.send(actions)
+
+    def receive(self) -> list[Game]:
+        """Wait for the step that ``send`` began; returns the games that ended."""
+        if not self.busy:
+            return []
+        step = self._emulators.receive()
         self._observations = step.observations
         ended = []
         freed = np.zeros(len(self._games), bool)
@@ -201,25 +219,22 @@ class _Seats:
         if seeds:
             self._observations = self._emulators.reset(np.array(seeds, np.int64), which)
 
-    def _groups(self) -> list[tuple[npt.NDArray[np.int64], ExitRule | None]]:
+    def _groups(self) -> list[tuple[npt.NDArray[np.int64], ExitRule]]:
         """Busy emulators that can share a forward pass, and the rule they share."""
         n_ics = self._model.n_exits - 1
-        plain, patient, confident = [], [], []
+        patient, confident = [], []
         patiences, thresholds = [], []
         for seat, game in enumerate(self._games):
             if game is None:
                 continue
             row = game.row
-            if row.rule == "backbone":
-                plain.append(seat)
-            elif row.rule == "patience":
+            if row.rule == "patience":
                 patient.append(seat)
                 patiences.append(int(row.threshold or 1))
             else:
                 confident.append(seat)
                 thresholds.append(self._thresholds(row, self._rngs[seat], n_ics))
-        groups: list[tuple[list[int], ExitRule | None]] = [
-            (plain, None),
+        groups: list[tuple[list[int], ExitRule]] = [
             (patient, Patience(torch.tensor(patiences))),
             (confident, Confidence(torch.tensor(np.array(thresholds), dtype=torch.float32))),
         ]
@@ -232,18 +247,12 @@ class _Seats:
             return np.full(n_ics, row.threshold)
         if row.rule == "forced":
             exit_index = int(row.threshold or 0)
+        elif row.rule == "backbone":
+            # A policy's own head is outside the ensemble, so the last exit is the backbone.
+            exit_index = n_ics
         else:
             exit_index = int(rng.choice(n_ics + 1, p=row.shares))
         return np.where(np.arange(n_ics) == exit_index, -np.inf, np.inf)
-
-    def _decide(self, x: Tensor, rule: ExitRule | None) -> tuple[Tensor, Tensor]:
-        """(B, A) log-probabilities and (B,) exits; without a rule, the backbone alone."""
-        if rule is None:
-            with torch.no_grad():
-                log_probs = torch.log_softmax(self._model.backbone(x), dim=-1)
-            return log_probs, torch.full((len(x),), self._model.n_exits - 1)
-        decision = decide(self._model, x, rule)
-        return decision.log_probs, decision.left_at
 
     @torch.no_grad()
     def _compare(self, x: Tensor, log_probs: Tensor, members: npt.NDArray[np.int64]) -> None:
@@ -305,7 +314,7 @@ def table(
 
 def evaluate(
     model: EarlyExitModel,
-    emulators: EmulatorBatch,
+    batches: Sequence[EmulatorBatch],
     thresholds: Sequence[float],
     *,
     rule: Literal["confidence", "patience"] = "confidence",
@@ -323,7 +332,7 @@ def evaluate(
 
     Args:
         model: The agent's model, in eval mode, on ``device``.
-        emulators: As many games side by side as it has.
+        batches: Games that take turns with the network.
         thresholds: τ, or t for the patience rule.
         rule: Who decides which exit answers.
         n_episodes: Games per row.
@@ -340,7 +349,7 @@ def evaluate(
     def play_all(rows: Sequence[Row]) -> list[RowResult]:
         return play(
             model,
-            emulators,
+            batches,
             rows,
             n_episodes=n_episodes,
             seed=seed,

@@ -1,4 +1,4 @@
-"""Names of Atari games, in any spelling."""
+"""Names of Atari games, in any spelling, and of their actions."""
 
 from __future__ import annotations
 
@@ -41,3 +41,19 @@ def rom_id(name: str) -> str:
     if rom in WITHOUT_SINGLE_PLAYER:
         raise UserError(f"'{name}' has no game for a single player; choose another")
     return rom
+
+
+def action_names(rom: str) -> list[str]:
+    """What each action of a game does, such as ``NOOP``.
+
+    Args:
+        rom: ALE's name of the game.
+    """
+    from ale_py import ALEInterface, LoggerMode, roms
+
+    ALEInterface.setLoggerMode(LoggerMode.Error)
+    ale = ALEInterface()
+    path = roms.get_rom_path(rom)
+    assert path is not None
+    ale.loadROM(path)
+    return [action.name for action in ale.getMinimalActionSet()]

@@ -78,6 +78,7 @@ def train(
     seed: int,
     device: torch.device,
     resume: bool = False,
+    init: Path | None = None,
     console: Console | None = None,
 ) -> TrainingResult:
     """Train to ``config.n_timesteps`` and leave checkpoints and logs in ``run_dir``.
@@ -92,16 +93,19 @@ def train(
         seed: Of the initial weights, the action noise and the minibatches.
         device: Where the network lives.
         resume: Go on from the newest checkpoint in ``run_dir``.
+        init: A new run's first weights, policy and value net under SB3's names; random without.
         console: For progress; silent without one.
 
     Raises:
-        UserError: ``resume`` without a usable checkpoint.
+        UserError: ``resume`` without a usable checkpoint, or ``init`` is no such file.
     """
     model = build_ppo(env, config, seed, device)
     if resume:
         load(model, newest_checkpoint(run_dir))
         # The games begin anew; with the first session's random numbers they would repeat it.
         model.set_random_seed(seed + model.num_timesteps)
+    elif init is not None:
+        load_weights(model, init)
     suffix = f"_{model.num_timesteps}"
     formats = [make_output_format(f, str(run_dir / "logs"), suffix) for f in ("tensorboard", "csv")]
     logger = Logger(str(run_dir / "logs"), formats)
@@ -177,6 +181,28 @@ def save(model: PPO, run_dir: Path) -> Path:
     )
 
 
+def load_weights(model: PPO, path: Path) -> None:
+    """Put a file's weights into ``model``; counters and optimiser stay as they are.
+
+    Args:
+        model: A ``PPO`` of ``build_ppo``.
+        path: Policy and value net under SB3's names, as a checkpoint's ``policy.safetensors``.
+
+    Raises:
+        UserError: The file is missing or damaged, or belongs to another network.
+    """
+    stored = load_tensors(path)
+    # SB3 lists the trunk three times; each parameter once is enough.
+    wanted = dict(model.policy.named_parameters())
+    listed = set(model.policy.state_dict())
+    fits = all(name in stored and stored[name].shape == t.shape for name, t in wanted.items())
+    if not fits or not listed.issuperset(stored):
+        raise UserError(f"{path} belongs to another network or game")
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(stored[name])
+
+
 def load(model: PPO, folder: Path) -> None:
     """Put a checkpoint's weights, optimiser state and counters into ``model``.
 
@@ -184,11 +210,7 @@ def load(model: PPO, folder: Path) -> None:
         UserError: A file is missing or damaged, or belongs to another network.
     """
     state = load_json(folder / "state.json")
-    weights = folder / "policy.safetensors"
-    try:
-        model.policy.load_state_dict(load_tensors(weights))
-    except RuntimeError:
-        raise UserError(f"{weights} belongs to another network or game") from None
+    load_weights(model, folder / "policy.safetensors")
     load_optimizer_tensors(model.policy.optimizer, load_tensors(folder / "optimizer.safetensors"))
     model.num_timesteps = state["n_timesteps"]
     model._n_updates = state["n_updates"]

@@ -5,7 +5,7 @@ Source: Wołczyk et al., "Zero Time Waste" (2021), appendix A.2.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol, cast
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ztw_rl.atari.collector import Experience
 from ztw_rl.atari.config import DistillConfig
+from ztw_rl.atari.student import StudentStage
 from ztw_rl.core.ensembles import Ensemble
 from ztw_rl.core.heads import InternalClassifier
 from ztw_rl.core.model import EarlyExitModel
@@ -32,20 +33,23 @@ class Stage(Protocol):
         """What the ICs answer while they act, (N, E−1, A) from (N, E−1, A)."""
         ...
 
+    def reads(self, activations: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """What the epochs read of the trunk: (N, …) tensors from what the ICs read in a step."""
+        ...
+
     def predict(self, experience: Experience, index: Tensor) -> Tensor:
         """(B, E−1, A) log-probabilities of the samples at ``index``, with gradients."""
         ...
 
 
 class ICStage:
-    """Fits the ICs, cascade connections included, on the trunk's kept activations."""
+    """Fits the ICs, cascade connections included, on what their convolutions read of the trunk."""
 
     name = "ics"
 
     def __init__(self, model: EarlyExitModel, batch_size: int) -> None:
         self._ics = [cast(InternalClassifier, ic) for ic in model.ics]
         self.batch_size = batch_size
-        self._patches: tuple[Experience, list[Tensor]] | None = None
 
     def parameters(self) -> Iterable[Tensor]:
         """See ``Stage``."""
@@ -55,27 +59,18 @@ class ICStage:
         """See ``Stage``: each IC speaks for itself."""
         return ic_log_probs
 
+    def reads(self, activations: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """See ``Stage``: a copy of what each convolution is put on, in its order."""
+        return tuple(ic.patches(x) for ic, x in zip(self._ics, activations, strict=True))
+
     def predict(self, experience: Experience, index: Tensor) -> Tensor:
         """See ``Stage``."""
         logits: list[Tensor] = []
-        for ic, patches in zip(self._ics, self._read(experience), strict=True):
+        for ic, patches in zip(self._ics, experience.reads, strict=True):
             previous = logits[-1] if logits else None
             chosen = patches.index_select(0, index.to(patches.device))
             logits.append(ic.from_patches(chosen, previous))
         return torch.log_softmax(torch.stack(logits, dim=1), dim=-1)
-
-    def _read(self, experience: Experience) -> list[Tensor]:
-        """Per IC (T·N, …), what its convolution reads; copied once for all minibatches."""
-        if self._patches is None or self._patches[0] is not experience:
-            everything = slice(None)
-            self._patches = (
-                experience,
-                [
-                    ic.patches(experience.activation(m, everything))
-                    for m, ic in enumerate(self._ics)
-                ],
-            )
-        return self._patches[1]
 
 
 class EnsembleStage:
@@ -96,6 +91,10 @@ class EnsembleStage:
         combined: Tensor = self._ensemble(ic_log_probs)
         return combined
 
+    def reads(self, activations: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """See ``Stage``: nothing but what the ICs said."""
+        return ()
+
     def predict(self, experience: Experience, index: Tensor) -> Tensor:
         """See ``Stage``."""
         combined: Tensor = self._ensemble(experience.ic_log_probs[index])
@@ -104,6 +103,8 @@ class EnsembleStage:
 
 def build_stages(model: EarlyExitModel, config: DistillConfig) -> list[Stage]:
     """The stages that the model's parts call for."""
+    if config.method == "student":
+        return [StudentStage(model, config.ic_batch_size)]
     stages: list[Stage] = [ICStage(model, config.ic_batch_size)]
     if model.ensemble is not None:
         stages.append(EnsembleStage(model.ensemble, config.ensemble_batch_size))

@@ -58,9 +58,11 @@ def from_agent(folder: Path) -> Teacher:
     """The policy inside a trained agent; its ICs are left out.
 
     Raises:
-        UserError: A file is missing or damaged.
+        UserError: A file is missing or damaged, or the agent is a student.
     """
     agent = load_agent(folder)
+    if agent.is_student:
+        raise UserError(f"{folder} is a student, a copy of another policy; distil that one")
     parameters = {
         name: tensor
         for name, tensor in agent.model.state_dict().items()

@@ -95,6 +95,8 @@ def main(arguments: list[str]) -> int:
     from ztw_rl.plots import plot_bench
 
     agent = load_agent(folder)
+    if agent.is_student:
+        raise UserError(f"{folder} is a student, without exits to time; ztw-rl eval times it whole")
     game = canonical(agent.config.atari.game)
     choice = choose(args.point, folder, game, args.runs_dir)
     threshold = choice.threshold

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ztw_rl import agents, recipes, runs
-from ztw_rl.atari.config import AtariConfig, DistillConfig, PPORun
+from ztw_rl.atari.config import AtariConfig, DistillConfig, MethodName
 from ztw_rl.atari.games import canonical, rom_id
 from ztw_rl.commands._arguments import parse, peek
+from ztw_rl.commands._distilled import DistillRun, made_agent
+from ztw_rl.commands._policy import TEACHER_FILE, is_zip, load_teacher, stored_atari
 from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 PROG = "ztw-rl distill-ics"
 KIND = "distill"
 PPO_KIND = "ppo"
-TEACHER_FILE = "teacher.safetensors"
 IMPORT_GAMES = 5
 INTERRUPTED = 130
 
@@ -45,6 +45,8 @@ class DistillICs:
     newest run of train-ppo."""
     env: str | None = None
     """The game of an SB3 .zip."""
+    method: MethodName | None = None
+    """Short for --distill.method."""
     seed: int = 0
     """Of games, initial weights, draws and minibatches."""
     device: str = "auto"
@@ -57,19 +59,6 @@ class DistillICs:
     """Distillation."""
     atari: AtariConfig = field(default_factory=AtariConfig)
     """How the emulator's frames become observations; only an SB3 .zip leaves that open."""
-
-
-@dataclass(frozen=True)
-class DistillRun:
-    """Resolved settings, saved beside the weights."""
-
-    seed: int
-    policy: str
-    atari: AtariConfig
-    distill: DistillConfig
-    ppo_timesteps: int | None = None
-    ppo_seed: int | None = None
-    imported_from: str | None = None
 
 
 def main(arguments: list[str]) -> int:
@@ -89,7 +78,7 @@ def main(arguments: list[str]) -> int:
         default = DistillICs(
             policy=Path(stored.policy), seed=stored.seed, distill=stored.distill, atari=stored.atari
         )
-        args = parse(DistillICs, arguments, PROG, lambda: default)
+        args = _full(parse(DistillICs, arguments, PROG, lambda: default))
         changed = replace(default, resume=args.resume, runs_dir=args.runs_dir, device=args.device)
         if args.resume is not None and len(args.resume) > 1:
             raise UserError(f"--resume takes one run folder, not {len(args.resume)}")
@@ -101,20 +90,19 @@ def main(arguments: list[str]) -> int:
     def find() -> Path:
         return Path(early["policy"]) if early["policy"] else _newest(root, PPO_KIND)
 
-    args = parse(DistillICs, arguments, PROG, lambda: _defaults(find(), early["env"]))
+    args = _full(parse(DistillICs, arguments, PROG, lambda: _defaults(find(), early["env"])))
     policy = find()
-    if not _is_zip(policy) and args.atari != _stored_atari(policy):
+    if not is_zip(policy) and args.atari != stored_atari(policy):
         raise UserError(f"{policy} was trained on the pixels it says; leave out --atari.* flags")
     runs.check_writable(args.runs_dir / KIND)
     return _start(args, policy)
 
 
-def _is_zip(policy: Path) -> bool:
-    return policy.suffix == ".zip"
-
-
-def _is_ppo_run(policy: Path) -> bool:
-    return (policy / runs.CONFIG).is_file() and not (policy / TEACHER_FILE).is_file()
+def _full(args: DistillICs) -> DistillICs:
+    """The same with --method written out."""
+    if args.method is None:
+        return args
+    return replace(args, method=None, distill=replace(args.distill, method=args.method))
 
 
 def _newest(root: Path, kind: str) -> Path:
@@ -127,7 +115,7 @@ def _newest(root: Path, kind: str) -> Path:
 
 def _defaults(policy: Path, env: str | None) -> DistillICs:
     """What the command line starts from: the policy's pixels, its game's recipe."""
-    if _is_zip(policy):
+    if is_zip(policy):
         if not policy.is_file():
             raise UserError(f"{policy} does not exist")
         try:
@@ -138,32 +126,11 @@ def _defaults(policy: Path, env: str | None) -> DistillICs:
             raise UserError(f"say which game {policy} plays, such as --env Pong") from None
         atari = replace(recipe.atari, pixels="sb3")
     else:
-        atari = _stored_atari(policy)
+        atari = stored_atari(policy)
         recipe = recipes.load(atari.game)
         if env and canonical(env) != canonical(atari.game):
             raise UserError(f"{policy} plays {atari.game}, not {env}; leave out --env")
     return DistillICs(distill=recipe.distill, atari=atari)
-
-
-def _stored_atari(policy: Path) -> AtariConfig:
-    """Game and pixels of a run or an agent."""
-    if _is_ppo_run(policy):
-        return runs.load_config(PPORun, policy).atari
-    from ztw_rl.atari.agent import load_agent
-
-    return load_agent(agents.find(str(policy), Path("runs"))).config.atari
-
-
-def _load_teacher(policy: Path, atari: AtariConfig) -> Teacher:
-    from ztw_rl.atari import teacher
-    from ztw_rl.core.checkpoint import newest_checkpoint
-
-    if _is_zip(policy):
-        return teacher.from_zip(policy, atari)
-    if _is_ppo_run(policy):
-        seed = runs.load_config(PPORun, policy).seed
-        return teacher.from_checkpoint(newest_checkpoint(policy), atari, seed)
-    return teacher.from_agent(agents.find(str(policy), Path("runs")))
 
 
 def _start(args: DistillICs, policy: Path) -> int:
@@ -174,12 +141,12 @@ def _start(args: DistillICs, policy: Path) -> int:
 
     resolve_device(args.device)
     atari = replace(args.atari, game=rom_id(args.atari.game))
-    teacher = _load_teacher(policy, atari)
+    teacher = load_teacher(policy, atari)
     # Exits that do not exist show here, before there is a run folder.
     build_student(teacher, args.distill)
     with _games(teacher, args.distill.n_envs) as emulators:
         console = _console()
-        if _is_zip(policy):
+        if is_zip(policy):
             _show_imported(teacher, emulators, args, console)
         run = DistillRun(
             seed=args.seed,
@@ -247,7 +214,7 @@ def _show_imported(
 
     (result,) = play(
         build_student(teacher, args.distill),
-        emulators,
+        [emulators],
         [Row("backbone")],
         n_episodes=IMPORT_GAMES,
         seed=args.seed,
@@ -272,7 +239,7 @@ def _distill(
     resume: bool,
 ) -> int:
     """Distil, and leave the agent or say how to go on."""
-    from ztw_rl.atari.agent import Agent, AgentConfig, save_agent
+    from ztw_rl.atari.agent import save_agent
     from ztw_rl.atari.distill import distill
     from ztw_rl.core.device import resolve_device
 
@@ -292,18 +259,6 @@ def _distill(
             command += ["--device", args.device]
         print(f"stopped after {result.n_timesteps:,} steps; go on with: {shlex.join(command)}")
         return INTERRUPTED
-    provenance = dataclasses.replace(
-        teacher.provenance,
-        distill_timesteps=run.distill.n_timesteps,
-        distill_seed=run.seed,
-    )
-    config = AgentConfig(
-        atari=run.atari,
-        n_actions=teacher.n_actions,
-        exits=run.distill.exits,
-        method=run.distill.method,
-        provenance=provenance,
-    )
-    save_agent(run_dir / agents.AGENT, Agent(config, result.model))
+    save_agent(run_dir / agents.AGENT, made_agent(run, teacher, result.model))
     print(f"distilled over {result.n_timesteps:,} steps: {run_dir / agents.AGENT}")
     return 0

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,11 +12,11 @@ from ztw_rl import agents, recipes, runs
 from ztw_rl.atari.config import EvaluationConfig
 from ztw_rl.atari.games import canonical
 from ztw_rl.commands._arguments import parse, peek
+from ztw_rl.commands._curve import CSV, JSON, PNG, EvalRun, kept_shares, screen, write
 from ztw_rl.core.thresholds import parse_thresholds
 from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.console import Console
 
     from ztw_rl.atari.agent import Agent
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from ztw_rl.core.timing import ExitTimes
 
 KIND = "eval"
-KEEP = (0.99, 0.95, 0.88)
-"""Shares of the backbone's return over random play for which the cost is looked up."""
 
 
 @dataclass(frozen=True)
@@ -61,18 +58,6 @@ class Eval:
         default_factory=EvaluationConfig
     )
     """How many games, and how they are played."""
-
-
-@dataclass(frozen=True)
-class EvalRun:
-    """Resolved settings, saved beside the results."""
-
-    agent: str
-    thresholds: tuple[float, ...]
-    rule: str
-    disagreement: bool
-    seed: int
-    evaluation: EvaluationConfig
 
 
 def main(arguments: list[str]) -> int:
@@ -126,39 +111,43 @@ def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
     device = resolve_device(args.device)
     agent = load_agent(folder)
     costs, times = _cost(agent)
-    results = _play(args, agent, thresholds, device, console)
+    results = _play(args, folder, agent, thresholds, device, console)
     frame = table(results, costs, times.relative)
     run = EvalRun(
         str(folder), tuple(thresholds), args.rule, args.disagreement, args.seed, args.evaluation
     )
     game = canonical(agent.config.atari.game)
     output = args.output or runs.create(args.runs_dir, KIND, game, run)
-    kept = _kept(results, frame, recipes.load(game).random_return)
-    _write(output, game, run, frame, results, times, kept)
-    console.print(_screen(frame, game))
+    kept = kept_shares(results, frame, recipes.load(game).random_return)
+    write(output, agent, run, frame, results, times, kept)
+    console.print(screen(frame, game))
     for keep, found in kept.items():
         console.print(
             f"to keep {keep:.0%} of the backbone's return over random play: {found['cost']:.3f} of "
             f"its MACs, {found['kept']:.1%} kept (chosen and reported on different games)"
         )
-    console.print(f"times: {times.backend}, one thread; results: {output}/curve.csv, curve.json")
-    console.print(f"picture: {output}/curve.png")
+    console.print(f"times: {times.backend}, one thread; results: {output}/{CSV}, {JSON}")
+    if not agent.is_student:
+        console.print(f"picture: {output}/{PNG}")
     return 0
 
 
 def _cost(agent: Agent) -> tuple[tuple[float, ...], ExitTimes]:
     """Operations and times per exit, before any game keeps the processor busy."""
+    from ztw_rl.atari.student import policy
     from ztw_rl.core.backends.staged import eager
-    from ztw_rl.core.cost import exit_costs
     from ztw_rl.core.timing import time_exits
 
-    x = agent.example()
-    return exit_costs(agent.model, x).relative_macs, time_exits(eager(agent.model), x)
+    # How long a network takes does not depend on its weights.
+    full = policy(agent.config.n_actions).eval() if agent.is_student else agent.model
+    times = time_exits(eager(agent.model, full.backbone), agent.example())
+    return agent.relative_macs(), times
 
 
 def _play(
-    args: Eval, agent: Agent, thresholds: list[float], device: Any, console: Console
+    args: Eval, folder: Path, agent: Agent, thresholds: list[float], device: Any, console: Console
 ) -> list[RowResult]:
+    """Play the agent's table; of a student, its single row."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -167,12 +156,14 @@ def _play(
         TimeRemainingColumn,
     )
 
-    from ztw_rl.atari.emulators import make_emulators
-    from ztw_rl.atari.evaluate import evaluate, n_games
+    from ztw_rl.atari.emulators import make_batches
+    from ztw_rl.atari.evaluate import Row, evaluate, n_games, play
 
     settings = args.evaluation
-    total = n_games(len(thresholds), agent.model.n_exits, settings.n_episodes)
-    emulators = make_emulators(agent.config.atari, min(settings.n_envs, total))
+    total = settings.n_episodes
+    if not agent.is_student:
+        total = n_games(len(thresholds), agent.model.n_exits, settings.n_episodes)
+    batches = make_batches(agent.config.atari, min(settings.n_envs, total))
     progress = Progress(
         TextColumn("games"),
         BarColumn(),
@@ -183,124 +174,28 @@ def _play(
         transient=True,
     )
     try:
+        n_actions = int(batches[0].action_space.n)
+        if n_actions != agent.config.n_actions:
+            raise UserError(
+                f"{folder / agents.CONFIG_FILE}: the agent has {agent.config.n_actions} actions, "
+                f"but {agent.config.atari.game} has {n_actions}; these are another game's weights"
+            )
         with progress:
             task = progress.add_task("", total=total)
+            model = agent.model.to(device)
+            how: dict[str, Any] = {
+                "n_episodes": settings.n_episodes,
+                "seed": args.seed,
+                "action_mode": settings.action_mode,
+                "device": device,
+                "on_game": lambda game: progress.advance(task),
+            }
+            if agent.is_student:
+                (whole,) = play(model, batches, [Row("backbone")], **how)
+                return [replace(whole, row=Row("student"))]
             return evaluate(
-                agent.model.to(device),
-                emulators,
-                thresholds,
-                rule=args.rule,
-                n_episodes=settings.n_episodes,
-                seed=args.seed,
-                action_mode=settings.action_mode,
-                device=device,
-                compared=args.disagreement,
-                on_game=lambda game: progress.advance(task),
+                model, batches, thresholds, rule=args.rule, compared=args.disagreement, **how
             )
     finally:
-        emulators.close()
-
-
-def _write(
-    output: Path,
-    game: str,
-    run: EvalRun,
-    frame: pd.DataFrame,
-    results: list[RowResult],
-    times: ExitTimes,
-    kept: dict[float, dict[str, Any]],
-) -> None:
-    """The three files, each at once or not at all."""
-    from ztw_rl.core.checkpoint import save_json, write_atomically
-    from ztw_rl.plots import plot_curve
-
-    write_atomically(output / "curve.csv", lambda p: frame.to_csv(p, index=False))
-    rows = [
-        {name: None if value != value else value for name, value in line.items()}
-        for line in frame.to_dict("records")
-    ]
-    for row, result in zip(rows, results, strict=True):
-        row |= {"returns": result.returns, "decisions": result.n_decisions}
-        if result.disagreement is not None:
-            row["disagreement"] = result.disagreement
-    save_json(
-        output / "curve.json",
-        {
-            "game": game,
-            **dataclasses.asdict(run),
-            "backend": times.backend,
-            "kept": [{"keep": keep, **found} for keep, found in kept.items()],
-            "rows": rows,
-        },
-    )
-    settings = run.evaluation
-    note = (
-        f"{settings.n_episodes} full games per point, {settings.action_mode} actions, seeds from "
-        f"{run.seed}; bands: 95 % bootstrap over episodes (evaluation noise only); "
-        f"time: {times.backend}, one thread"
-    )
-    plot_curve(frame, f"{game}: return against inference cost", note, output / "curve.png")
-
-
-def _kept(
-    results: list[RowResult], frame: pd.DataFrame, random_return: float | None
-) -> dict[float, dict[str, Any]]:
-    """What keeping each of ``KEEP`` costs; nothing where that cannot be told."""
-    import numpy as np
-
-    from ztw_rl.core.selection import cross_fit, keeping
-
-    returns = np.array([result.returns for result in results])
-    adaptive = frame["rule"].isin(["confidence", "patience"]).to_numpy()
-    full = returns[(frame["rule"] == "backbone").to_numpy()][0]
-    costs = frame["relative_macs"].to_numpy()[adaptive]
-    thresholds = frame["threshold"].to_numpy()[adaptive]
-    found: dict[float, dict[str, Any]] = {}
-    if random_return is None:
-        return found
-    for keep in KEEP:
-        try:
-            choose = keeping(costs, random_return, keep)
-            selection = cross_fit(choose, returns[adaptive], costs, full, random_return)
-        except ValueError:  # too few games, or a backbone no better than random play
-            break
-        found[keep] = {
-            "cost": selection.cost,
-            "kept": selection.kept,
-            "thresholds": [None if i is None else float(thresholds[i]) for i in selection.chosen],
-        }
-    return found
-
-
-def _screen(frame: pd.DataFrame, game: str) -> Any:
-    """The table for the terminal."""
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    shares = [c for c in frame.columns if c.startswith("exit_share_")]
-    shown = Table(
-        title=f"{game}: full games on raw points",
-        caption="at: threshold, or the exit forced; MACs and time of a decision: the backbone's "
-        "are 1; x0, x1, …: share of decisions that each exit took",
-        box=SIMPLE,
-        padding=0,
-        pad_edge=False,
-    )
-    heads = ["rule", "at", "mean", "std", "IQM", "95 %", "MACs", "time"]
-    for head in [*heads, *(f"x{m}" for m in range(len(shares)))]:
-        shown.add_column(head, justify="left" if head == "rule" else "right", no_wrap=True)
-    previous = None
-    for _, row in frame.iterrows():
-        if previous not in (None, row["rule"]):
-            shown.add_section()
-        previous = row["rule"]
-        threshold = "" if row["threshold"] != row["threshold"] else f"{row['threshold']:g}"
-        shown.add_row(
-            row["rule"],
-            threshold,
-            *(f"{row[f'return_{name}']:.1f}" for name in ("mean", "std", "iqm")),
-            f"{row['return_ci_low']:.1f}…{row['return_ci_high']:.1f}",
-            *(f"{row[cost]:.3f}" for cost in ("relative_macs", "relative_time")),
-            *(f"{row[share]:.0%}" for share in shares),
-        )
-    return shown
+        for emulators in batches:
+            emulators.close()

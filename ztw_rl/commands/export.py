@@ -46,9 +46,8 @@ def main(arguments: list[str]) -> int:
     folder = agents.find(args.agent, args.runs_dir)
 
     from ztw_rl.atari.agent import load_agent
-    from ztw_rl.atari.games import canonical
+    from ztw_rl.atari.games import action_names, canonical
     from ztw_rl.core.artefact import export_aoti, export_onnx
-    from ztw_rl.core.cost import exit_costs
 
     agent = load_agent(folder)
     game = canonical(agent.config.atari.game)
@@ -61,7 +60,7 @@ def main(arguments: list[str]) -> int:
         "method": agent.config.method,
         "labels": action_names(agent.config.atari.game),
         "exits": [*agent.config.exits, "policy"],
-        "relative_macs": exit_costs(agent.model, x).relative_macs,
+        "relative_macs": agent.relative_macs(),
     }
     if choice.record is not None:
         metadata["threshold_chosen_for"] = choice.record
@@ -77,19 +76,3 @@ def main(arguments: list[str]) -> int:
         print(line)
     print(f"run it with: {runner}.load('{output}').predict(frames)")
     return 0
-
-
-def action_names(rom: str) -> list[str]:
-    """What each action of a game does, such as ``NOOP``.
-
-    Args:
-        rom: ALE's name of the game.
-    """
-    from ale_py import ALEInterface, LoggerMode, roms
-
-    ALEInterface.setLoggerMode(LoggerMode.Error)
-    ale = ALEInterface()
-    path = roms.get_rom_path(rom)
-    assert path is not None
-    ale.loadROM(path)
-    return [action.name for action in ale.getMinimalActionSet()]

@@ -41,6 +41,10 @@ class TrainPPO:
     resume: Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="[RUN]")] = None
     """Go on with this run folder; without a value, with the run of the game that was started or
     resumed last. Its stored settings take the place of recipe and defaults."""
+    init: Path | None = None
+    """Begin with the weights in this file rather than with random ones, such as
+    agents/pong/ppo.safetensors: policy and value net. Steps are counted from 0, and the optimiser
+    begins anew."""
     runs_dir: Path = Path("runs")
     """Where run folders are."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
@@ -59,7 +63,8 @@ def main(arguments: list[str]) -> int:
         UserError: The command line, the recipe or the run to resume has an error.
     """
     args, run_dir, stored = _parse(arguments)
-    run = PPORun(seed=args.seed, atari=args.atari, ppo=args.ppo)
+    init = None if args.init is None else str(args.init)
+    run = PPORun(seed=args.seed, atari=args.atari, ppo=args.ppo, init=init)
     if stored is not None and run_dir is not None:
         _check_unchanged(stored, run, run_dir)
         runs.check_writable(run_dir)
@@ -81,7 +86,13 @@ def _parse(arguments: list[str]) -> tuple[TrainPPO, Path | None, PPORun | None]:
         played = canonical(stored.atari.game)
         if game not in (None, played):
             raise UserError(f"{run_dir} plays {played}, not {game}; leave out --env or --resume")
-        default = TrainPPO(env=played, seed=stored.seed, atari=stored.atari, ppo=stored.ppo)
+        default = TrainPPO(
+            env=played,
+            seed=stored.seed,
+            init=None if stored.init is None else Path(stored.init),
+            atari=stored.atari,
+            ppo=stored.ppo,
+        )
     elif recipe:
         default = TrainPPO(env=tyro.MISSING, atari=recipe.atari, ppo=recipe.ppo)
     else:
@@ -137,8 +148,12 @@ def _train(run: PPORun, resumed: Path | None, args: TrainPPO) -> int:
     device = resolve_device(args.device)
     if resumed is not None:
         newest_checkpoint(resumed)
+    init = None if run.init is None or resumed is not None else Path(run.init)
     env = AtariVecEnv(run.atari, run.ppo.n_envs, run.seed)
     try:
+        if init is not None:
+            # Weights that do not fit show here, before there is a run folder.
+            ppo.load_weights(ppo.build_ppo(env, run.ppo, run.seed, device), init)
         if resumed is None:
             run_dir = runs.create(args.runs_dir, KIND, canonical(run.atari.game), run)
         else:
@@ -146,6 +161,8 @@ def _train(run: PPORun, resumed: Path | None, args: TrainPPO) -> int:
             runs.save_config(run_dir, run)
         console = Console(stderr=True)
         console.print(f"{'training' if resumed is None else 'going on'} in {run_dir}")
+        if init is not None:
+            console.print(f"begins with the weights of {init}; steps are counted from 0")
         result = ppo.train(
             env,
             run.ppo,
@@ -153,6 +170,7 @@ def _train(run: PPORun, resumed: Path | None, args: TrainPPO) -> int:
             seed=run.seed,
             device=device,
             resume=resumed is not None,
+            init=init,
             console=console,
         )
     finally:

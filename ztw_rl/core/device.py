@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from ztw_rl.errors import UserError
@@ -24,3 +26,12 @@ def resolve_device(name: str) -> torch.device:
     ):
         raise UserError(f"device '{name}' is not available here; use --device cpu")
     return device
+
+
+def n_network_threads() -> int:
+    """Threads of torch for small batches beside emulators: half of the cores, but at most four.
+
+    The other half is the emulators'; more than four threads wait for one another longer than
+    they work.
+    """
+    return max(1, min(4, (os.cpu_count() or 1) // 2))

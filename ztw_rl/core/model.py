@@ -22,7 +22,8 @@ class EarlyExitModel(nn.Module):
     Args:
         blocks: The backbone without its head, in order.
         head: From the last block's features to (B, C) logits.
-        ics: E−1 internal classifiers; the first must not cascade.
+        ics: E−1 internal classifiers, called with features and the predecessor's logits; the
+            first has no predecessor, so it must not cascade.
         attach: For each IC, how many blocks lie before it; increasing.
         ensemble: Over the first ``ensemble.n_exits`` exits, or none. E−1 leaves the backbone's
             head as it is; E takes it in.
@@ -35,7 +36,7 @@ class EarlyExitModel(nn.Module):
         self,
         blocks: Sequence[nn.Module],
         head: nn.Module,
-        ics: Sequence[InternalClassifier],
+        ics: Sequence[nn.Module],
         attach: Sequence[int],
         ensemble: Ensemble | None = None,
     ) -> None:
@@ -46,7 +47,7 @@ class EarlyExitModel(nn.Module):
             raise ValueError(f"places must be positive and increasing, not {list(attach)}")
         if attach and attach[-1] > len(blocks):
             raise ValueError(f"an IC after block {attach[-1]}, but there are {len(blocks)} blocks")
-        if ics and ics[0].config.cascade:
+        if ics and isinstance(ics[0], InternalClassifier) and ics[0].config.cascade:
             raise ValueError("the first IC has no predecessor to cascade from")
         if ensemble is not None and ensemble.n_exits not in (len(ics), len(ics) + 1):
             raise ValueError(f"an ensemble of {ensemble.n_exits} exits over {len(ics)} ICs")

@@ -15,6 +15,10 @@ import numpy.typing as npt
 from ztw_rl.errors import UserError
 
 Floats = npt.NDArray[np.float64]
+Seeds = npt.NDArray[np.int64]
+
+KEEP = (0.99, 0.95, 0.88)
+"""Shares of the full model's score over random play for which the cost is looked up."""
 
 Choose = Callable[[Floats, float], "int | None"]
 """From the (T,) mean scores of the settings and the full model's mean score, on the same games,
@@ -82,12 +86,49 @@ def normalized(score: float, random: float, full: float) -> float:
     return (score - random) / (full - random)
 
 
-def cross_fit(
-    choose: Choose, scores: Floats, costs: Floats, full: Floats, random: float
+def halves(n: int) -> tuple[Seeds, Seeds]:
+    """The even and the odd of n seeds.
+
+    Raises:
+        ValueError: There are fewer than two.
+    """
+    if n < 2:
+        raise ValueError("two halves need at least two seeds")
+    return np.arange(0, n, 2), np.arange(1, n, 2)
+
+
+def by_halves(
+    choose: Callable[[Seeds], int | None],
+    share: Callable[[int, Seeds], float],
+    costs: Floats,
+    n: int,
 ) -> CrossFit:
     """Choose on one half of the seeds, report on the other, swap, average.
 
-    Halves are the even and the odd seeds.
+    Args:
+        choose: From some of the seeds 0 … n−1 to a setting, or None for the full model.
+        share: What a setting keeps of the full model's score, on some of the seeds.
+        costs: (T,) relative cost of each setting.
+        n: Number of seeds.
+
+    Raises:
+        ValueError: There are fewer than two seeds.
+    """
+    first, second = halves(n)
+    chosen: list[int | None] = []
+    results: list[tuple[float, float]] = []
+    for here, there in ((first, second), (second, first)):
+        best = choose(here)
+        chosen.append(best)
+        results.append((1.0, 1.0) if best is None else (float(costs[best]), share(best, there)))
+    cost, kept = np.mean(results, axis=0)
+    return CrossFit((chosen[0], chosen[1]), float(cost), float(kept))
+
+
+def cross_fit(
+    choose: Choose, scores: Floats, costs: Floats, full: Floats, random: float
+) -> CrossFit:
+    """What a choice by mean score is worth; see ``by_halves``.
 
     Args:
         choose: What is judged.
@@ -102,22 +143,13 @@ def cross_fit(
     Raises:
         ValueError: There are fewer than two seeds, or the full model is no better than random.
     """
-    n = len(full)
-    if n < 2:
-        raise ValueError("two halves need at least two seeds")
-    halves = [np.arange(n) % 2 == parity for parity in (0, 1)]
-    if any(full[half].mean() <= random for half in halves):
+    if any(full[half].mean() <= random for half in halves(len(full))):
         raise ValueError("the full model is no better than random play")
-    chosen: list[int | None] = []
-    results: list[tuple[float, float]] = []
-    for here, there in (halves, halves[::-1]):
-        best = choose(scores[:, here].mean(axis=1), float(full[here].mean()))
-        chosen.append(best)
-        if best is None:
-            results.append((1.0, 1.0))
-            continue
-        there_full = float(full[there].mean())
-        kept = normalized(float(scores[best, there].mean()), random, there_full)
-        results.append((float(costs[best]), kept))
-    cost, share = np.mean(results, axis=0)
-    return CrossFit((chosen[0], chosen[1]), float(cost), float(share))
+
+    def chosen(seeds: Seeds) -> int | None:
+        return choose(scores[:, seeds].mean(axis=1), float(full[seeds].mean()))
+
+    def share(setting: int, seeds: Seeds) -> float:
+        return normalized(float(scores[setting, seeds].mean()), random, float(full[seeds].mean()))
+
+    return by_halves(chosen, share, costs, len(full))

@@ -1,0 +1,80 @@
+"""Our PPO learns as stock SB3's does: curves of ten seeds on pictures whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+
+from ztw_rl.atari import ppo, vec_env
+from ztw_rl.atari.config import AtariConfig, PPOConfig
+from ztw_rl.atari.vec_env import AtariVecEnv
+
+N_SEEDS, N_ENVS, N_ACTIONS = 10, 8, 3
+CONFIG = PPOConfig(
+    n_timesteps=1024, n_envs=N_ENVS, n_steps=16, batch_size=64, learning_rate=5e-4, gamma=0.0
+)
+
+
+class Curve(BaseCallback):
+    """Mean reward of each rollout, 0 … 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.points = []
+
+    def _on_step(self):
+        return True
+
+    def _on_rollout_end(self):
+        self.points.append(float(self.model.rollout_buffer.rewards.mean()))
+
+
+def stock_ppo(env, config, seed, device):
+    return PPO(
+        "CnnPolicy",
+        env,
+        learning_rate=config.learning_rate,
+        n_steps=config.n_steps,
+        batch_size=config.batch_size,
+        n_epochs=config.n_epochs,
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+        clip_range=config.clip_range,
+        ent_coef=config.ent_coef,
+        vf_coef=config.vf_coef,
+        max_grad_norm=config.max_grad_norm,
+        seed=seed,
+        device=device,
+    )
+
+
+def curves(build, first_seed):
+    """(N_SEEDS, updates) of one learner; each seed has its own games and weights."""
+    found = []
+    for seed in range(first_seed, first_seed + N_SEEDS):
+        env = AtariVecEnv(AtariConfig(), N_ENVS, seed=100 * seed)
+        curve = Curve()
+        model = build(env, CONFIG, seed, torch.device("cpu"))
+        model.learn(CONFIG.n_timesteps, callback=curve)
+        found.append(curve.points)
+    return np.array(found)
+
+
+@pytest.mark.slow
+def test_the_curves_overlap(patch_games, monkeypatch):
+    def games(config, n_envs, n_threads):
+        return patch_games(n_envs, n_actions=N_ACTIONS, size=84)
+
+    monkeypatch.setattr(vec_env, "make_emulators", games)
+    # Other seeds: two samples of what training may give, not twice the same one.
+    ours, stock = curves(ppo.build_ppo, 0), curves(stock_ppo, N_SEEDS)
+    assert ours.shape == stock.shape == (N_SEEDS, 8)
+    # Both begin at random play's third, and both learn.
+    for found in (ours, stock):
+        assert abs(found[:, 0].mean() - 1 / N_ACTIONS) < 0.1
+        assert found[:, -1].mean() > 0.6
+    error = np.sqrt((ours.var(axis=0, ddof=1) + stock.var(axis=0, ddof=1)) / N_SEEDS)
+    assert (np.abs(ours.mean(axis=0) - stock.mean(axis=0)) <= 4 * error).all()

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ztw_rl.atari.agent import Identity
+from ztw_rl.atari.tables import load_table
+from ztw_rl.errors import UserError
+
+ROW = {"relative_macs": 0.4, "relative_time": 0.5, "exit_share_0": 1.0, "episodes": 2}
+TABLE = {
+    "game": "pong",
+    "agent": "somewhere",
+    "thresholds": [0.5],
+    "rule": "confidence",
+    "seed": 3,
+    "evaluation": {"n_episodes": 2, "n_envs": 32, "action_mode": "sample"},
+    "backend": "eager PyTorch",
+    "kept": [],
+    "rows": [
+        {"rule": "confidence", "threshold": 0.5, "returns": [1.0, 4.0], **ROW},
+        {"rule": "random", "threshold": 0.5, "returns": [1.0, 3.0], **ROW},
+        {"rule": "backbone", "threshold": None, "returns": [2.0, 4.0], **ROW},
+    ],
+}
+
+
+def written(tmp_path, **changes):
+    path = tmp_path / "curve.json"
+    path.write_text(json.dumps({**TABLE, **changes}))
+    return path
+
+
+def test_what_is_read_back(tmp_path):
+    table = load_table(written(tmp_path))
+    assert (table.game, table.rule, table.seed, table.n_games) == ("pong", "confidence", 3, 2)
+    assert table.action_mode == "sample"
+    (row,) = table.adaptive
+    assert (row.threshold, row.mean, row.std) == (0.5, 2.5, 1.5)
+    assert table.backbone.returns == (2.0, 4.0)
+    # Tables from before they named their weights are accepted.
+    assert (table.method, table.identity) == (None, None)
+
+
+def test_the_weights_it_names(tmp_path):
+    table = load_table(written(tmp_path, identity={"agent": "a", "policy": "b"}, method="sdn"))
+    assert (table.identity, table.method) == (Identity("a", "b"), "sdn")
+
+
+def test_a_students_table_has_no_backbone(tmp_path):
+    rows = [{"rule": "student", "threshold": None, "returns": [1.0, 2.0], **ROW}]
+    table = load_table(written(tmp_path, rows=rows, method="student", student_of="conv1"))
+    assert table.backbone is None
+    assert table.adaptive[0].returns == (1.0, 2.0)
+
+
+def without(index):
+    return [row for i, row in enumerate(TABLE["rows"]) if i != index]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rows": without(2)}, "lacks rows; evaluate the agent again"),
+        ({"rows": without(0)}, "lacks rows"),
+        ({"rows": []}, "lacks rows"),
+        ({"rows": 3}, "rows is 3"),
+        ({"rows": [3]}, r"found 3 \(a number\), expected a mapping|rows\[0\] is 3"),
+        ({"rows": [{"rule": "backbone"}]}, r"key 'rows\[0\].returns' is missing"),
+        ({"rows": [*TABLE["rows"], {**TABLE["rows"][0], "returns": [1.0]}]}, "differ in their"),
+        ({"rows": [{**row, "returns": []} for row in TABLE["rows"]]}, "differ in their"),
+        ({"game": 3}, "game is 3"),
+        ({"rule": "magic"}, "rule is 'magic'"),
+        ({"evaluation": None}, "is no table of ztw-rl eval"),
+        ({"evaluation": {}}, "action_mode is empty"),
+        ({"identity": "abc"}, "identity is 'abc'"),
+    ],
+)
+def test_what_is_no_table(tmp_path, changes, message):
+    path = written(tmp_path, **changes)
+    with pytest.raises(UserError, match=message) as raised:
+        load_table(path)
+    assert str(raised.value).startswith(str(path))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{}"])
+def test_other_json(tmp_path, text):
+    path = tmp_path / "curve.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"curve\.json is no table of ztw-rl eval"):
+        load_table(path)

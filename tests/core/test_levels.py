@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ztw_rl.core.levels import Contest, Level
+from ztw_rl.core.selection import CrossFit, cross_fit, keeping
+
+
+def contest(scores, costs, full, random=0.0):
+    """Of one game."""
+    return Contest(
+        np.array([scores], float), np.array(costs), np.array([full], float), np.array([random])
+    )
+
+
+def test_one_game_is_chosen_as_by_mean_scores():
+    rng = np.random.default_rng(0)
+    scores, full = rng.normal(15, 3, (4, 20)), rng.normal(18, 2, 20)
+    costs = np.array([0.4, 0.6, 0.8, 1.02])
+    for keep in (0.99, 0.9, 0.5):
+        found = contest(scores, costs, full, -20).level(keep)
+        wanted = cross_fit(keeping(costs, -20, keep), scores, costs, full, -20)
+        assert (found.selection.chosen, found.selection.cost) == (wanted.chosen, wanted.cost)
+        assert found.selection.kept == pytest.approx(wanted.kept)
+        assert found.low <= found.selection.kept <= found.high
+
+
+def test_without_spread_the_interval_has_no_width():
+    found = contest([[8, 8, 8, 8]], [0.5], [10, 10, 10, 10]).level(0.7)
+    assert (found.selection.chosen, found.selection.cost) == ((0, 0), 0.5)
+    assert (found.low, found.high) == (0.8, 0.8)
+
+
+def test_the_full_model_itself_is_sure():
+    found = contest([[1, 2, 3, 4]], [0.5], [10, 12, 10, 12]).level(0.95)
+    assert found.selection == CrossFit((None, None), 1.0, 1.0)
+    assert (found.low, found.high) == (1.0, 1.0)
+    assert not found.unclear((0.99, 0.88))
+
+
+def test_agent_and_full_model_are_resampled_together():
+    # The agent always gets nine tenths, however the games went.
+    full = np.array([1.0, 50, 3, 70, 9, 20])
+    found = contest([0.9 * full], [0.5], full).level(0.8)
+    assert found.low == pytest.approx(0.9)
+    assert found.high == pytest.approx(0.9)
+
+
+def test_over_games_by_hand():
+    # Two games on scales of 10 and 1000; normalised, the setting gets 1, 1, 1, 1 in the first and
+    # 0, 0.5, 1, 1 in the second; the full model gets 1 everywhere.
+    scores = np.array([[[10.0, 10, 10, 10]], [[0.0, 500, 1000, 1000]]])
+    full = np.array([[10.0] * 4, [1000.0] * 4])
+    both = Contest(scores, np.array([0.5]), full, np.zeros(2))
+    everything = np.tile(np.arange(4), (1, 2, 1))
+    # Sorted: 0, ½, 1, 1, 1, 1, 1, 1, whose middle half is all ones.
+    assert both.shares(0, everything)[0] == 1.0
+    # Of the even seeds: 0, 1, 1, 1; the middle half is ones. Of the odd ones: ½, 1, 1, 1.
+    assert both.level(0.99).selection == CrossFit((0, 0), 0.5, 1.0)
+
+
+def test_over_games_random_play_is_the_floor():
+    scores = np.array([[[-20.0, -20]], [[100.0, 100]]])
+    both = Contest(
+        scores, np.array([0.5]), np.array([[20.0, 20], [200.0, 200]]), np.array([-20, 0.0])
+    )
+    # Shares 0 and ½ of two episodes each: the middle half holds one of each.
+    assert both.shares(0, np.tile([0, 1], (1, 2, 1)))[0] == 0.25
+
+
+def test_levels_that_the_interval_reaches_are_unclear():
+    level = Level(0.95, CrossFit((0, 0), 0.5, 0.94), low=0.9, high=0.985)
+    assert not level.unclear((0.99, 0.95, 0.88))
+    assert Level(0.95, level.selection, low=0.9, high=0.99).unclear((0.99, 0.95, 0.88))
+    assert Level(0.95, level.selection, low=0.87, high=0.96).unclear((0.99, 0.95, 0.88))
+
+
+@pytest.mark.parametrize(
+    ("full", "message"), [([5.0], "two seeds"), ([1.0, -3.0], "no better than random")]
+)
+def test_what_cannot_be_judged(full, message):
+    with pytest.raises(ValueError, match=message):
+        contest([[0.0] * len(full)], [0.4], full)
+
+
+def test_the_same_seed_gives_the_same_interval():
+    rng = np.random.default_rng(0)
+    found = contest(rng.normal(9, 1, (2, 30)), [0.4, 0.8], rng.normal(10, 1, 30))
+    assert found.level(0.8) == found.level(0.8)
+    assert found.level(0.8).low != found.level(0.8, seed=1).low

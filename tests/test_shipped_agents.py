@@ -1,0 +1,63 @@
+"""Each agent in ``agents/`` still plays as its own table says."""
+
+from __future__ import annotations
+
+from math import sqrt
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ztw_rl.atari.agent import load_agent, policy_fingerprint
+from ztw_rl.atari.backbone import from_sb3
+from ztw_rl.atari.emulators import make_emulators
+from ztw_rl.atari.evaluate import Row, play
+from ztw_rl.atari.tables import load_table
+from ztw_rl.core.checkpoint import load_tensors
+from ztw_rl.core.cost import exit_costs
+from ztw_rl.core.metrics import relative_cost
+
+FOLDERS = sorted(
+    path.parent for path in (Path(__file__).parents[1] / "agents").glob("*/agent.json")
+)
+N_GAMES = 4
+SEED = 5000
+"""Other games than the tables'."""
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_what_ppo_can_go_on_from_is_the_agents_policy(folder):
+    path = folder / "ppo.safetensors"
+    if not path.exists():
+        pytest.skip("its PPO is done")
+    policy = from_sb3(load_tensors(path), str(path))
+    assert policy_fingerprint(policy) == load_agent(folder).identity().policy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_an_agent_reproduces_its_table(folder):
+    agent, table = load_agent(folder), load_table(folder / "curve.json")
+    middle = table.adaptive[len(table.adaptive) // 2]
+    emulators = make_emulators(agent.config.atari, 2 * N_GAMES)
+    try:
+        results = play(
+            agent.model,
+            [emulators],
+            [Row(middle.rule, middle.threshold), Row("backbone")],
+            n_episodes=N_GAMES,
+            seed=SEED,
+            action_mode=table.action_mode,
+            device=torch.device("cpu"),
+        )
+    finally:
+        emulators.close()
+    for found, stored in zip(results, (middle, table.backbone), strict=True):
+        # The games' spread is the table's, of many more games than these few.
+        error = stored.std * sqrt(1 / N_GAMES + 1 / table.n_games)
+        assert abs(np.mean(found.returns) - stored.mean) <= 4 * error
+    cost = relative_cost(
+        results[0].exit_shares, exit_costs(agent.model, agent.example()).relative_macs
+    )
+    assert cost == pytest.approx(middle.relative_macs, rel=0.1)

@@ -1,0 +1,150 @@
+"""Agents' folders as a collection: each complete, and with tables that belong to its agent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ztw_rl.atari.agent import CONFIG_FILE, WEIGHTS_FILE, Agent, load_agent
+from ztw_rl.atari.games import action_names, canonical
+from ztw_rl.atari.tables import StoredRow, StoredTable, load_table
+from ztw_rl.errors import UserError
+
+TABLE_FILE = "curve.json"
+OTHER_TABLES = "curve-*.json"
+"""Further tables in an agent's folder: other methods that imitate the same policy."""
+ORDER = ("ztw", "cascade", "ensemble", "sdn", "pbee", "student")
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """All settings of one method on one game, and the full policy on the same seeds."""
+
+    method: str
+    settings: dict[str, StoredRow]
+    """By threshold, or by the exit that a student matches."""
+    backbone: StoredRow
+    path: Path
+    """A table that it comes from."""
+    backend: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class GameResults:
+    """What one agent's folder holds."""
+
+    game: str
+    methods: tuple[MethodResult, ...]
+
+
+def read_gallery(folder: Path) -> tuple[GameResults, ...]:
+    """All agents of a folder such as ``agents/``, by game.
+
+    Raises:
+        UserError: There are none, or one is incomplete or holds what belongs to another.
+    """
+    found = sorted(path for path in folder.glob("*") if path.is_dir() and path.name[0] not in "._")
+    if not found:
+        raise UserError(
+            f"{folder} holds no agents; say where they are, such as: ztw-rl report agents"
+        )
+    return tuple(map(read_game, found))
+
+
+def read_game(folder: Path) -> GameResults:
+    """One agent's folder, ``agents/<game>``.
+
+    Raises:
+        UserError: A file is missing, damaged or belongs to another agent.
+    """
+    agent = load_agent(folder)
+    check_agent(folder, agent)
+    identity = agent.identity()
+    own = load_table(folder / TABLE_FILE)
+    _check_game(own, folder)
+    if own.identity not in (None, identity):
+        raise _foreign(own, folder)
+    tables = [own]
+    for path in sorted(folder.glob(OTHER_TABLES)):
+        other = load_table(path)
+        _check_game(other, folder)
+        if other.identity is not None and other.identity.policy != identity.policy:
+            raise _foreign(other, folder)
+        tables.append(other)
+    methods: dict[str, MethodResult] = {}
+    for table in tables:
+        label = method_label(table, agent)
+        methods[label] = _joined(methods.get(label), table, label, own)
+    return GameResults(folder.name, tuple(sorted(methods.values(), key=lambda m: rank(m.method))))
+
+
+def check_agent(folder: Path, agent: Agent) -> None:
+    """An agent plays the game that its folder is called after, and has that game's actions.
+
+    Raises:
+        UserError: It does not.
+    """
+    config = folder / CONFIG_FILE
+    game = canonical(agent.config.atari.game)
+    if game != folder.name:
+        raise UserError(f"{config} plays {game}, but its folder is called {folder.name}")
+    wanted = len(action_names(agent.config.atari.game))
+    if agent.config.n_actions != wanted:
+        raise UserError(
+            f"{config}: the agent has {agent.config.n_actions} actions, but {game} has {wanted}; "
+            "these are another game's weights"
+        )
+
+
+def method_label(table: StoredTable, agent: Agent) -> str:
+    """How a table's method is called: PBEE is SDN's agent under the patience rule."""
+    method: str = table.method or agent.config.method
+    if table.rule == "patience":
+        method = "pbee" if method == "sdn" else f"{method}, patience"
+    return method if table.action_mode == "greedy" else f"{method}, sampled"
+
+
+def rank(method: str) -> tuple[int, str]:
+    """Sorts methods' labels: the paper's own first."""
+    base = method.split(",")[0]
+    return ("," in method) * len(ORDER) + ORDER.index(base) if base in ORDER else 99, method
+
+
+def _check_game(table: StoredTable, folder: Path) -> None:
+    if canonical(table.game) != folder.name:
+        raise UserError(f"{table.path} is a table of {table.game}, not of {folder.name}")
+
+
+def _foreign(table: StoredTable, folder: Path) -> UserError:
+    return UserError(
+        f"{table.path} was made with other weights than {folder / WEIGHTS_FILE}; make it again "
+        f"with: ztw-rl eval --agent {folder}"
+    )
+
+
+def _joined(
+    before: MethodResult | None, table: StoredTable, label: str, own: StoredTable
+) -> MethodResult:
+    """``before`` and what ``table`` adds to it."""
+    full = table.backbone
+    if full is None:
+        full = own.backbone
+        assert full is not None
+        alike = (own.seed, own.action_mode, own.n_games)
+        if (table.seed, table.action_mode, table.n_games) != alike:
+            raise UserError(
+                f"{table.path} needs the games of {own.path}: {own.n_games} {own.action_mode} ones "
+                f"from seed {own.seed}"
+            )
+    if before is not None and (before.seed, before.backbone.returns) != (table.seed, full.returns):
+        raise UserError(
+            f"{table.path} and {before.path} are both of '{label}' but of other games; evaluate "
+            "one of them again"
+        )
+    rows = {
+        f"{row.threshold:g}" if row.threshold is not None else str(table.student_of): row
+        for row in table.adaptive
+    }
+    known = before.settings if before else {}
+    return MethodResult(label, {**known, **rows}, full, table.path, table.backend, table.seed)

@@ -1,0 +1,108 @@
+"""Evaluation tables as they were stored: ``curve.json``, read back and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ztw_rl.atari.agent import Identity
+from ztw_rl.atari.config import ActionMode, MethodName
+from ztw_rl.core.checkpoint import load_json
+from ztw_rl.errors import UserError
+from ztw_rl.schema import parse
+
+ADAPTIVE = ("confidence", "patience", "student")
+"""Rules of the rows that a table is about; the others are its controls."""
+
+
+@dataclass(frozen=True)
+class StoredRow:
+    """One row: who decided which exit answers, and what came of it."""
+
+    rule: str
+    returns: tuple[float, ...]
+    """Raw points of each game, in the order of the seeds."""
+    relative_macs: float
+    relative_time: float
+    threshold: float | None = None
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the games' returns."""
+        return float(np.std(self.returns))
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """One ``curve.json``."""
+
+    game: str
+    rule: Literal["confidence", "patience"]
+    seed: int
+    action_mode: ActionMode
+    backend: str
+    rows: tuple[StoredRow, ...]
+    method: MethodName | None = None
+    """None in tables from before they said."""
+    student_of: str | None = None
+    """Students only: the exit whose operations they match."""
+    identity: Identity | None = None
+    """Weights it was made with; None in tables from before they said."""
+    path: Path = Path()
+    """The file."""
+
+    @property
+    def n_games(self) -> int:
+        """Games of each row."""
+        return len(self.rows[0].returns)
+
+    @property
+    def adaptive(self) -> tuple[StoredRow, ...]:
+        """The rows that the table is about."""
+        return tuple(row for row in self.rows if row.rule in ADAPTIVE)
+
+    @property
+    def backbone(self) -> StoredRow | None:
+        """The full policy's row; a student's table has none."""
+        return next((row for row in self.rows if row.rule == "backbone"), None)
+
+
+def load_table(path: Path) -> StoredTable:
+    """Read a table.
+
+    Args:
+        path: What ``ztw-rl eval`` wrote, ``curve.json`` or a copy of it under another name.
+
+    Raises:
+        UserError: The file is missing, damaged, or no such table.
+    """
+    data = load_json(path)
+    if not isinstance(data, dict) or not isinstance(data.get("evaluation"), dict):
+        raise UserError(f"{path} is no table of ztw-rl eval; make one with: ztw-rl eval")
+    known = _only(StoredTable, data)
+    known.pop("path", None)
+    known["action_mode"] = data["evaluation"].get("action_mode")
+    rows = data.get("rows")
+    if isinstance(rows, list):
+        known["rows"] = [_only(StoredRow, row) if isinstance(row, dict) else row for row in rows]
+    table = dataclasses.replace(parse(StoredTable, known, path), path=path)
+    if not table.adaptive or (table.backbone is None and table.method != "student"):
+        raise UserError(f"{path} lacks rows; evaluate the agent again with: ztw-rl eval")
+    if {len(row.returns) for row in table.rows} != {table.n_games} or not table.n_games:
+        raise UserError(f"{path}: its rows differ in their number of games; evaluate again")
+    return table
+
+
+def _only(kind: Any, data: dict[str, Any]) -> dict[str, Any]:
+    """What a dataclass knows of ``data``; tables hold more than is read back."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in data.items() if name in names}

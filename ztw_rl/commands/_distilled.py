@@ -1,0 +1,56 @@
+"""A run of distillation: its resolved settings, and the agent that it leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ztw_rl.atari.config import AtariConfig, DistillConfig
+
+if TYPE_CHECKING:
+    from ztw_rl.atari.agent import Agent
+    from ztw_rl.atari.teacher import Teacher
+    from ztw_rl.core.model import EarlyExitModel
+
+
+@dataclass(frozen=True)
+class DistillRun:
+    """Resolved settings, saved beside the weights."""
+
+    seed: int
+    policy: str
+    atari: AtariConfig
+    distill: DistillConfig
+    ppo_timesteps: int | None = None
+    ppo_seed: int | None = None
+    imported_from: str | None = None
+
+
+def made_agent(run: DistillRun, teacher: Teacher, model: EarlyExitModel) -> Agent:
+    """The agent that a finished distillation leaves; a student stands on its own."""
+    from ztw_rl.atari.agent import Agent, AgentConfig, policy_fingerprint
+    from ztw_rl.atari.student import student_of
+
+    provenance = replace(
+        teacher.provenance,
+        distill_timesteps=run.distill.n_timesteps,
+        distill_seed=run.seed,
+    )
+    config = AgentConfig(
+        atari=run.atari,
+        n_actions=teacher.n_actions,
+        exits=run.distill.exits,
+        method=run.distill.method,
+        provenance=provenance,
+    )
+    if run.distill.method != "student":
+        return Agent(config, model)
+    student = student_of(model)
+    config = replace(
+        config,
+        exits=(),
+        student_of=run.distill.student_of,
+        widths=student.widths,
+        provenance=replace(provenance, teacher=policy_fingerprint(teacher.parameters)),
+    )
+    return Agent(config, student.policy)

@@ -1,0 +1,218 @@
+"""``ztw-rl report``: all agents' evaluation tables as one table and one figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from ztw_rl import recipes, runs
+from ztw_rl.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ztw_rl.atari.gallery import GameResults, MethodResult
+    from ztw_rl.core.levels import Level
+
+CSV, MARKDOWN, PNG = "games.csv", "games.md", "games.png"
+ALL_GAMES = "IQM over games"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Put the agents of a folder side by side: what keeping the full policy's return costs.
+
+    Reads each agent's curve.json, and curve-*.json of other methods that imitate the same policy.
+    Writes games.csv, games.md and games.png; the same tables give the same files.
+    """
+
+    agents: tyro.conf.Positional[Path] = Path("agents")
+    """Folder of the agents' folders."""
+    output: Path | None = None
+    """Folder for the results; by default that of the agents."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table."""
+
+    game: str
+    method: str
+    settings: tuple[str, ...]
+    level: Level
+
+    @property
+    def chosen(self) -> str:
+        """The settings chosen on the two halves of the games."""
+        names = ["backbone" if i is None else self.settings[i] for i in self.level.selection.chosen]
+        return "/".join(dict.fromkeys(names))
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; see ``ztw-rl report --help``.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: An agent's folder is incomplete, or holds what belongs to another agent.
+    """
+    args = tyro.cli(Report, args=arguments, prog="ztw-rl report")
+    output = args.output or args.agents
+    runs.check_writable(output)
+
+    from ztw_rl.atari.gallery import read_gallery
+    from ztw_rl.core.checkpoint import write_atomically
+    from ztw_rl.plots import plot_games
+
+    gallery = read_gallery(args.agents)
+    entries = [entry for game in gallery for entry in _of_game(game)]
+    if len(gallery) > 1:
+        entries += _over_games(gallery)
+    text = _markdown(entries, gallery)
+    frame = _frame(entries)
+    write_atomically(output / CSV, lambda p: frame.to_csv(p, index=False, float_format="%.4f"))
+    write_atomically(output / MARKDOWN, lambda p: _write_text(p, text))
+    plot_games(_points(gallery), _note(gallery), output / PNG)
+    print(text)
+    print(f"results: {output / CSV}, {output / MARKDOWN}; picture: {output / PNG}")
+    return 0
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _random_return(game: str, path: Path) -> float:
+    found = recipes.load(game).random_return
+    if found is None:
+        raise UserError(f"{path}: the recipe of {game} has no random_return to normalise by")
+    return found
+
+
+def _of_game(game: GameResults) -> list[Entry]:
+    return [entry for method in game.methods for entry in _levels(game.game, [game], [method])]
+
+
+def _over_games(gallery: Sequence[GameResults]) -> list[Entry]:
+    """Of each method that every game has, at settings that every game has."""
+    entries = []
+    for first in gallery[0].methods:
+        found = [m for game in gallery for m in game.methods if m.method == first.method]
+        if len(found) == len(gallery):
+            entries += _levels(ALL_GAMES, gallery, found)
+    return entries
+
+
+def _levels(
+    name: str, games: Sequence[GameResults], methods: Sequence[MethodResult]
+) -> list[Entry]:
+    """One line for each share to keep."""
+    import numpy as np
+
+    from ztw_rl.core.levels import Contest
+    from ztw_rl.core.selection import KEEP
+
+    settings = [s for s in methods[0].settings if all(s in m.settings for m in methods)]
+    if not settings:
+        return []
+    # Equally many games of each.
+    n = min(len(method.backbone.returns) for method in methods)
+    rows = [[method.settings[s] for s in settings] for method in methods]
+    try:
+        contest = Contest(
+            scores=np.array([[row.returns[:n] for row in of_game] for of_game in rows]),
+            costs=np.array([[row.relative_macs for row in of_game] for of_game in rows]).mean(0),
+            full=np.array([method.backbone.returns[:n] for method in methods]),
+            random=np.array(
+                [_random_return(g.game, m.path) for g, m in zip(games, methods, strict=True)]
+            ),
+        )
+    except ValueError as error:
+        raise UserError(f"{methods[0].path}: {error}") from None
+    labels = tuple(settings)
+    return [Entry(name, methods[0].method, labels, contest.level(keep)) for keep in KEEP]
+
+
+def _frame(entries: Sequence[Entry]) -> pd.DataFrame:
+    import pandas as pd
+
+    from ztw_rl.core.selection import KEEP
+
+    frame: pd.DataFrame = pd.DataFrame(
+        {
+            "game": entry.game,
+            "method": entry.method,
+            "keep": entry.level.keep,
+            "relative_macs": entry.level.selection.cost,
+            "threshold": entry.chosen,
+            "kept": entry.level.selection.kept,
+            "kept_ci_low": entry.level.low,
+            "kept_ci_high": entry.level.high,
+            "separated": "no" if entry.level.unclear(KEEP) else "yes",
+        }
+        for entry in entries
+    )
+    return frame
+
+
+def _markdown(entries: Sequence[Entry], gallery: Sequence[GameResults]) -> str:
+    from ztw_rl.core.selection import KEEP
+
+    lines = [
+        f"| game | method | {' | '.join(f'≥ {keep:.0%}' for keep in KEEP)} |",
+        f"|---|---|{'---|' * len(KEEP)}",
+    ]
+    for i in range(0, len(entries), len(KEEP)):
+        cells = [
+            f"{e.level.selection.cost:.3f} ({e.chosen}){' ~' if e.level.unclear(KEEP) else ''}"
+            for e in entries[i : i + len(KEEP)]
+        ]
+        lines.append(f"| {entries[i].game} | {entries[i].method} | {' | '.join(cells)} |")
+    return (
+        "\n".join(lines)
+        + f"""
+
+The cheapest cost (share of the full policy's MACs) that keeps a share of its return over random
+play; in brackets the setting: threshold, patience, or the exit whose cost a student has. Each is
+chosen on one half of the seeds and reported on the other, swapped and averaged; two settings mean
+that the halves chose differently. ~: the 95 % bootstrap interval of what was kept reaches another
+of the levels, so the games cannot tell them apart. Evaluation noise only: one training seed each.
+{_note(gallery)}.
+"""
+    )
+
+
+def _note(gallery: Sequence[GameResults]) -> str:
+    """Games per setting and what measured the times."""
+    methods = [method for game in gallery for method in game.methods]
+    counts = sorted({len(method.backbone.returns) for method in methods})
+    backends = sorted({method.backend for method in methods})
+    shown = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{shown} full games per setting; times: {', '.join(backends)}, one thread"
+
+
+def _points(gallery: Sequence[GameResults]) -> pd.DataFrame:
+    """What the figure shows."""
+    import pandas as pd
+
+    frame: pd.DataFrame = pd.DataFrame(
+        {
+            "game": game.game,
+            "method": name,
+            "relative_time": row.relative_time,
+            "return_mean": row.mean,
+            "return_std": row.std,
+        }
+        for game in gallery
+        for method in game.methods
+        for name, row in [
+            *((method.method, row) for row in method.settings.values()),
+            *([("backbone", method.backbone)] if method is game.methods[0] else []),
+        ]
+    )
+    return frame

@@ -1,0 +1,116 @@
+"""What keeping a share of the full model's score costs, in one game or over several.
+
+Source: Agarwal et al., "Deep RL at the Edge of the Statistical Precipice" (2021), for the
+interquartile mean (IQM) over games and the bootstrap that is stratified by game.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from ztw_rl.core.selection import CrossFit, Floats, Seeds, by_halves, halves
+
+N_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Level:
+    """One target: what was chosen for it, what that costs, and how sure what it kept is."""
+
+    keep: float
+    """Share to keep."""
+    selection: CrossFit
+    low: float
+    """95 % percentile-bootstrap interval of the share kept, the choices as they are."""
+    high: float
+
+    def unclear(self, levels: Iterable[float]) -> bool:
+        """Whether the interval reaches another level: the data cannot tell the two apart."""
+        return any(self.low <= other <= self.high for other in levels if other != self.keep)
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Settings and the full model on the same seeds of one or more games.
+
+    Within a game a share is the ratio of mean scores over random play. Over games, episodes are
+    normalised by their game's full model and pooled, and a share is the ratio of the IQMs.
+    """
+
+    scores: Floats
+    """(G, T, n), of each game, setting and seed."""
+    costs: Floats
+    """(T,) of each setting, relative to the full model."""
+    full: Floats
+    """(G, n) of the full model."""
+    random: Floats
+    """(G,) mean score of random play."""
+
+    def __post_init__(self) -> None:
+        for half in halves(self.full.shape[1]):
+            if np.any(self.full[:, half].mean(axis=1) <= self.random):
+                raise ValueError("the full model is no better than random play")
+
+    def shares(self, setting: int, seeds: Seeds) -> Floats:
+        """What a setting keeps, in each of R resamples.
+
+        Args:
+            setting: Which.
+            seeds: (R, G, k), the episodes that each resample counts.
+
+        Returns:
+            (R,).
+        """
+        games = np.arange(len(self.full))[:, None]
+        own = self.scores[games, setting, seeds] - self.random[:, None]
+        full = self.full[games, seeds] - self.random[:, None]
+        if len(self.full) == 1:
+            means: Floats = own.mean(axis=(1, 2)) / full.mean(axis=(1, 2))
+            return means
+        scale = full.mean(axis=2, keepdims=True)
+        return _iqm(own / scale) / _iqm(full / scale)
+
+    def level(self, keep: float, seed: int = 0) -> Level:
+        """The cheapest setting that keeps ``keep``, chosen and reported on different seeds.
+
+        Args:
+            keep: Share of the full model's score over random play.
+            seed: Of the bootstrap.
+
+        Raises:
+            ValueError: There are fewer than two seeds.
+        """
+        n_games, n = self.full.shape
+
+        def share(setting: int, seeds: Seeds) -> float:
+            return float(self.shares(setting, np.tile(seeds, (1, n_games, 1)))[0])
+
+        def choose(seeds: Seeds) -> int | None:
+            cheaper = np.flatnonzero(self.costs < 1).tolist()
+            good = [t for t in cheaper if share(t, seeds) >= keep]
+            return min(good, key=lambda t: float(self.costs[t]), default=None)
+
+        selection = by_halves(choose, share, self.costs, n)
+        rng = np.random.default_rng(seed)
+        kept = []
+        # What is chosen on the one half is reported on the other; agent and full model meet the
+        # same resampled episodes.
+        for setting, report in zip(selection.chosen, halves(n)[::-1], strict=True):
+            if setting is None:
+                kept.append(np.ones(N_RESAMPLES))
+            else:
+                drawn = rng.choice(report, size=(N_RESAMPLES, n_games, len(report)))
+                kept.append(self.shares(setting, drawn))
+        low, high = np.percentile(np.mean(kept, axis=0), (2.5, 97.5))
+        return Level(keep, selection, float(low), float(high))
+
+
+def _iqm(values: npt.NDArray[np.float64]) -> Floats:
+    """(R,) interquartile mean of all episodes of all games, from (R, G, k)."""
+    means: Floats = stats.trim_mean(values.reshape(len(values), -1), 0.25, axis=1)
+    return means
