@@ -133,11 +133,12 @@ def _fold_divisions(graph: Any) -> None:
         readers = [n for n in graph.node if node.output[0] in n.input]
         divisor = numpy_helper.to_array(constants[node.input[1]])
         shared = {name for n in graph.node if n not in readers for name in n.input}
+        if any(n.op_type != "Conv" or n.input[0] != node.output[0] for n in readers):
+            continue
         weights = [n.input[1] for n in readers]
         if (
             divisor.ndim
             or node.output[0] in outputs
-            or any(n.op_type != "Conv" or n.input[0] != node.output[0] for n in readers)
             or any(w not in constants or w in shared or weights.count(w) > 1 for w in weights)
         ):
             continue
