@@ -40,5 +40,5 @@ def test_bad_choices(model, monkeypatch):
     with pytest.raises(UserError, match="0 thresholds are needed, not 2"):
         Runtime(eager(model), x, [0.5, 0.5])
     monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(UserError, match="no C\\+\\+ compiler .*; use another"):
+    with pytest.raises(UserError, match=r"no C\+\+ compiler .*; use another"):
         require_compiler("use another")
