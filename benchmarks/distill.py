@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from benchmarks import harness, plain
+from ztw_rl.atari.background import background_threads
 from ztw_rl.atari.collector import Collector, Experience
 from ztw_rl.atari.config import AtariConfig, DistillConfig
 from ztw_rl.atari.distill import build_optimizer
@@ -148,7 +149,8 @@ def main(settings: Settings) -> float:
     contenders: dict[str, Callable[[], int]] = {}
     closing: list[Callable[[], None]] = []
     for stage, name in enumerate(STAGES):
-        emulators = make_emulators(atari, n_envs)
+        with background_threads():
+            emulators = make_emulators(atari, n_envs)
         n_actions = int(emulators.action_space.n)
         ours = plain.random_network(n_actions, seed)
         collector = Collector(

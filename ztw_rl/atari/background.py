@@ -12,7 +12,9 @@ def background_threads() -> Iterator[None]:
     """Threads started inside wait for a free core instead of pushing a running thread off its own.
 
     A thread that wakes emulators goes on at once, and its own work and theirs overlap; on a busy
-    machine with few cores it would otherwise be suspended until they have finished. Only Linux
+    machine with few cores it would otherwise be suspended until they have finished. That pays
+    where the waker has work of its own meanwhile and PyTorch leaves cores free; a thread of
+    PyTorch that spins between two operations would keep such emulators waiting. Only Linux
     knows such threads (``SCHED_BATCH``); elsewhere, and where the process runs under a policy of
     the user's own, nothing changes.
     """

@@ -115,7 +115,8 @@ def make_batches(config: AtariConfig, n_envs: int) -> list[EmulatorBatch]:
         UserError: ALE has no such game.
     """
     sizes = [n_envs // 2, n_envs - n_envs // 2] if config.pixels == "ale" else [n_envs]
-    return [make_emulators(config, size) for size in sizes if size]
+    with background_threads():
+        return [make_emulators(config, size) for size in sizes if size]
 
 
 def checked_actions(
@@ -156,24 +157,23 @@ class Emulators:
         if config.pixels != "ale":
             raise ValueError("ALE's vector environment renders pixels='ale' only")
         ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-        with background_threads():
-            self._env = AtariVectorEnv(
-                rom_id(config.game),
-                n_envs,
-                num_threads=n_threads,
-                max_num_frames_per_episode=config.max_frames,
-                repeat_action_probability=config.repeat_action_probability,
-                autoreset_mode=AutoresetMode.SAME_STEP,
-                img_height=config.screen_size,
-                img_width=config.screen_size,
-                stack_num=config.frame_stack,
-                frameskip=config.frame_skip,
-                noop_max=0,
-                episodic_life=False,
-                life_loss_info=True,
-                reward_clipping=False,
-                use_fire_reset=True,
-            )
+        self._env = AtariVectorEnv(
+            rom_id(config.game),
+            n_envs,
+            num_threads=n_threads,
+            max_num_frames_per_episode=config.max_frames,
+            repeat_action_probability=config.repeat_action_probability,
+            autoreset_mode=AutoresetMode.SAME_STEP,
+            img_height=config.screen_size,
+            img_width=config.screen_size,
+            stack_num=config.frame_stack,
+            frameskip=config.frame_skip,
+            noop_max=0,
+            episodic_life=False,
+            life_loss_info=True,
+            reward_clipping=False,
+            use_fire_reset=True,
+        )
         self.n_envs = n_envs
         actions = self._env.ale.get_action_set()
         shape = (config.frame_stack, config.screen_size, config.screen_size)

@@ -188,9 +188,11 @@ def _console() -> Console:
 @contextmanager
 def _games(teacher: Teacher, n_envs: int) -> Iterator[EmulatorBatch]:
     """Emulators that the teacher can play on."""
+    from ztw_rl.atari.background import background_threads
     from ztw_rl.atari.emulators import make_emulators
 
-    emulators = make_emulators(teacher.atari, n_envs)
+    with background_threads():
+        emulators = make_emulators(teacher.atari, n_envs)
     try:
         n = int(emulators.action_space.n)
         if n != teacher.n_actions:
