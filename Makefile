@@ -26,7 +26,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: install ## Evaluate the shipped Pong agent at nine confidence thresholds.
-	$(BIN)/ztw-rl eval --agent pong --thresholds 0.1:0.9 --n-episodes 5
+	$(BIN)/ztw-rl eval --agent pong --thresholds 0.1:0.9 --n-episodes 5 --backend onnx
 
 test: install ## Check style, types and import rules, and run the tests.
 	$(BIN)/ruff check

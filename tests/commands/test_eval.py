@@ -102,6 +102,12 @@ def test_patience(distill_run):
     assert rows[1]["exit_share_2"] == "1.0"
 
 
+def test_times_are_of_the_backend_that_was_asked_for(distill_run):
+    pytest.importorskip("onnxruntime")
+    assert cli.main([*SMALL, "--backend=onnx", "--thresholds=0.5", "--output=o"]) == 0
+    assert json.loads(Path("o/curve.json").read_text())["backend"] == "ONNX Runtime"
+
+
 def test_disagreement_is_stored_game_by_game(distill_run):
     arguments = ["--disagreement", "--thresholds=0,1", "--output=d"]
     assert cli.main([*SMALL, *arguments]) == 0

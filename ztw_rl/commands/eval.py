@@ -46,6 +46,9 @@ class Eval:
     agent: str | None = None
     """A shipped agent's name, an agent's folder or a distillation run; by default the newest
     distillation run, else the shipped agent."""
+    backend: Literal["eager", "compiled", "onnx"] = "eager"
+    """What a decision's relative_time is measured on; onnx needs the extra of that name, compiled
+    a C++ compiler. The games are played in eager PyTorch."""
     output: Path | None = None
     """Folder for the results; by default a new one in runs/eval."""
     seed: int = 0
@@ -110,7 +113,7 @@ def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
     console = Console()
     device = resolve_device(args.device)
     agent = load_agent(folder)
-    costs, times = _cost(agent)
+    costs, times = _cost(agent, args.backend)
     results = _play(args, folder, agent, thresholds, device, console)
     frame = table(results, costs, times.relative)
     run = EvalRun(
@@ -132,16 +135,18 @@ def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
     return 0
 
 
-def _cost(agent: Agent) -> tuple[tuple[float, ...], ExitTimes]:
+def _cost(agent: Agent, backend: str) -> tuple[tuple[float, ...], ExitTimes]:
     """Operations and times per exit, before any game keeps the processor busy."""
     from ztw_rl.atari.student import policy
-    from ztw_rl.core.backends.staged import eager
+    from ztw_rl.core.runtime import make_backend
     from ztw_rl.core.timing import time_exits
 
-    # How long a network takes does not depend on its weights.
-    full = policy(agent.config.n_actions).eval() if agent.is_student else agent.model
-    times = time_exits(eager(agent.model, full.backbone), agent.example())
-    return agent.relative_macs(), times
+    x = agent.example()
+    own = full = make_backend(backend, agent.model, x)
+    if agent.is_student:
+        # How long a network takes does not depend on its weights.
+        full = make_backend(backend, policy(agent.config.n_actions).eval(), x)
+    return agent.relative_macs(), time_exits(own, x, full)
 
 
 def _play(

@@ -80,21 +80,29 @@ def forced_thresholds(m: int, n_exits: int) -> tuple[float, ...]:
     return tuple(-math.inf if e == m else math.inf for e in range(n_exits - 1))
 
 
-def time_exits(backend: Backend, x: Tensor, n_rounds: int = 300, n_warmup: int = 30) -> ExitTimes:
+def time_exits(
+    backend: Backend,
+    x: Tensor,
+    full: Backend | None = None,
+    *,
+    n_rounds: int = 300,
+    n_warmup: int = 30,
+) -> ExitTimes:
     """Time each exit and the backbone, interleaved, on one thread.
 
     Args:
         backend: Runs a model on the CPU.
         x: (1, …), one input.
+        full: Runs the network whose backbone is the measure; by default the model itself.
         n_rounds: Counted decisions of each kind.
         n_warmup: Decisions of each kind that are not counted, first.
     """
     forced = [forced_thresholds(m, backend.n_exits) for m in range(backend.n_exits)]
     runs: list[Callable[[], object]] = [
-        lambda: backend.backbone(x),
+        lambda: (full or backend).backbone(x),
         *(lambda thresholds=thresholds: backend.predict(x, thresholds) for thresholds in forced),
     ]
     with threads(1):
         seconds = interleaved_seconds(runs, n_rounds, n_warmup)
-    full, *exits = (statistics.median(times) for times in seconds)
-    return ExitTimes(backend.name, tuple(exits), full)
+    whole, *exits = (statistics.median(times) for times in seconds)
+    return ExitTimes(backend.name, tuple(exits), whole)

@@ -89,14 +89,11 @@ class StagedBackend(Stages):
         return self._backbone(x)
 
 
-def eager(
-    model: EarlyExitModel, backbone: Callable[[Tensor], Tensor] | None = None
-) -> StagedBackend:
+def eager(model: EarlyExitModel) -> StagedBackend:
     """Plain PyTorch.
 
     Args:
         model: In eval mode.
-        backbone: The network that the model is compared with; its own backbone by default.
     """
     stages = [Stage(model, m).eval() for m in range(model.n_exits)]
-    return StagedBackend("eager PyTorch", stages, backbone or model.backbone)
+    return StagedBackend("eager PyTorch", stages, model.backbone)
