@@ -80,7 +80,7 @@ class Desk:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:.0f} images/s  loss {task.fields[loss]:.3f}"),
+            TextColumn("{task.fields[rate]}loss {task.fields[loss]:.3f}"),
             TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(elapsed_when_finished=False),
@@ -92,7 +92,7 @@ def add_task(desk: Desk | None, name: str, total: int, done: int = 0) -> TaskID 
     """A line in the progress display, where there is one."""
     if desk is None:
         return None
-    return desk.progress.add_task(name, total=total, completed=done, rate=0.0, loss=0.0)
+    return desk.progress.add_task(name, total=total, completed=done, rate="", loss=0.0)
 
 
 def restore(
@@ -176,7 +176,12 @@ def run(
             seen += len(batch.labels)
             if desk is not None and task is not None:
                 images = (done - first) * schedule.batch_size / (time.monotonic() - began)
-                desk.progress.update(task, completed=done, rate=images, loss=losses / max(seen, 1))
+                desk.progress.update(
+                    task,
+                    completed=done,
+                    rate=f"{images:.0f} images/s  ",
+                    loss=losses / max(seen, 1),
+                )
         if desk and seen:
             figures = {"loss": losses / seen, "learning_rate": rate}
             shares = (hits / seen).tolist()

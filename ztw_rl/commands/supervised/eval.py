@@ -165,7 +165,7 @@ def _screen(budgets: pd.DataFrame, title: str) -> Any:
 
     heads = [b if isinstance(b, str) else f"{b:.0%}" for b in BUDGETS]
     shown = Table(title=f"{title}: accuracy (relative MACs) within a budget")
-    for head in ("method", "thresholds chosen on", *heads):
+    for head in ("method", "chosen on", *heads):
         shown.add_column(head, justify="left" if head in ("method",) else "right")
     for (method, chosen), rows in budgets.groupby(["method", "selected_on"], sort=False):
         cells = []
