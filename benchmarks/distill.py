@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from benchmarks import harness, plain
+from benchmarks.env import emulation_rate
 from ztw_rl.atari.background import background_threads
 from ztw_rl.atari.collector import Collector, Experience
 from ztw_rl.atari.config import AtariConfig, DistillConfig
@@ -175,19 +176,26 @@ def main(settings: Settings) -> float:
         }
         closing += [emulators.close, stock.close, games.close, layouts.close]
     rates = harness.interleave(contenders, settings.rounds)
-    busy = {name: harness.busy_rate(contenders[f"{name}: ztw-rl"]) for name in STAGES}
+    own = {name: contenders[f"{name}: ztw-rl"] for name in STAGES}
+    busy = {name: harness.busy_rate(contender) for name, contender in own.items()}
+    emulation = emulation_rate(atari, n_envs, n_actions, seed)
+    peak = harness.peak_macs()
+    at_peak = {
+        name: harness.rate_at_peak(contender, emulation, peak) for name, contender in own.items()
+    }
     for close in closing:
         close()
     print(f"distill: {machine}")
     ratios, bounds = {}, {}
     for name in STAGES:
-        own = {who: each for who, each in rates.items() if who.startswith(name)}
-        harness.show(own, f"{name}: plain way")
+        rows = {who: each for who, each in rates.items() if who.startswith(name)}
+        harness.show(rows, f"{name}: plain way")
         ratios[f"ratio_{name}"] = round(
             harness.ratio(rates, f"{name}: ztw-rl", f"{name}: plain way"), 3
         )
         plain_rate = statistics.median(rates[f"{name}: plain way"])
         bounds[f"bound_{name}"] = round(busy[name] / plain_rate, 3)
+        bounds[f"bound_at_peak_{name}"] = round(at_peak[name] / plain_rate, 3)
     return harness.conclude(
         "distill",
         min(ratios.values()),

@@ -25,6 +25,7 @@ from ztw_rl.atari.config import AtariConfig
 from ztw_rl.atari.games import rom_id
 from ztw_rl.atari.vec_env import AtariVecEnv
 
+EMULATION_STEPS = 6400
 StockVecEnv = type[DummyVecEnv] | type[SubprocVecEnv]
 
 
@@ -87,6 +88,20 @@ def ale_alone(config: AtariConfig, actions: npt.NDArray[np.int64]) -> Callable[[
         return actions.size
 
     return play
+
+
+def emulation_rate(config: AtariConfig, n_envs: int, n_actions: int, seed: int) -> float:
+    """Steps per second of ALE alone under random actions, at its best of a few rounds.
+
+    Args:
+        config: The game.
+        n_envs: Games side by side.
+        n_actions: Size of the action space.
+        seed: Of the actions.
+    """
+    rng = np.random.default_rng(seed)
+    actions = rng.integers(n_actions, size=(EMULATION_STEPS // n_envs, n_envs))
+    return max(harness.interleave({"": ale_alone(config, actions)}, rounds=3)[""])
 
 
 def main(settings: Settings) -> float:

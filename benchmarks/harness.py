@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
 
 Rates = dict[str, list[float]]
 """Contender -> steps per second in each round."""
@@ -60,6 +61,46 @@ def busy_rate(contender: Callable[[], int]) -> float:
     began = time.process_time()
     steps = contender()
     return steps * (os.cpu_count() or 1) / (time.process_time() - began)
+
+
+def peak_macs() -> float:
+    """Multiply-accumulates per second in float32 that PyTorch reaches here at its best.
+
+    The best of several large matrix products and wide convolutions, on all threads.
+    """
+    matrix = torch.rand(2048, 2048)
+    image = torch.rand(8, 256, 56, 56).contiguous(memory_format=torch.channels_last)
+    kernel = torch.rand(256, 256, 3, 3).contiguous(memory_format=torch.channels_last)
+    attempts: tuple[Callable[[], object], ...] = (
+        lambda: matrix @ matrix,
+        lambda: torch.conv2d(image, kernel, padding=1),
+    )
+    return max(_macs_per_second(attempt) for attempt in attempts for _ in range(8))
+
+
+def _macs_per_second(function: Callable[[], object]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        function()
+    began = time.perf_counter()
+    function()
+    return int(counter.get_total_flops()) / 2 / (time.perf_counter() - began)
+
+
+def rate_at_peak(contender: Callable[[], int], emulation_rate: float, peak: float) -> float:
+    """Steps per second, were there nothing but emulation and float32 products at peak speed.
+
+    A bound for whoever does the same products: no layer is slower than a large matrix product,
+    no core ever waits, and everything else is free.
+
+    Args:
+        contender: Does some work in this thread and returns the steps it did.
+        emulation_rate: Steps per second of the emulators alone, on all cores.
+        peak: ``peak_macs()``.
+    """
+    with FlopCounterMode(display=False) as counter:
+        steps = contender()
+    macs_per_step = int(counter.get_total_flops()) / 2 / steps
+    return 1 / (1 / emulation_rate + macs_per_step / peak)
 
 
 def fastest(rates: Rates, names: Sequence[str]) -> str:

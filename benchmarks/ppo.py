@@ -7,6 +7,7 @@ with ``python -m benchmarks.ppo``.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from benchmarks import harness
-from benchmarks.env import stock_env
+from benchmarks.env import emulation_rate, stock_env
 from ztw_rl.atari.config import AtariConfig, PPOConfig
 from ztw_rl.atari.games import rom_id
 from ztw_rl.atari.ppo import build_ppo
@@ -104,6 +105,12 @@ def main(settings: Settings) -> float:
     }
     contenders = {name: learner(ppo) for name, ppo in learners.items()}
     rates = harness.interleave(contenders, settings.rounds)
+    n_actions = int(learners["ztw-rl float32"].action_space.n)  # type: ignore[attr-defined]
+    at_peak = harness.rate_at_peak(
+        contenders["ztw-rl float32"],
+        emulation_rate(atari, settings.n_envs, n_actions, seed),
+        harness.peak_macs(),
+    )
     for ppo in learners.values():
         env = ppo.get_env()
         assert env is not None
@@ -120,6 +127,7 @@ def main(settings: Settings) -> float:
         machine_line=machine,
         game=atari.game,
         n_envs=settings.n_envs,
+        bound_at_peak=round(at_peak / statistics.median(rates[opponent]), 3),
         ratio_bfloat16=round(harness.ratio(rates, "ztw-rl bfloat16", opponent), 3),
         bfloat16_instructions=instructions,
     )
