@@ -22,8 +22,9 @@ from benchmarks import harness, plain
 from benchmarks.env import emulation_rate
 from ztw_rl.atari.config import AtariConfig
 from ztw_rl.atari.emulators import EmulatorBatch, make_batches
-from ztw_rl.atari.evaluate import Row, play
+from ztw_rl.atari.evaluate import play
 from ztw_rl.atari.games import rom_id
+from ztw_rl.atari.seats import Row
 from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.core.exits import Confidence, select
 from ztw_rl.core.model import EarlyExitModel

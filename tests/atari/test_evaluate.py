@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
-from ztw_rl.atari.evaluate import NOOP, Row, RowResult, evaluate, n_games, play, table
+from ztw_rl.atari.evaluate import RowResult, evaluate, n_games, play, table
+from ztw_rl.atari.seats import NOOP, Row
 from ztw_rl.core.statistics import Summary, summarize
 
 CPU = torch.device("cpu")
@@ -255,7 +256,19 @@ def test_the_patience_table(patch_games, model):
 
 
 def result(row, returns, shares):
-    return RowResult(row=row, returns=returns, exit_shares=shares, n_decisions=100)
+    """Of games with 4, 8, … decisions each, which differ in length but not in their exits."""
+    exits = tuple(tuple(int(4 * k * share) for share in shares) for k in range(1, len(returns) + 1))
+    return RowResult(row, returns, exits)
+
+
+def test_what_a_game_costs():
+    # Three decisions: one at exit 0, two at the end; then four at exit 1.
+    found = RowResult(Row("confidence", 0.5), (1.0, 2.0), ((1, 0, 2), (0, 4, 0)))
+    assert found.n_decisions == 7
+    assert found.exit_shares == pytest.approx((1 / 7, 4 / 7, 2 / 7))
+    assert found.costs((0.4, 0.6, 1.0)) == pytest.approx((0.8, 0.6))
+    alone = RowResult(Row("backbone"), (1.0, 2.0), ((0, 0, 2), (0, 0, 3)))
+    assert alone.costs((0.4, 0.6, 1.2)) == (1.0, 1.0)
 
 
 def test_the_tables_columns_and_mixtures():

@@ -9,7 +9,8 @@ import torch
 from ztw_rl.atari import ppo, vec_env
 from ztw_rl.atari.config import AtariConfig, DistillConfig, PPOConfig
 from ztw_rl.atari.distill import distill
-from ztw_rl.atari.evaluate import Row, play
+from ztw_rl.atari.evaluate import play
+from ztw_rl.atari.seats import Row
 from ztw_rl.atari.teacher import from_checkpoint
 from ztw_rl.atari.vec_env import AtariVecEnv
 

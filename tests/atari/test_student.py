@@ -12,7 +12,8 @@ from ztw_rl.atari.agent import Agent, AgentConfig, load_agent, policy_fingerprin
 from ztw_rl.atari.backbone import WIDTHS, early_exit_nature_cnn
 from ztw_rl.atari.config import AtariConfig, DistillConfig
 from ztw_rl.atari.distill import build_student, distill
-from ztw_rl.atari.evaluate import Row, play
+from ztw_rl.atari.evaluate import play
+from ztw_rl.atari.seats import Row
 from ztw_rl.atari.student import exit_macs, macs, policy, student_of, widths_for
 from ztw_rl.atari.teacher import Provenance, Teacher, from_agent
 from ztw_rl.core.checkpoint import newest_checkpoint

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from ztw_rl.atari.agent import Identity
-from ztw_rl.atari.tables import load_table
+from ztw_rl.atari.tables import decision_costs, load_table
 from ztw_rl.errors import UserError
 
-ROW = {"relative_macs": 0.4, "relative_time": 0.5, "exit_share_0": 1.0, "episodes": 2}
+ROW = {"decisions": [10, 30], "macs": [0.4, 0.4], "time": [0.2, 0.6], "exit_share_0": 1.0}
 TABLE = {
     "game": "pong",
     "agent": "somewhere",
@@ -17,7 +17,8 @@ TABLE = {
     "seed": 3,
     "evaluation": {"n_episodes": 2, "n_envs": 32, "action_mode": "sample"},
     "backend": "eager PyTorch",
-    "kept": [],
+    "method": "ztw",
+    "identity": {"agent": "a", "policy": "b"},
     "rows": [
         {"rule": "confidence", "threshold": 0.5, "returns": [1.0, 4.0], **ROW},
         {"rule": "random", "threshold": 0.5, "returns": [1.0, 3.0], **ROW},
@@ -39,13 +40,11 @@ def test_what_is_read_back(tmp_path):
     (row,) = table.adaptive
     assert (row.threshold, row.mean, row.std) == (0.5, 2.5, 1.5)
     assert table.backbone.returns == (2.0, 4.0)
-    # Tables from before they named their weights are accepted.
-    assert (table.method, table.identity) == (None, None)
-
-
-def test_the_weights_it_names(tmp_path):
-    table = load_table(written(tmp_path, identity={"agent": "a", "policy": "b"}, method="sdn"))
-    assert (table.identity, table.method) == (Identity("a", "b"), "sdn")
+    assert (table.identity, table.method) == (Identity("a", "b"), "ztw")
+    # The longer game weighs more.
+    assert row.relative_time == pytest.approx((10 * 0.2 + 30 * 0.6) / 40)
+    assert decision_costs(table.adaptive, "macs").on() == pytest.approx([0.4])
+    assert decision_costs(table.adaptive, "time").means.tolist() == [[0.2, 0.6]]
 
 
 def test_a_students_table_has_no_backbone(tmp_path):
@@ -69,6 +68,7 @@ def without(index):
         ({"rows": [3]}, r"found 3 \(a number\), expected a mapping|rows\[0\] is 3"),
         ({"rows": [{"rule": "backbone"}]}, r"key 'rows\[0\].returns' is missing"),
         ({"rows": [*TABLE["rows"], {**TABLE["rows"][0], "returns": [1.0]}]}, "differ in their"),
+        ({"rows": [*TABLE["rows"], {**TABLE["rows"][0], "macs": [0.4]}]}, "differ in their"),
         ({"rows": [{**row, "returns": []} for row in TABLE["rows"]]}, "differ in their"),
         ({"game": 3}, "game is 3"),
         ({"rule": "magic"}, "rule is 'magic'"),

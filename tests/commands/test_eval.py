@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ztw_rl import cli
@@ -71,8 +72,11 @@ def test_the_newest_agent_at_several_thresholds(distill_run, capsys):
     for row in stored["rows"]:
         assert len(row["returns"]) == 2
         assert sum(row["returns"]) / 2 == pytest.approx(row["return_mean"])
+        for cost in ("macs", "time"):
+            spent = np.dot(row["decisions"], row[cost]) / 50
+            assert spent == pytest.approx(row[f"relative_{cost}"])
     # Games are cut off after 100 frames, 4 per decision.
-    assert {row["decisions"] for row in stored["rows"]} == {50}
+    assert all(sum(row["decisions"]) == 50 for row in stored["rows"])
     assert Path("runs/eval/pong-001/curve.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,31 +17,48 @@ from ztw_rl.atari.config import AtariConfig
 
 def line(rule, threshold, returns, macs, **more):
     """A row of curve.json, as far as thresholds are chosen from it."""
-    costs = {"relative_macs": macs, "relative_time": macs + 0.1}
+    n = len(returns)
+    costs = {"decisions": [9] * n, "macs": [macs] * n, "time": [macs + 0.1] * n}
     return {"rule": rule, "threshold": threshold, "returns": returns, **costs, **more}
 
 
-CURVE = {
-    "agent": "agent",
-    "rows": [
-        # Alone, the even games keep 95 % at 0.5 already, and the odd ones need 0.9.
-        line("confidence", 0.5, [18, -20], 0.4),
-        line("confidence", 0.9, [18, 18], 0.5),
-        line("confidence", 0.95, [20, 20], 0.8),
-        line("random", 0.5, [0, 0], 0.4),
-        line("backbone", None, [20, 20], 1),
-    ],
-}
+ROWS = [
+    # Alone, the even games keep 95 % at 0.5 already, and the odd ones need 0.9.
+    line("confidence", 0.5, [18, -20], 0.4),
+    line("confidence", 0.9, [18, 18], 0.5),
+    line("confidence", 0.95, [20, 20], 0.8),
+    line("random", 0.5, [0, 0], 0.4),
+    line("backbone", None, [20, 20], 1),
+]
+
+
+def make_agent() -> Agent:
+    config = AgentConfig(AtariConfig(), n_actions=6, exits=("conv1", "conv2"), method="ztw")
+    torch.manual_seed(0)
+    return Agent(config, build_model(config))
+
+
+def write_table(path: Path, rows=ROWS, **changes) -> None:
+    table = {
+        "game": "pong",
+        "rule": "confidence",
+        "seed": 0,
+        "evaluation": {"action_mode": "greedy"},
+        "backend": "eager PyTorch",
+        "method": "ztw",
+        "identity": asdict(make_agent().identity()),
+        "rows": rows,
+        **changes,
+    }
+    path.write_text(json.dumps(table))
 
 
 @pytest.fixture
 def agent(tmp_path, monkeypatch) -> Path:
     """An agent with random weights and a table, in an otherwise empty current directory."""
     monkeypatch.chdir(tmp_path)
-    config = AgentConfig(AtariConfig(), n_actions=6, exits=("conv1", "conv2"), method="ztw")
-    torch.manual_seed(0)
-    save_agent(tmp_path / "agent", Agent(config, build_model(config)))
-    (tmp_path / "agent" / "curve.json").write_text(json.dumps(CURVE))
+    save_agent(tmp_path / "agent", make_agent())
+    write_table(tmp_path / "agent" / "curve.json")
     return Path("agent")
 
 
@@ -119,9 +137,27 @@ def test_choosing_needs_a_calibration_run(agent, capsys):
     run = Path("runs/eval/pong-001")
     run.mkdir(parents=True)
     (run / "config.json").write_text("{}")
-    (run / "curve.json").write_text(json.dumps({**CURVE, "agent": "agents/other"}))
+    write_table(run / "curve.json", identity={"agent": "a", "policy": "b"})
     assert cli.main(command) == 2
-    assert "is of another agent, agents/other" in capsys.readouterr().err
+    assert f"{run}/curve.json was made with other weights than agent/w" in capsys.readouterr().err
+    write_table(run / "curve.json")
+    assert cli.main([*command, "--backends=eager", "--batch-sizes=1", "--n-rounds=1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"identity": {"agent": "a", "policy": "b"}}, "was made with other weights"),
+        ({"game": "breakout"}, "is a table of breakout, not of pong"),
+    ],
+)
+def test_no_guarantee_from_another_agents_table(agent, capsys, changes, message):
+    rows = [{**row, "disagreement": [0.0, 0.0]} for row in ROWS]
+    write_table(Path("foreign.json"), rows, **changes)
+    for wish in (["--keep=0.9"], ["--risk=0.9"]):
+        command = ["export", "--agent", str(agent), *wish, "--calibration=foreign.json"]
+        assert cli.main(command) == 2
+        assert f"foreign.json {message}" in capsys.readouterr().err
 
 
 def test_keeping_needs_random_plays_return(agent, capsys):
@@ -159,7 +195,7 @@ def test_risk(agent, capsys):
         line("confidence", 0.9, [0] * n, 0.7, disagreement=[0.0] * n),
         line("backbone", None, [0] * n, 1),
     ]
-    (agent / "curve.json").write_text(json.dumps({"agent": "agent", "rows": rows}))
+    write_table(agent / "curve.json", rows)
     assert cli.main(["export", "--agent", str(agent), "--risk", "0.02"]) == 0
     out = capsys.readouterr().out
     assert "threshold 0.9 is chosen on all 200 games" in out

@@ -33,9 +33,9 @@ def row(rule, threshold, returns, cost):
         "rule": rule,
         "threshold": threshold,
         "returns": list(map(float, returns)),
-        "relative_macs": cost,
-        "relative_time": cost / 2 + 0.4,
-        "exit_share_0": 1.0,
+        "decisions": [100] * len(returns),
+        "macs": [cost] * len(returns),
+        "time": [cost / 2 + 0.4] * len(returns),
     }
 
 
@@ -46,6 +46,8 @@ def table(game, rows, **changes):
         "seed": 0,
         "evaluation": {"action_mode": "greedy"},
         "backend": "eager PyTorch",
+        "method": "ztw",
+        "identity": asdict(make_agent(game).identity()),
         "rows": rows,
         **changes,
     }
@@ -85,8 +87,7 @@ def make_folder(game: str) -> Path:
         row("forced", 0.0, kept(game, 0.5), 0.376),
         row("backbone", None, FULL[game], 1.0),
     ]
-    identity = asdict(agent.identity())
-    write_table(folder / "curve.json", game, rows, method="ztw", identity=identity)
+    write_table(folder / "curve.json", game, rows)
     return folder
 
 
@@ -172,7 +173,7 @@ def test_other_methods(pong):
     )
     sampled = [row("confidence", 0.5, kept("pong", 0.96), 0.5), full]
     how = {"action_mode": "sample"}
-    write_table(pong / "curve-sampled.json", "pong", sampled, method="ztw", evaluation=how)
+    write_table(pong / "curve-sampled.json", "pong", sampled, evaluation=how)
     for place, share, cost in (("conv1", 0.89, 0.376), ("conv2", 0.97, 0.676)):
         write_table(
             pong / f"curve-student-{place}.json",
@@ -262,7 +263,7 @@ def a_student_on_other_games(pong):
 
 def the_same_method_on_other_games(pong):
     rows = [row("confidence", 0.6, FULL["pong"], 0.4), row("backbone", None, FULL["pong"], 1)]
-    write_table(pong / "curve-fine.json", "pong", rows, method="ztw", seed=5)
+    write_table(pong / "curve-fine.json", "pong", rows, seed=5)
     return f"{pong}/curve-fine.json and {pong}/curve.json are both of 'ztw' but of other games"
 
 
@@ -315,7 +316,7 @@ def test_a_game_without_a_random_score(pong, one_error):
 
 def test_settings_that_two_tables_of_a_method_share_out(pong):
     rows = [row("confidence", 0.3, kept("pong", 0.97), 0.5), row("backbone", None, FULL["pong"], 1)]
-    write_table(pong / "curve-fine.json", "pong", rows, method="ztw")
+    write_table(pong / "curve-fine.json", "pong", rows)
     assert cli.main(["report"]) == 0
     assert [(r["threshold"], r["relative_macs"]) for r in lines()][1] == ("0.3", "0.5000")
 

@@ -4,13 +4,21 @@ import numpy as np
 import pytest
 
 from ztw_rl.core.levels import Contest, Level
-from ztw_rl.core.selection import CrossFit, cross_fit, keeping
+from ztw_rl.core.selection import Costs, CrossFit, cross_fit, keeping
+
+
+def same_in_all(costs, n_games, n):
+    """(G, T, n) costs that depend on the setting alone."""
+    return Costs(np.tile(np.array(costs)[:, None], (n_games, 1, n)), np.ones((1, 1, n)))
 
 
 def contest(scores, costs, full, random=0.0):
     """Of one game."""
     return Contest(
-        np.array([scores], float), np.array(costs), np.array([full], float), np.array([random])
+        np.array([scores], float),
+        same_in_all(costs, 1, len(full)),
+        np.array([full], float),
+        np.array([random]),
     )
 
 
@@ -20,8 +28,10 @@ def test_one_game_is_chosen_as_by_mean_scores():
     costs = np.array([0.4, 0.6, 0.8, 1.02])
     for keep in (0.99, 0.9, 0.5):
         found = contest(scores, costs, full, -20).level(keep)
-        wanted = cross_fit(keeping(costs, -20, keep), scores, costs, full, -20)
-        assert (found.selection.chosen, found.selection.cost) == (wanted.chosen, wanted.cost)
+        each = Costs(np.tile(costs[:, None], 20), np.ones((4, 20)))
+        wanted = cross_fit(keeping(-20, keep), scores, each, full, -20)
+        assert found.selection.chosen == wanted.chosen
+        assert found.selection.cost == pytest.approx(wanted.cost)
         assert found.selection.kept == pytest.approx(wanted.kept)
         assert found.low <= found.selection.kept <= found.high
 
@@ -52,7 +62,7 @@ def test_over_games_by_hand():
     # 0, 0.5, 1, 1 in the second; the full model gets 1 everywhere.
     scores = np.array([[[10.0, 10, 10, 10]], [[0.0, 500, 1000, 1000]]])
     full = np.array([[10.0] * 4, [1000.0] * 4])
-    both = Contest(scores, np.array([0.5]), full, np.zeros(2))
+    both = Contest(scores, same_in_all([0.5], 2, 4), full, np.zeros(2))
     everything = np.tile(np.arange(4), (1, 2, 1))
     # Sorted: 0, ½, 1, 1, 1, 1, 1, 1, whose middle half is all ones.
     assert both.shares(0, everything)[0] == 1.0
@@ -63,10 +73,21 @@ def test_over_games_by_hand():
 def test_over_games_random_play_is_the_floor():
     scores = np.array([[[-20.0, -20]], [[100.0, 100]]])
     both = Contest(
-        scores, np.array([0.5]), np.array([[20.0, 20], [200.0, 200]]), np.array([-20, 0.0])
+        scores,
+        same_in_all([0.5], 2, 2),
+        np.array([[20.0, 20], [200.0, 200]]),
+        np.array([-20, 0.0]),
     )
     # Shares 0 and ½ of two episodes each: the middle half holds one of each.
     assert both.shares(0, np.tile([0, 1], (1, 2, 1)))[0] == 0.25
+
+
+def test_over_games_costs_are_averaged_on_the_reported_seeds():
+    scores, full = np.full((2, 1, 4), 10.0), np.full((2, 4), 10.0)
+    # The first game's even seeds cost 0.2 and its odd ones 0.4; the second game's 0.6 and 0.8.
+    costs = Costs(np.array([[[0.2, 0.4, 0.2, 0.4]], [[0.6, 0.8, 0.6, 0.8]]]), np.ones((2, 1, 4)))
+    found = Contest(scores, costs, full, np.zeros(2)).level(0.9).selection
+    assert found.cost == pytest.approx(((0.4 + 0.8) / 2 + (0.2 + 0.6) / 2) / 2)
 
 
 def test_levels_that_the_interval_reaches_are_unclear():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -29,8 +31,35 @@ def assert_equals_offline(model, x, rule, fallback):
     return left_at.tolist()
 
 
+@dataclass(frozen=True)
+class Settled:
+    """A rule that insists on being where the answers are, as tensors on two devices would."""
+
+    rule: Confidence
+    device: torch.device | None = None
+
+    def to(self, device):
+        return Settled(self.rule.to(device), device)
+
+    def leaves(self, answers):
+        assert self.device == answers.device
+        return self.rule.leaves(answers)
+
+    def rows(self, index):
+        assert self.device == index.device
+        return Settled(self.rule.rows(index), self.device)
+
+
 def inputs(n, mlp, generator):
     return torch.randn(n, *((8,) if mlp else (4, 6, 6)), generator=generator) * 2
+
+
+def test_the_rule_is_where_the_answers_are(make_model):
+    model = make_model(n_ics=4)
+    generator = torch.Generator().manual_seed(0)
+    rule = Settled(Confidence(torch.rand(64, 4, generator=generator)))
+    left = assert_equals_offline(model, inputs(64, False, generator), rule, last)
+    assert len(set(left)) > 2
 
 
 @settings(max_examples=120, deadline=None, derandomize=True, database=None)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ztw_rl.atari.agent import CONFIG_FILE, WEIGHTS_FILE, Agent, load_agent
+from ztw_rl.atari.agent import CONFIG_FILE, Agent, load_agent
 from ztw_rl.atari.games import action_names, canonical
-from ztw_rl.atari.tables import StoredRow, StoredTable, load_table
+from ztw_rl.atari.tables import StoredRow, StoredTable, check_game, foreign, load_table
 from ztw_rl.errors import UserError
 
 TABLE_FILE = "curve.json"
@@ -62,19 +62,19 @@ def read_game(folder: Path) -> GameResults:
     check_agent(folder, agent)
     identity = agent.identity()
     own = load_table(folder / TABLE_FILE)
-    _check_game(own, folder)
-    if own.identity not in (None, identity):
-        raise _foreign(own, folder)
+    check_game(own, folder.name)
+    if own.identity != identity:
+        raise foreign(own, folder)
     tables = [own]
     for path in sorted(folder.glob(OTHER_TABLES)):
         other = load_table(path)
-        _check_game(other, folder)
-        if other.identity is not None and other.identity.policy != identity.policy:
-            raise _foreign(other, folder)
+        check_game(other, folder.name)
+        if other.identity.policy != identity.policy:
+            raise foreign(other, folder)
         tables.append(other)
     methods: dict[str, MethodResult] = {}
     for table in tables:
-        label = method_label(table, agent)
+        label = method_label(table)
         methods[label] = _joined(methods.get(label), table, label, own)
     return GameResults(folder.name, tuple(sorted(methods.values(), key=lambda m: rank(m.method))))
 
@@ -97,9 +97,9 @@ def check_agent(folder: Path, agent: Agent) -> None:
         )
 
 
-def method_label(table: StoredTable, agent: Agent) -> str:
+def method_label(table: StoredTable) -> str:
     """How a table's method is called: PBEE is SDN's agent under the patience rule."""
-    method: str = table.method or agent.config.method
+    method: str = table.method
     if table.rule == "patience":
         method = "pbee" if method == "sdn" else f"{method}, patience"
     return method if table.action_mode == "greedy" else f"{method}, sampled"
@@ -109,18 +109,6 @@ def rank(method: str) -> tuple[int, str]:
     """Sorts methods' labels: the paper's own first."""
     base = method.split(",")[0]
     return ("," in method) * len(ORDER) + ORDER.index(base) if base in ORDER else 99, method
-
-
-def _check_game(table: StoredTable, folder: Path) -> None:
-    if canonical(table.game) != folder.name:
-        raise UserError(f"{table.path} is a table of {table.game}, not of {folder.name}")
-
-
-def _foreign(table: StoredTable, folder: Path) -> UserError:
-    return UserError(
-        f"{table.path} was made with other weights than {folder / WEIGHTS_FILE}; make it again "
-        f"with: ztw-rl eval --agent {folder}"
-    )
 
 
 def _joined(

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from ztw_rl.atari.agent import Identity
+from ztw_rl.atari.agent import WEIGHTS_FILE, Identity
 from ztw_rl.atari.config import ActionMode, MethodName
+from ztw_rl.atari.games import canonical
 from ztw_rl.core.checkpoint import load_json
+from ztw_rl.core.selection import Costs
 from ztw_rl.errors import UserError
 from ztw_rl.schema import parse
 
+CostName = Literal["macs", "time"]
 ADAPTIVE = ("confidence", "patience", "student")
 """Rules of the rows that a table is about; the others are its controls."""
 
@@ -26,9 +30,15 @@ class StoredRow:
     rule: str
     returns: tuple[float, ...]
     """Raw points of each game, in the order of the seeds."""
-    relative_macs: float
-    relative_time: float
+    decisions: tuple[int, ...]
+    """Of each game."""
+    macs: tuple[float, ...]
+    """Mean operations of a decision in each game, relative to the backbone's."""
+    time: tuple[float, ...]
+    """The same for measured time."""
     threshold: float | None = None
+    disagreement: tuple[float, ...] | None = None
+    """Share of each game's decisions that differ from the full model's, if it was asked."""
 
     @property
     def mean(self) -> float:
@@ -40,6 +50,11 @@ class StoredRow:
         """Standard deviation of the games' returns."""
         return float(np.std(self.returns))
 
+    @property
+    def relative_time(self) -> float:
+        """Mean time of a decision, relative to the backbone's."""
+        return float(decision_costs([self], "time").on()[0])
+
 
 @dataclass(frozen=True)
 class StoredTable:
@@ -50,13 +65,12 @@ class StoredTable:
     seed: int
     action_mode: ActionMode
     backend: str
+    method: MethodName
+    identity: Identity
+    """Weights it was made with."""
     rows: tuple[StoredRow, ...]
-    method: MethodName | None = None
-    """None in tables from before they said."""
     student_of: str | None = None
     """Students only: the exit whose operations they match."""
-    identity: Identity | None = None
-    """Weights it was made with; None in tables from before they said."""
     path: Path = Path()
     """The file."""
 
@@ -74,6 +88,17 @@ class StoredTable:
     def backbone(self) -> StoredRow | None:
         """The full policy's row; a student's table has none."""
         return next((row for row in self.rows if row.rule == "backbone"), None)
+
+
+def decision_costs(rows: Sequence[StoredRow], kind: CostName) -> Costs:
+    """(T, n) costs of some rows, game by game.
+
+    Args:
+        rows: T.
+        kind: Operations or measured time.
+    """
+    means = np.array([row.macs if kind == "macs" else row.time for row in rows], float)
+    return Costs(means, np.array([row.decisions for row in rows], float))
 
 
 def load_table(path: Path) -> StoredTable:
@@ -97,9 +122,37 @@ def load_table(path: Path) -> StoredTable:
     table = dataclasses.replace(parse(StoredTable, known, path), path=path)
     if not table.adaptive or (table.backbone is None and table.method != "student"):
         raise UserError(f"{path} lacks rows; evaluate the agent again with: ztw-rl eval")
-    if {len(row.returns) for row in table.rows} != {table.n_games} or not table.n_games:
+    lengths = {
+        len(each)
+        for row in table.rows
+        for each in (row.returns, row.decisions, row.macs, row.time, row.disagreement)
+        if each is not None
+    }
+    if lengths != {table.n_games} or not table.n_games:
         raise UserError(f"{path}: its rows differ in their number of games; evaluate again")
     return table
+
+
+def check_game(table: StoredTable, game: str) -> None:
+    """A table is of a game.
+
+    Args:
+        table: The table.
+        game: Name without separators.
+
+    Raises:
+        UserError: It is of another.
+    """
+    if canonical(table.game) != game:
+        raise UserError(f"{table.path} is a table of {table.game}, not of {game}")
+
+
+def foreign(table: StoredTable, folder: Path) -> UserError:
+    """The complaint about a table that was not played with the weights of an agent's folder."""
+    return UserError(
+        f"{table.path} was made with other weights than {folder / WEIGHTS_FILE}; make it again "
+        f"with: ztw-rl eval --agent {folder}"
+    )
 
 
 def _only(kind: Any, data: dict[str, Any]) -> dict[str, Any]:

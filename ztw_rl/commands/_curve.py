@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ztw_rl.atari.config import EvaluationConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from ztw_rl.atari.agent import Agent
@@ -37,8 +39,8 @@ def write(
     run: EvalRun,
     frame: pd.DataFrame,
     results: list[RowResult],
+    macs: Sequence[float],
     times: ExitTimes,
-    kept: dict[float, dict[str, Any]],
 ) -> None:
     """The three files, each at once or not at all; a student's single row has no picture."""
     from ztw_rl.atari.games import canonical
@@ -52,7 +54,12 @@ def write(
         for line in frame.to_dict("records")
     ]
     for row, result in zip(rows, results, strict=True):
-        row |= {"returns": result.returns, "decisions": result.n_decisions}
+        row |= {
+            "returns": result.returns,
+            "decisions": tuple(map(sum, result.exits)),
+            "macs": result.costs(macs),
+            "time": result.costs(times.relative),
+        }
         if result.disagreement is not None:
             row["disagreement"] = result.disagreement
     save_json(
@@ -64,7 +71,6 @@ def write(
             "identity": dataclasses.asdict(agent.identity()),
             **dataclasses.asdict(run),
             "backend": times.backend,
-            "kept": [{"keep": keep, **found} for keep, found in kept.items()],
             "rows": rows,
         },
     )
@@ -79,34 +85,35 @@ def write(
     plot_curve(frame, f"{game}: return against inference cost", note, output / PNG)
 
 
-def kept_shares(
-    results: list[RowResult], frame: pd.DataFrame, random_return: float | None
-) -> dict[float, dict[str, Any]]:
-    """What keeping each share of ``KEEP`` costs; nothing where that cannot be told."""
+def kept_lines(path: Path, random_return: float | None) -> list[str]:
+    """What keeping each share of ``KEEP`` costs, in words; nothing where that cannot be told.
+
+    Args:
+        path: ``curve.json``.
+        random_return: Mean return of random play, if the recipe knows it.
+    """
     import numpy as np
 
+    from ztw_rl.atari.tables import decision_costs, load_table
     from ztw_rl.core.selection import KEEP, cross_fit, keeping
 
-    returns = np.array([result.returns for result in results])
-    adaptive = frame["rule"].isin(["confidence", "patience"]).to_numpy()
-    full = returns[(frame["rule"] == "backbone").to_numpy()]
-    costs = frame["relative_macs"].to_numpy()[adaptive]
-    thresholds = frame["threshold"].to_numpy()[adaptive]
-    found: dict[float, dict[str, Any]] = {}
-    if random_return is None or not len(full):
-        return found
+    table = load_table(path)
+    if random_return is None or table.backbone is None:
+        return []
+    returns = np.array([row.returns for row in table.adaptive])
+    full = np.array(table.backbone.returns)
+    costs = decision_costs(table.adaptive, "macs")
+    lines = []
     for keep in KEEP:
         try:
-            choose = keeping(costs, random_return, keep)
-            selection = cross_fit(choose, returns[adaptive], costs, full[0], random_return)
+            found = cross_fit(keeping(random_return, keep), returns, costs, full, random_return)
         except ValueError:  # too few games, or a backbone no better than random play
             break
-        found[keep] = {
-            "cost": selection.cost,
-            "kept": selection.kept,
-            "thresholds": [None if i is None else float(thresholds[i]) for i in selection.chosen],
-        }
-    return found
+        lines.append(
+            f"to keep {keep:.0%} of the backbone's return over random play: {found.cost:.3f} of "
+            f"its MACs, {found.kept:.1%} kept (chosen and reported on different games)"
+        )
+    return lines
 
 
 def screen(frame: pd.DataFrame, game: str) -> Any:

@@ -10,6 +10,7 @@ from ztw_rl import recipes
 from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
+    from ztw_rl.atari.agent import Agent
     from ztw_rl.commands._calibration_run import CalibrationRun
 
 DEFAULT = 0.9
@@ -60,13 +61,13 @@ class Choice:
     """The same for an artefact's metadata."""
 
 
-def choose(point: OperatingPoint, agent: Path, game: str, runs_dir: Path) -> Choice:
+def choose(point: OperatingPoint, agent: Agent, folder: Path, runs_dir: Path) -> Choice:
     """The threshold that is asked for.
 
     Args:
         point: What the user wants.
-        agent: The agent's folder.
-        game: Name without separators.
+        agent: Whose threshold it is.
+        folder: The agent's folder.
         runs_dir: Usually ``runs``.
 
     Raises:
@@ -74,10 +75,12 @@ def choose(point: OperatingPoint, agent: Path, game: str, runs_dir: Path) -> Cho
     """
     if point.budget is None and point.keep is None and point.risk is None:
         return Choice(DEFAULT if point.threshold is None else point.threshold)
+    from ztw_rl.atari.games import canonical
     from ztw_rl.commands import _calibration_run
 
-    path = _calibration_run.find(point.calibration, agent, game, runs_dir)
-    run = _calibration_run.load(path, point.cost)
+    game = canonical(agent.config.atari.game)
+    path = _calibration_run.find(point.calibration, folder, game, runs_dir)
+    run = _calibration_run.load(path, agent, folder, point.cost)
     if point.risk is not None:
         return _controlling(run, point.risk, point.confidence, point.cost)
     return _cheapest_or_best(run, point, game)
@@ -94,17 +97,22 @@ def _cheapest_or_best(run: CalibrationRun, point: OperatingPoint, game: str) -> 
                 f"--keep counts from random play's return, and the recipe of {game} has none; "
                 f"add random_return to envs/{game}.yaml, or give --budget or --threshold"
             )
-        rule = keeping(run.costs, random, point.keep)
+        rule = keeping(random, point.keep)
         target: dict[str, float] = {"keep": point.keep}
     else:
         assert point.budget is not None
-        rule = within(run.costs, point.budget)
+        rule = within(point.budget)
         target = {"budget": point.budget}
     scores, full = run.returns.mean(axis=1), float(run.full.mean())
     try:
-        best = rule(scores, full)
+        best = rule(scores, full, run.costs.on())
     except ValueError as error:
         raise UserError(f"{run.path}: {error}, so there is nothing to keep") from None
+    if best is None and point.budget is not None:
+        raise UserError(
+            f"--budget {point.budget:g} is below the lowest cost of {run.path}, "
+            f"{run.costs.on().min():.3f}"
+        )
     if best is None:
         assert point.keep is not None
         assert random is not None
@@ -158,7 +166,7 @@ def _controlling(run: CalibrationRun, risk: float, confidence: float, cost: str)
         f"threshold {found:g} is chosen on all {n} games of {run.path}",
         f"with confidence {confidence:g}, at most {risk:.1%} of a game's decisions differ from "
         f"the full model's in expectation ({observed:.2%} in these games, at "
-        f"{run.costs[at]:.3f} of the {'operations' if cost == 'macs' else 'time'})",
+        f"{run.costs.on()[at]:.3f} of the {'operations' if cost == 'macs' else 'time'})",
     )
     record = {
         "risk": risk,

@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> int:
     if agent.is_student:
         raise UserError(f"{folder} is a student, without exits to time; ztw-rl eval times it whole")
     game = canonical(agent.config.atari.game)
-    choice = choose(args.point, folder, game, args.runs_dir)
+    choice = choose(args.point, agent, folder, args.runs_dir)
     threshold = choice.threshold
     groups = _measure(args, agent, threshold)
     run = BenchRun(
@@ -154,7 +154,7 @@ def _measure(args: Bench, agent: Agent, threshold: float) -> list[list[Latency]]
 
 
 def play_frames(agent: Agent, runtime: Any, n_least: int, seed: int) -> Tensor:
-    """(N, frame_stack, H, W) observations of games that the agent plays with early exit."""
+    """(N, frame_stack, H, W) observations of games that the agent plays greedily, exits open."""
     import numpy as np
     import torch
 
@@ -169,7 +169,7 @@ def play_frames(agent: Agent, runtime: Any, n_least: int, seed: int) -> Tensor:
         for step in range(EVERY * max(64, -(-n_least // 8))):
             if step % EVERY == 0:
                 kept.append(torch.from_numpy(observations.copy()))
-            actions, _ = policy.predict(observations)
+            actions, _ = policy.predict(observations, deterministic=True)
             observations = np.asarray(env.step(actions)[0])
     finally:
         env.close()

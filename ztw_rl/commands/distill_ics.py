@@ -212,7 +212,8 @@ def _show_imported(
     import torch
 
     from ztw_rl.atari.distill import build_student
-    from ztw_rl.atari.evaluate import Row, play
+    from ztw_rl.atari.evaluate import play
+    from ztw_rl.atari.seats import Row
 
     (result,) = play(
         build_student(teacher, args.distill),

@@ -12,7 +12,7 @@ from ztw_rl import agents, recipes, runs
 from ztw_rl.atari.config import EvaluationConfig
 from ztw_rl.atari.games import canonical
 from ztw_rl.commands._arguments import parse, peek
-from ztw_rl.commands._curve import CSV, JSON, PNG, EvalRun, kept_shares, screen, write
+from ztw_rl.commands._curve import CSV, JSON, PNG, EvalRun, kept_lines, screen, write
 from ztw_rl.core.thresholds import parse_thresholds
 from ztw_rl.errors import UserError
 
@@ -121,14 +121,10 @@ def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
     )
     game = canonical(agent.config.atari.game)
     output = args.output or runs.create(args.runs_dir, KIND, game, run)
-    kept = kept_shares(results, frame, recipes.load(game).random_return)
-    write(output, agent, run, frame, results, times, kept)
+    write(output, agent, run, frame, results, costs, times)
     console.print(screen(frame, game))
-    for keep, found in kept.items():
-        console.print(
-            f"to keep {keep:.0%} of the backbone's return over random play: {found['cost']:.3f} of "
-            f"its MACs, {found['kept']:.1%} kept (chosen and reported on different games)"
-        )
+    for line in kept_lines(output / JSON, recipes.load(game).random_return):
+        console.print(line)
     console.print(f"times: {times.backend}, one thread; results: {output}/{CSV}, {JSON}")
     if not agent.is_student:
         console.print(f"picture: {output}/{PNG}")
@@ -162,7 +158,8 @@ def _play(
     )
 
     from ztw_rl.atari.emulators import make_batches
-    from ztw_rl.atari.evaluate import Row, evaluate, n_games, play
+    from ztw_rl.atari.evaluate import evaluate, n_games, play
+    from ztw_rl.atari.seats import Row
 
     settings = args.evaluation
     total = settings.n_episodes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
     game = canonical(agent.config.atari.game)
     output = args.output or Path(f"{game}.zip")
     runs.check_writable(output.parent)
-    choice = choose(args.point, folder, game, args.runs_dir)
+    choice = choose(args.point, agent, folder, args.runs_dir)
     x = agent.example()
     metadata: dict[str, Any] = {
         "name": game,
@@ -61,6 +61,8 @@ def main(arguments: list[str]) -> int:
         "labels": action_names(agent.config.atari.game),
         "exits": [*agent.config.exits, "policy"],
         "relative_macs": agent.relative_macs(),
+        # Frames that are made in another way are another distribution.
+        "frames": asdict(agent.config.atari),
     }
     if choice.record is not None:
         metadata["threshold_chosen_for"] = choice.record

@@ -114,8 +114,9 @@ def _levels(
     """One line for each share to keep."""
     import numpy as np
 
+    from ztw_rl.atari.tables import decision_costs
     from ztw_rl.core.levels import Contest
-    from ztw_rl.core.selection import KEEP
+    from ztw_rl.core.selection import KEEP, Costs
 
     settings = [s for s in methods[0].settings if all(s in m.settings for m in methods)]
     if not settings:
@@ -123,10 +124,14 @@ def _levels(
     # Equally many games of each.
     n = min(len(method.backbone.returns) for method in methods)
     rows = [[method.settings[s] for s in settings] for method in methods]
+    costs = [decision_costs(of_game, "macs") for of_game in rows]
     try:
         contest = Contest(
             scores=np.array([[row.returns[:n] for row in of_game] for of_game in rows]),
-            costs=np.array([[row.relative_macs for row in of_game] for of_game in rows]).mean(0),
+            costs=Costs(
+                np.array([each.means[:, :n] for each in costs]),
+                np.array([each.decisions[:, :n] for each in costs]),
+            ),
             full=np.array([method.backbone.returns[:n] for method in methods]),
             random=np.array(
                 [_random_return(g.game, m.path) for g, m in zip(games, methods, strict=True)]
@@ -179,9 +184,10 @@ def _markdown(entries: Sequence[Entry], gallery: Sequence[GameResults]) -> str:
 
 The cheapest cost (share of the full policy's MACs) that keeps a share of its return over random
 play; in brackets the setting: threshold, patience, or the exit whose cost a student has. Each is
-chosen on one half of the seeds and reported on the other, swapped and averaged; two settings mean
-that the halves chose differently. ~: the 95 % bootstrap interval of what was kept reaches another
-of the levels, so the games cannot tell them apart. Evaluation noise only: one training seed each.
+chosen on one half of the seeds and reported on the other, cost and return alike, swapped and
+averaged; two settings mean that the halves chose differently. ~: the 95 % bootstrap interval of
+what was kept reaches another of the levels, so the games cannot tell them apart. Evaluation noise
+only: one training seed each.
 {_note(gallery)}.
 """
     )

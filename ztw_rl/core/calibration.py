@@ -153,8 +153,11 @@ def per_exit_thresholds(
 
     scored = [score((t,) * n_ics) for t in candidates]
     accuracies, means = np.array(scored, float).T
-    start = within(means, budget)(accuracies, math.nan)
-    assert start is not None
+    start = within(budget)(accuracies, math.nan, means)
+    if start is None:
+        raise UserError(
+            f"--budget {budget:g} is below the lowest cost of a common threshold, {means.min():.3f}"
+        )
     best = [candidates[start]] * n_ics
     for _ in range(n_sweeps):
         for m in range(n_ics):

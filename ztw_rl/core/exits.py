@@ -38,6 +38,10 @@ class ExitRule(Protocol):
         """
         ...
 
+    def to(self: RuleT, device: torch.device) -> RuleT:
+        """The rule where the answers are, which the other methods take for granted."""
+        ...
+
 
 @dataclass(frozen=True)
 class Confidence:
@@ -68,11 +72,15 @@ class Confidence:
     def leaves(self, answers: Tensor) -> Tensor:
         """See ``ExitRule.leaves``."""
         confidence = answers[:, -1].amax(dim=-1).exp()
-        return confidence > self.threshold[..., answers.shape[1] - 1].to(confidence.device)
+        return confidence > self.threshold[..., answers.shape[1] - 1]
 
     def rows(self, index: Tensor) -> Confidence:
         """See ``ExitRule.rows``."""
         return self if self.threshold.ndim == 1 else Confidence(self.threshold[index])
+
+    def to(self, device: torch.device) -> Confidence:
+        """See ``ExitRule.to``."""
+        return Confidence(self.threshold.to(device))
 
 
 @dataclass(frozen=True)
@@ -86,11 +94,15 @@ class Patience:
         """See ``ExitRule.leaves``."""
         labels = answers.argmax(dim=-1).flip(1)
         streak = (labels == labels[:, :1]).long().cumprod(dim=1).sum(dim=1)
-        return (streak >= self.patience.to(streak.device)) & ~answers[:, -1].isnan().any(dim=-1)
+        return (streak >= self.patience) & ~answers[:, -1].isnan().any(dim=-1)
 
     def rows(self, index: Tensor) -> Patience:
         """See ``ExitRule.rows``."""
         return self if self.patience.ndim == 0 else Patience(self.patience[index])
+
+    def to(self, device: torch.device) -> Patience:
+        """See ``ExitRule.to``."""
+        return Patience(self.patience.to(device))
 
 
 class Fallback(Protocol):
@@ -134,6 +146,7 @@ def select(answers: Tensor, rule: ExitRule, fallback: Fallback = last) -> tuple[
         answer, which differ only where ``fallback`` chose another than E−1.
     """
     n_exits = answers.shape[1]
+    rule = rule.to(answers.device)
     left_at = torch.full((answers.shape[0],), n_exits - 1, device=answers.device)
     for m in reversed(range(n_exits - 1)):
         left_at = torch.where(rule.leaves(answers[:, : m + 1]), m, left_at)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from ztw_rl.core.selection import CrossFit, Floats, Seeds, by_halves, halves
+from ztw_rl.core.selection import Costs, CrossFit, Floats, Seeds, by_halves, halves
 
 N_RESAMPLES = 2000
 
@@ -44,8 +44,8 @@ class Contest:
 
     scores: Floats
     """(G, T, n), of each game, setting and seed."""
-    costs: Floats
-    """(T,) of each setting, relative to the full model."""
+    costs: Costs
+    """(G, T, n), of each game, setting and seed; over games, their mean counts."""
     full: Floats
     """(G, n) of the full model."""
     random: Floats
@@ -87,15 +87,23 @@ class Contest:
         """
         n_games, n = self.full.shape
 
+        def costs(seeds: Seeds) -> Floats:
+            means: Floats = self.costs.on(seeds).mean(axis=0)
+            return means
+
+        def cost(setting: int, seeds: Seeds) -> float:
+            return float(costs(seeds)[setting])
+
         def share(setting: int, seeds: Seeds) -> float:
             return float(self.shares(setting, np.tile(seeds, (1, n_games, 1)))[0])
 
         def choose(seeds: Seeds) -> int | None:
-            cheaper = np.flatnonzero(self.costs < 1).tolist()
+            known = costs(seeds)
+            cheaper = np.flatnonzero(known < 1).tolist()
             good = [t for t in cheaper if share(t, seeds) >= keep]
-            return min(good, key=lambda t: float(self.costs[t]), default=None)
+            return min(good, key=lambda t: float(known[t]), default=None)
 
-        selection = by_halves(choose, share, self.costs, n)
+        selection = by_halves(choose, cost, share, n)
         rng = np.random.default_rng(seed)
         kept = []
         # What is chosen on the one half is reported on the other; agent and full model meet the

@@ -52,6 +52,7 @@ def decide(model: EarlyExitModel, x: Tensor, rule: ExitRule, fallback: Fallback 
         Answers and exits, in the order of ``x``.
     """
     n_exits = model.n_exits
+    rule = rule.to(x.device)
     alive = torch.arange(x.shape[0], device=x.device)
     left_at = torch.full_like(alive, n_exits - 1)
     answered_by = left_at.clone()

@@ -12,24 +12,39 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ztw_rl.errors import UserError
-
 Floats = npt.NDArray[np.float64]
 Seeds = npt.NDArray[np.int64]
 
 KEEP = (0.99, 0.95, 0.88)
 """Shares of the full model's score over random play for which the cost is looked up."""
 
-Choose = Callable[[Floats, float], "int | None"]
-"""From the (T,) mean scores of the settings and the full model's mean score, on the same games,
-to the position of one setting; None where only the full model will do."""
+Choose = Callable[[Floats, float, Floats], "int | None"]
+"""From the (T,) mean scores of the settings, the full model's mean score and the settings' (T,)
+mean costs, all on the same games, to the position of one setting; None where only the full model
+will do."""
 
 
-def keeping(costs: Floats, random: float, share: float) -> Choose:
+@dataclass(frozen=True)
+class Costs:
+    """What the decisions of each game cost, relative to the full model's."""
+
+    means: Floats
+    """(…, T, n) mean cost of a decision, of each setting on each seed."""
+    decisions: Floats
+    """(…, T, n) how many decisions that is the mean of."""
+
+    def on(self, seeds: Seeds | None = None) -> Floats:
+        """(…, T) mean cost of a decision on some of the seeds, by default on all."""
+        part = slice(None) if seeds is None else seeds
+        weights = self.decisions[..., part]
+        means: Floats = (self.means[..., part] * weights).sum(axis=-1) / weights.sum(axis=-1)
+        return means
+
+
+def keeping(random: float, share: float) -> Choose:
     """Choose the cheapest setting that keeps a share of the full model's score.
 
     Args:
-        costs: (T,) mean costs, relative to the full model's.
         random: What no skill at all scores: random play's return, 0 for accuracy.
         share: Such as 0.95, of the way from ``random`` to the full model.
 
@@ -38,7 +53,7 @@ def keeping(costs: Floats, random: float, share: float) -> Choose:
         full model. It raises ValueError where the full model is no better than random.
     """
 
-    def choose(scores: Floats, full: float) -> int | None:
+    def choose(scores: Floats, full: float, costs: Floats) -> int | None:
         if full <= random:
             raise ValueError("the full model is no better than random play")
         good = np.flatnonzero((scores >= random + share * (full - random)) & (costs < 1))
@@ -47,26 +62,21 @@ def keeping(costs: Floats, random: float, share: float) -> Choose:
     return choose
 
 
-def within(costs: Floats, budget: float) -> Choose:
+def within(budget: float) -> Choose:
     """Choose the best setting whose mean cost is within the budget.
 
     Args:
-        costs: (T,) mean costs, relative to the full model's.
         budget: Such as 0.6.
 
     Returns:
-        A choice; of equally good settings it takes the last.
-
-    Raises:
-        UserError: No setting is that cheap.
+        A choice; of equally good settings it takes the last, and none if all are dearer.
     """
-    cheap = np.flatnonzero(costs <= budget)
-    if not len(cheap):
-        raise UserError(
-            f"--budget {budget:g} is below the lowest cost of the calibration run, "
-            f"{costs.min():.3f}"
-        )
-    return lambda scores, full: int(cheap[::-1][scores[cheap][::-1].argmax()])
+
+    def choose(scores: Floats, full: float, costs: Floats) -> int | None:
+        cheap = np.flatnonzero(costs <= budget)
+        return int(cheap[::-1][scores[cheap][::-1].argmax()]) if len(cheap) else None
+
+    return choose
 
 
 @dataclass(frozen=True)
@@ -99,16 +109,16 @@ def halves(n: int) -> tuple[Seeds, Seeds]:
 
 def by_halves(
     choose: Callable[[Seeds], int | None],
+    cost: Callable[[int, Seeds], float],
     share: Callable[[int, Seeds], float],
-    costs: Floats,
     n: int,
 ) -> CrossFit:
     """Choose on one half of the seeds, report on the other, swap, average.
 
     Args:
         choose: From some of the seeds 0 … n−1 to a setting, or None for the full model.
+        cost: What a setting costs relative to the full model, on some of the seeds.
         share: What a setting keeps of the full model's score, on some of the seeds.
-        costs: (T,) relative cost of each setting.
         n: Number of seeds.
 
     Raises:
@@ -120,20 +130,20 @@ def by_halves(
     for here, there in ((first, second), (second, first)):
         best = choose(here)
         chosen.append(best)
-        results.append((1.0, 1.0) if best is None else (float(costs[best]), share(best, there)))
-    cost, kept = np.mean(results, axis=0)
-    return CrossFit((chosen[0], chosen[1]), float(cost), float(kept))
+        results.append((1.0, 1.0) if best is None else (cost(best, there), share(best, there)))
+    mean_cost, kept = np.mean(results, axis=0)
+    return CrossFit((chosen[0], chosen[1]), float(mean_cost), float(kept))
 
 
 def cross_fit(
-    choose: Choose, scores: Floats, costs: Floats, full: Floats, random: float
+    choose: Choose, scores: Floats, costs: Costs, full: Floats, random: float
 ) -> CrossFit:
-    """What a choice by mean score is worth; see ``by_halves``.
+    """What a choice by mean score and mean cost is worth; see ``by_halves``.
 
     Args:
         choose: What is judged.
         scores: (T, n) score of each setting on each seed.
-        costs: (T,) relative cost of each setting.
+        costs: (T, n) of each setting on each seed.
         full: (n,) score of the full model on the same seeds.
         random: Mean score of random play.
 
@@ -147,9 +157,12 @@ def cross_fit(
         raise ValueError("the full model is no better than random play")
 
     def chosen(seeds: Seeds) -> int | None:
-        return choose(scores[:, seeds].mean(axis=1), float(full[seeds].mean()))
+        return choose(scores[:, seeds].mean(axis=1), float(full[seeds].mean()), costs.on(seeds))
+
+    def cost(setting: int, seeds: Seeds) -> float:
+        return float(costs.on(seeds)[setting])
 
     def share(setting: int, seeds: Seeds) -> float:
         return normalized(float(scores[setting, seeds].mean()), random, float(full[seeds].mean()))
 
-    return by_halves(chosen, share, costs, len(full))
+    return by_halves(chosen, cost, share, len(full))
