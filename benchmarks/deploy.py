@@ -15,7 +15,7 @@ import importlib.util
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,15 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import harness
+from benchmarks.onnx_profile import profile_exits
 from ztw_rl import agents
 from ztw_rl.atari.agent import load_agent
 from ztw_rl.commands.bench import play_frames
+from ztw_rl.core.backends.onnx import export_graphs
 from ztw_rl.core.bench import Latency, bench
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.methods import METHODS
+from ztw_rl.core.metrics import relative_cost
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.runtime import Runtime, make_backend
 from ztw_rl.core.timing import forced_thresholds, interleaved_seconds, threads
@@ -199,6 +202,36 @@ def show(title: str, rows: Mapping[str, Latency]) -> None:
     Console(width=100).print(table)
 
 
+def layers_share(
+    model: EarlyExitModel, frames: Tensor, threshold: float, rows: Mapping[str, Latency]
+) -> float:
+    """Relative time of the mix, were samples sorted by exit beforehand, at no cost.
+
+    Each exit then takes what it takes when a whole batch is forced to it.
+    """
+    with threads(1):
+        exits = Runtime(make_backend("onnx", model, frames[:1]), frames[:1], threshold)
+        taken = torch.bincount(exits.predict(frames).exits, minlength=model.n_exits)
+    cases = [*(f"exit_{m}" for m in range(model.n_exits - 1)), "no_exit"]
+    return relative_cost(
+        (taken / taken.sum()).tolist(), [rows[case].relative_time for case in cases]
+    )
+
+
+def show_profile(model: EarlyExitModel, x: Tensor) -> list[dict[str, float]]:
+    """Print where ONNX Runtime spends one observation's time; returns the same."""
+    rows = profile_exits(export_graphs(model, x).exits, x.numpy())
+    print("NatureCNN, ONNX Runtime's profiler, batch 1, µs")
+    table = Table()
+    for heading in ("exit", "backbone", "IC", "small nodes", "how many"):
+        table.add_column(heading, justify="right")
+    for m, row in enumerate(rows):
+        times = (row.backbone, row.classifier, row.small)
+        table.add_row(str(m), *(f"{t:.0f}" for t in times), str(row.n_small))
+    Console(width=100).print(table)
+    return [asdict(row) for row in rows]
+
+
 def main(settings: Settings) -> dict[str, Any]:
     """Measure, print, and return the ratios."""
     machine = harness.machine()
@@ -214,6 +247,8 @@ def main(settings: Settings) -> dict[str, Any]:
     for (name, size), rows in nature.items():
         show(f"NatureCNN, {name}, batch {size}, threshold {settings.threshold:g}", rows)
     one, many = nature["onnx", 1], nature["onnx", 256]
+    where = show_profile(agent.model, frames[:1])
+    layers = layers_share(agent.model, frames, settings.threshold, many)
     ratios = {
         "exit_0": one["exit_0"].relative_time,
         "no_exit": one["no_exit"].relative_time,
@@ -255,6 +290,8 @@ def main(settings: Settings) -> dict[str, Any]:
         "benchmark": "deploy",
         "ratios": {name: round(value, 3) for name, value in ratios.items()},
         "targets": TARGETS,
+        "mix_over_macs_by_layers": round(layers / many["mix"].relative_macs, 3),
+        "profile": where,
         "mix_macs": round(many["mix"].relative_macs, 3),
         "threshold": settings.threshold,
         "resnet56": {

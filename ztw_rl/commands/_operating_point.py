@@ -142,6 +142,7 @@ def _cheapest_or_best(run: CalibrationRun, point: OperatingPoint, game: str) -> 
 
 def _controlling(run: CalibrationRun, risk: float, confidence: float, cost: str) -> Choice:
     """``--risk``: the guarantee holds for the games that it is chosen on, all of them."""
+    from ztw_rl.core.betting import betting
     from ztw_rl.core.calibration import controlling_risk, fewest_units
 
     if run.disagreement is None:
@@ -151,7 +152,7 @@ def _controlling(run: CalibrationRun, risk: float, confidence: float, cost: str)
             f"{2 * fewest_units(risk, confidence)}"
         )
     n = len(run.disagreement)
-    found = controlling_risk(run.thresholds, run.disagreement, risk, confidence)
+    found = controlling_risk(run.thresholds, run.disagreement, risk, confidence, betting)
     if found is None:
         observed = run.disagreement[:, -1].mean()
         raise UserError(

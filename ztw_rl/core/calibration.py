@@ -7,7 +7,7 @@ threshold, thresholds ascending. ``core.selection`` chooses without one.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,10 @@ from scipy import stats
 
 from ztw_rl.core.selection import within
 from ztw_rl.errors import UserError
+
+PValues = Callable[[npt.NDArray[np.float64], float, float], npt.NDArray[np.float64]]
+"""From (N, T) losses, the target and the confidence to (T,) p-values of "the expected loss exceeds
+the target"."""
 
 
 def hoeffding_bentkus(
@@ -43,8 +47,19 @@ def hoeffding_bentkus(
     return p_values
 
 
+def by_means(
+    losses: npt.NDArray[np.float64], target: float, confidence: float
+) -> npt.NDArray[np.float64]:
+    """``hoeffding_bentkus`` of a table; sharp for losses that are 0 or 1. See ``PValues``."""
+    return hoeffding_bentkus(losses.mean(axis=0), len(losses), target)
+
+
 def controlling_risk(
-    thresholds: Sequence[float], losses: npt.ArrayLike, risk: float, confidence: float
+    thresholds: Sequence[float],
+    losses: npt.ArrayLike,
+    risk: float,
+    confidence: float,
+    p_values: PValues = by_means,
 ) -> float | None:
     """The smallest threshold whose risk is at most ``risk``, with probability ``confidence``.
 
@@ -60,6 +75,7 @@ def controlling_risk(
         losses: (N, T) in 0 … 1.
         risk: Largest expected loss allowed.
         confidence: Such as 0.95.
+        p_values: What tests each threshold; chosen without looking at the losses.
 
     Returns:
         τ, or None if even the largest candidate cannot be shown to be safe: the full model must
@@ -72,9 +88,9 @@ def controlling_risk(
         if not 0 < value < 1:
             raise UserError(f"--{name} must be between 0 and 1, not {value:g}")
     table = np.asarray(losses, float)
-    p_values = hoeffding_bentkus(table.mean(axis=0), len(table), risk)
+    tested = p_values(table, risk, confidence).tolist()
     chosen = None
-    for threshold, p in zip(reversed(thresholds), reversed(p_values.tolist()), strict=True):
+    for threshold, p in zip(reversed(thresholds), reversed(tested), strict=True):
         if p > 1 - confidence:
             break
         chosen = threshold
