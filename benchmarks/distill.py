@@ -26,9 +26,9 @@ from ztw_rl.atari.background import background_threads
 from ztw_rl.atari.collector import Collector, Experience
 from ztw_rl.atari.config import AtariConfig, DistillConfig
 from ztw_rl.atari.distill import build_optimizer
-from ztw_rl.atari.emulators import make_emulators
 from ztw_rl.atari.epochs import Epochs
 from ztw_rl.atari.games import rom_id
+from ztw_rl.atari.make_emulators import make_emulators
 from ztw_rl.atari.stages import build_stages
 from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.core.device import n_network_threads

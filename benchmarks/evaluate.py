@@ -21,9 +21,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from benchmarks import harness, plain
 from benchmarks.env import emulation_rate
 from ztw_rl.atari.config import AtariConfig
-from ztw_rl.atari.emulators import EmulatorBatch, make_batches
+from ztw_rl.atari.emulator_batch import EmulatorBatch
 from ztw_rl.atari.evaluate import play
 from ztw_rl.atari.games import rom_id
+from ztw_rl.atari.make_emulators import make_batches
 from ztw_rl.atari.seats import Row
 from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.core.exits import Confidence, select

@@ -11,7 +11,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import nn
 
 from ztw_rl.atari.backbone import ScalePixels
-from ztw_rl.atari.emulators import Transition
+from ztw_rl.atari.emulator_batch import Transition
 from ztw_rl.core.heads import ICConfig, InternalClassifier
 from ztw_rl.core.methods import METHODS
 from ztw_rl.core.model import EarlyExitModel

@@ -11,8 +11,8 @@ import torch
 
 from ztw_rl.atari.agent import load_agent, policy_fingerprint
 from ztw_rl.atari.backbone import from_sb3
-from ztw_rl.atari.emulators import make_emulators
 from ztw_rl.atari.evaluate import play
+from ztw_rl.atari.make_emulators import make_emulators
 from ztw_rl.atari.seats import Row
 from ztw_rl.atari.tables import load_table
 from ztw_rl.core.checkpoint import load_tensors

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from ztw_rl.atari.config import AtariConfig
-from ztw_rl.atari.emulators import Emulators, Transition, make_emulators
+from ztw_rl.atari.emulator_batch import Transition
+from ztw_rl.atari.emulators import Emulators
 from ztw_rl.atari.emulators_sb3 import WrappedEmulators
+from ztw_rl.atari.make_emulators import make_emulators
 from ztw_rl.errors import UserError
 
 CERTAIN = AtariConfig(repeat_action_probability=0.0)

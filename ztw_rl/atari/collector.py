@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ztw_rl.atari.config import ActionMode, Behaviour
-from ztw_rl.atari.emulators import EmulatorBatch
+from ztw_rl.atari.emulator_batch import EmulatorBatch
 from ztw_rl.core.model import EarlyExitModel
 
 TEACHER_BATCH = 32

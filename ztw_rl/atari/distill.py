@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ztw_rl.atari.backbone import early_exit_nature_cnn
 from ztw_rl.atari.collector import Collector, Experience
 from ztw_rl.atari.config import DistillConfig
-from ztw_rl.atari.emulators import EmulatorBatch
+from ztw_rl.atari.emulator_batch import EmulatorBatch
 from ztw_rl.atari.epochs import Epochs
 from ztw_rl.atari.stages import Stage, build_stages
 from ztw_rl.atari.student import beside_teacher

@@ -6,8 +6,6 @@ for sticky actions; Mnih et al., "Human-level control" (2015) for the rest.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
-
 import ale_py
 import numpy as np
 import numpy.typing as npt
@@ -15,126 +13,9 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode
 
-from ztw_rl.atari.background import background_threads
 from ztw_rl.atari.config import AtariConfig
+from ztw_rl.atari.emulator_batch import FIRE, Flags, Observations, Transition, checked_actions
 from ztw_rl.atari.games import rom_id
-
-Observations = npt.NDArray[np.uint8]
-Flags = npt.NDArray[np.bool_]
-
-FIRE = 1
-
-
-class Transition(NamedTuple):
-    """What one step of N games gave. A game that ended has already begun anew."""
-
-    observations: Observations
-    """(N, frame_stack, screen_size, screen_size), uint8; a new game's first where one ended."""
-    rewards: npt.NDArray[np.int32]
-    """(N,) raw points."""
-    life_lost: Flags
-    """(N,) a life was lost and the game goes on."""
-    game_over: Flags
-    """(N,) the game ended or was truncated."""
-    truncated: Flags
-    """(N,) the game was cut off at ``max_frames``; implies ``game_over``."""
-    final_observations: Observations
-    """As ``observations``, but the finished game's last where one ended."""
-    lives: npt.NDArray[np.int32]
-    """(N,) lives left, a new game's where one ended; some games always report 0 or 1."""
-
-
-class EmulatorBatch(Protocol):
-    """N games that step together, whatever renders them; see ``make_emulators``."""
-
-    n_envs: int
-    observation_space: Box
-    action_space: Discrete
-
-    def reset(self, seeds: npt.NDArray[np.int64], which: Flags | None = None) -> Observations:
-        """Start games anew.
-
-        Args:
-            seeds: One seed per game that starts; -1 goes on with its present random numbers.
-            which: (N,) games to start; all by default. The others are left as they are.
-
-        Returns:
-            (N, frame_stack, screen_size, screen_size), uint8: everyone's current observation.
-        """
-        ...
-
-    def send(self, actions: npt.NDArray[np.int64]) -> None:
-        """Begin a step with (N,) actions.
-
-        Raises:
-            ValueError: An action that the game does not have, or not one per game.
-        """
-        ...
-
-    def receive(self) -> Transition:
-        """Wait for the step that ``send`` began."""
-        ...
-
-    def step(self, actions: npt.NDArray[np.int64]) -> Transition:
-        """``send`` and ``receive``."""
-        ...
-
-    def close(self) -> None:
-        """Give the emulators' memory and threads back."""
-        ...
-
-
-def make_emulators(config: AtariConfig, n_envs: int, n_threads: int = 0) -> EmulatorBatch:
-    """A batch of games that renders ``config.pixels``.
-
-    Args:
-        config: Preprocessing.
-        n_envs: Number of games N.
-        n_threads: Emulation threads; 0 takes one per core. ``sb3`` pixels always take one.
-
-    Raises:
-        UserError: ALE has no such game.
-    """
-    if config.pixels == "ale":
-        return Emulators(config, n_envs, n_threads)
-    from ztw_rl.atari.emulators_sb3 import WrappedEmulators
-
-    return WrappedEmulators(config, n_envs)
-
-
-def make_batches(config: AtariConfig, n_envs: int) -> list[EmulatorBatch]:
-    """Games in batches that take turns: while one emulates, a network decides for another.
-
-    Two halves, or all games in one where they cannot emulate in the background.
-
-    Args:
-        config: Preprocessing.
-        n_envs: Number of games, over all batches.
-
-    Raises:
-        UserError: ALE has no such game.
-    """
-    sizes = [n_envs // 2, n_envs - n_envs // 2] if config.pixels == "ale" else [n_envs]
-    with background_threads():
-        return [make_emulators(config, size) for size in sizes if size]
-
-
-def checked_actions(
-    actions: npt.NDArray[np.int64], n_envs: int, action_space: Discrete
-) -> npt.NDArray[np.int64]:
-    """The (N,) actions as contiguous int64.
-
-    ALE's vector environment waits for ever after an action that does not exist.
-
-    Raises:
-        ValueError: An action that the game does not have, or not one per game.
-    """
-    actions = np.ascontiguousarray(actions, np.int64)
-    if actions.shape != (n_envs,):
-        raise ValueError(f"expected one action for each of {n_envs} games, got {actions.shape}")
-    if actions.min() < 0 or actions.max() >= action_space.n:
-        raise ValueError(f"actions must be 0 to {action_space.n - 1}, got {actions.tolist()}")
-    return actions
 
 
 class Emulators:

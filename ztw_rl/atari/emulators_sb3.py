@@ -9,7 +9,7 @@ import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete
 
 from ztw_rl.atari.config import AtariConfig
-from ztw_rl.atari.emulators import Flags, Observations, Transition, checked_actions
+from ztw_rl.atari.emulator_batch import Flags, Observations, Transition, checked_actions
 from ztw_rl.atari.env import make_env
 
 

@@ -21,7 +21,7 @@ from gymnasium.wrappers import (
 from stable_baselines3.common.atari_wrappers import ClipRewardEnv, MaxAndSkipEnv, WarpFrame
 
 from ztw_rl.atari.config import AtariConfig
-from ztw_rl.atari.emulators import FIRE
+from ztw_rl.atari.emulator_batch import FIRE
 from ztw_rl.atari.games import rom_id
 
 Observation = npt.NDArray[np.uint8]

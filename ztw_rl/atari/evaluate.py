@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from ztw_rl.atari.config import ActionMode
-from ztw_rl.atari.emulators import EmulatorBatch
+from ztw_rl.atari.emulator_batch import EmulatorBatch
 from ztw_rl.atari.seats import Game, Row, Seats
 from ztw_rl.core.device import n_network_threads
 from ztw_rl.core.metrics import relative_cost

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ztw_rl.atari.config import ActionMode
-from ztw_rl.atari.emulators import EmulatorBatch
+from ztw_rl.atari.emulator_batch import EmulatorBatch
 from ztw_rl.core.exits import Confidence, ExitRule, Patience
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.runtime import decide

@@ -9,7 +9,7 @@ import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvObs, VecEnvStepReturn
 
 from ztw_rl.atari.config import AtariConfig
-from ztw_rl.atari.emulators import make_emulators
+from ztw_rl.atari.make_emulators import make_emulators
 
 
 class AtariVecEnv(VecEnv):

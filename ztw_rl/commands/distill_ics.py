@@ -22,7 +22,7 @@ from ztw_rl.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ztw_rl.atari.emulators import EmulatorBatch
+    from ztw_rl.atari.emulator_batch import EmulatorBatch
     from ztw_rl.atari.teacher import Teacher
 
 PROG = "ztw-rl distill-ics"
@@ -189,7 +189,7 @@ def _console() -> Console:
 def _games(teacher: Teacher, n_envs: int) -> Iterator[EmulatorBatch]:
     """Emulators that the teacher can play on."""
     from ztw_rl.atari.background import background_threads
-    from ztw_rl.atari.emulators import make_emulators
+    from ztw_rl.atari.make_emulators import make_emulators
 
     with background_threads():
         emulators = make_emulators(teacher.atari, n_envs)

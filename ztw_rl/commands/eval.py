@@ -157,8 +157,8 @@ def _play(
         TimeRemainingColumn,
     )
 
-    from ztw_rl.atari.emulators import make_batches
     from ztw_rl.atari.evaluate import evaluate, n_games, play
+    from ztw_rl.atari.make_emulators import make_batches
     from ztw_rl.atari.seats import Row
 
     settings = args.evaluation

@@ -1,0 +1,44 @@
+"""Batches of games for the pixels that a configuration asks for."""
+
+from __future__ import annotations
+
+from ztw_rl.atari.background import background_threads
+from ztw_rl.atari.config import AtariConfig
+from ztw_rl.atari.emulator_batch import EmulatorBatch
+from ztw_rl.atari.emulators import Emulators
+
+
+def make_emulators(config: AtariConfig, n_envs: int, n_threads: int = 0) -> EmulatorBatch:
+    """A batch of games that renders ``config.pixels``.
+
+    Args:
+        config: Preprocessing.
+        n_envs: Number of games N.
+        n_threads: Emulation threads; 0 takes one per core. ``sb3`` pixels always take one.
+
+    Raises:
+        UserError: ALE has no such game.
+    """
+    if config.pixels == "ale":
+        return Emulators(config, n_envs, n_threads)
+    # Only the wrapper chain needs OpenCV.
+    from ztw_rl.atari.emulators_sb3 import WrappedEmulators
+
+    return WrappedEmulators(config, n_envs)
+
+
+def make_batches(config: AtariConfig, n_envs: int) -> list[EmulatorBatch]:
+    """Games in batches that take turns: while one emulates, a network decides for another.
+
+    Two halves, or all games in one where they cannot emulate in the background.
+
+    Args:
+        config: Preprocessing.
+        n_envs: Number of games, over all batches.
+
+    Raises:
+        UserError: ALE has no such game.
+    """
+    sizes = [n_envs // 2, n_envs - n_envs // 2] if config.pixels == "ale" else [n_envs]
+    with background_threads():
+        return [make_emulators(config, size) for size in sizes if size]
