@@ -189,6 +189,8 @@ def one_error(capsys, arguments: list[str]) -> str:
         (["train-ppo", "--env=Pong", "--ppo.n-envs=0"], "n_envs must be at least 1, not 0"),
         (["train-ppo", "--env=Pong", "--atari.game=pnog"], "no Atari game is called 'pnog'"),
         (["train-ppo", "--env=Pong", "--n-timesteps=0"], "n_timesteps must be at least 1, not 0"),
+        (["train-ppo", "--env=Pong", "--seed=-1"], "seed must be between 0 and 1000000000, not -1"),
+        (["train-ppo", "--env=Pong", "--seed=9999999999"], "seed must be between 0 and 1000000000"),
         (["train-ppo", "--env=Pong", "--resume"], "there is no run runs/ppo/pong-* to resume"),
         (["train-ppo", "--resume"], "there is no run runs/ppo/* to resume"),
         (["train-ppo", "--resume", "nowhere"], "there is no run folder nowhere"),

@@ -146,6 +146,7 @@ def test_nothing_to_distil(folder, one_error, arguments, message):
         (["--atari.frame-skip=2"], "leave out --atari.* flags"),
         (["--device=cuda:99"], "device 'cuda:99' is not available here; use --device cpu"),
         (["--device=gpu"], "unknown device 'gpu'"),
+        (["--seed=-1"], "seed must be between 0 and 1000000000, not -1"),
         (["--distill.n-envs=0"], "n_envs must be at least 1, not 0"),
         (["--distill.exits", "conv9"], "exits must be some of input, conv1, conv2, conv3"),
         (["--distill.exits", "conv2", "conv1"], "exits must be some of input, conv1"),

@@ -158,6 +158,8 @@ def test_no_agent_yet(folder, one_error, monkeypatch):
         (["--device=gpu"], "unknown device 'gpu'"),
         (["--n-episodes=0"], "n_episodes must be at least 1, not 0"),
         (["--n-envs=0"], "n_envs must be at least 1, not 0"),
+        (["--seed=-1"], "seed must be between 0 and 1000000000, not -1"),
+        (["--seed=9999999999"], "seed must be between 0 and 1000000000, not 9999999999"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(

@@ -88,6 +88,7 @@ def test_transfer_trains_the_final_layer_alone(folder, capsys):
         (["eval", "--models", "nowhere"], "there is no such folder"),
         (["train-backbone", "--trains=head"], "--trains head needs --init"),
         (["train-backbone", "--data=cifar10", "--data-path=nowhere"], "nowhere is no folder"),
+        (["train-backbone", "--seed=-1"], "seed must be between 0 and 1000000000, not -1"),
         (["train-backbone", "--resume"], "there is no run in runs/backbone"),
     ],
 )
@@ -104,6 +105,7 @@ def test_more_ics_than_blocks_and_another_networks_weights(folder, capsys):
     torch.save(build_backbone("resnet56", 7, 32).state_dict(), "seven.pt")
     small = ["--n-train=4", *SMALL]
     for file, flag, message in [
+        ("right.pt", "--seed=-1", "seed must be between 0 and 1000000000, not -1"),
         ("right.pt", "--n-ics=28", "n_ics is 28, but the network has 27 blocks"),
         ("other.pt", "--n-ics=2", "holds the weights of another network"),
         ("seven.pt", "--n-ics=2", "tells 7 classes apart, but the data have 10"),

@@ -14,6 +14,7 @@ from ztw_rl.core.settings import (
     require_at_least,
     require_positive,
     require_schedule,
+    require_seed,
     require_share,
 )
 
@@ -119,6 +120,9 @@ class PPORun:
     """Training."""
     init: str | None = None
     """File of the weights it began with, in place of random ones."""
+
+    def __post_init__(self) -> None:
+        require_seed(self)
 
 
 MethodName = Literal["ztw", "sdn", "cascade", "ensemble", "student"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ztw_rl.atari.config import AtariConfig, DistillConfig
+from ztw_rl.core.settings import require_seed
 
 if TYPE_CHECKING:
     from ztw_rl.atari.agent import Agent
@@ -24,6 +25,9 @@ class DistillRun:
     ppo_timesteps: int | None = None
     ppo_seed: int | None = None
     imported_from: str | None = None
+
+    def __post_init__(self) -> None:
+        require_seed(self)
 
 
 def made_agent(run: DistillRun, teacher: Teacher, model: EarlyExitModel) -> Agent:

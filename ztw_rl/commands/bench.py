@@ -10,6 +10,7 @@ import tyro
 
 from ztw_rl import agents, runs
 from ztw_rl.commands._operating_point import OperatingPoint, choose
+from ztw_rl.core.settings import require_seed
 from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Bench:
     """The threshold of the mix."""
 
     def __post_init__(self) -> None:
+        require_seed(self)
         for name in ("batch_sizes", "threads"):
             values = getattr(self, name)
             if not values or min(values) < 1:

@@ -17,6 +17,7 @@ from ztw_rl.atari.games import canonical, rom_id
 from ztw_rl.commands._arguments import parse, peek
 from ztw_rl.commands._distilled import DistillRun, made_agent
 from ztw_rl.commands._policy import TEACHER_FILE, is_zip, load_teacher, stored_atari
+from ztw_rl.core.settings import require_seed
 from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ class DistillICs:
     """Distillation."""
     atari: AtariConfig = field(default_factory=AtariConfig)
     """How the emulator's frames become observations; only an SB3 .zip leaves that open."""
+
+    def __post_init__(self) -> None:
+        require_seed(self)
 
 
 def main(arguments: list[str]) -> int:

@@ -13,6 +13,7 @@ from ztw_rl.atari.config import EvaluationConfig
 from ztw_rl.atari.games import canonical
 from ztw_rl.commands._arguments import parse, peek
 from ztw_rl.commands._curve import CSV, JSON, PNG, EvalRun, kept_lines, screen, write
+from ztw_rl.core.settings import require_seed
 from ztw_rl.core.thresholds import parse_thresholds
 from ztw_rl.errors import UserError
 
@@ -61,6 +62,9 @@ class Eval:
         default_factory=EvaluationConfig
     )
     """How many games, and how they are played."""
+
+    def __post_init__(self) -> None:
+        require_seed(self)
 
 
 def main(arguments: list[str]) -> int:

@@ -6,6 +6,9 @@ from math import inf
 
 from ztw_rl.errors import UserError
 
+LAST_SEED = 10**9
+"""Games and resumed sessions count on from a seed, and ALE takes seeds below 2^31."""
+
 
 def require(config: object, accepted: bool, name: str, expected: str) -> None:
     """Raise a UserError unless the value of field ``name`` is accepted."""
@@ -29,6 +32,12 @@ def require_positive(config: object, *names: str) -> None:
     """Each field is finite and above 0; see ``require``."""
     for name in names:
         require(config, 0 < getattr(config, name) < inf, name, "above 0 and finite")
+
+
+def require_seed(config: object, name: str = "seed") -> None:
+    """The field is 0 … ``LAST_SEED``; see ``require``."""
+    accepted = 0 <= getattr(config, name) <= LAST_SEED
+    require(config, accepted, name, f"between 0 and {LAST_SEED}")
 
 
 def require_schedule(config: object, rates: tuple[float, ...], until: tuple[float, ...]) -> None:

@@ -10,6 +10,7 @@ from ztw_rl.core.settings import (
     require_at_least,
     require_positive,
     require_schedule,
+    require_seed,
     require_share,
 )
 
@@ -174,6 +175,9 @@ class BackboneRun:
     pixels: PixelConfig
     training: BackboneTraining
 
+    def __post_init__(self) -> None:
+        require_seed(self)
+
 
 SelectedOn = Literal["held_out", "cross_fit"]
 
@@ -193,3 +197,6 @@ class ICRun:
     data: DataConfig
     pixels: PixelConfig
     training: ICTraining
+
+    def __post_init__(self) -> None:
+        require_seed(self)
