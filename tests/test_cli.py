@@ -186,6 +186,8 @@ def one_error(capsys, arguments: list[str]) -> str:
         (["train-ppo", "--env", ""], "--env needs the name of a game"),
         (["train-ppo", "--env=Pong", "--device=cuda:99"], "device 'cuda:99' is not available"),
         (["train-ppo", "--env=Pong", "--device=gpu"], "unknown device 'gpu'"),
+        (["train-ppo", "--env=Pong", "--device=meta"], "unknown device 'meta'; use auto"),
+        (["train-ppo", "--env=Pong", "--device=cuda:300"], "device 'cuda:300' is not available"),
         (["train-ppo", "--env=Pong", "--ppo.n-envs=0"], "n_envs must be at least 1, not 0"),
         (["train-ppo", "--env=Pong", "--atari.game=pnog"], "no Atari game is called 'pnog'"),
         (["train-ppo", "--env=Pong", "--n-timesteps=0"], "n_timesteps must be at least 1, not 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import torch
 
@@ -17,15 +18,15 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"unknown device '{name}'; use auto, cpu, cuda or cuda:0") from None
-    if device.type == "cuda" and (
-        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    # PyTorch knows more, such as meta, on which nothing here runs.
+    known = re.fullmatch(r"cpu|cuda(?::(\d+))?", name, re.ASCII)
+    if known is None:
+        raise UserError(f"unknown device '{name}'; use auto, cpu, cuda or cuda:0")
+    if name != "cpu" and (
+        not torch.cuda.is_available() or int(known[1] or 0) >= torch.cuda.device_count()
     ):
         raise UserError(f"device '{name}' is not available here; use --device cpu")
-    return device
+    return torch.device(name)
 
 
 def n_network_threads() -> int:
