@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 
 import torch
 
@@ -14,7 +15,7 @@ from ztw_rl.errors import UserError
 
 
 def require_compiler(remedy: str) -> None:
-    """Find out whether generated C++ can be built.
+    """Find out whether PyTorch can build generated C++: with the program that ``CXX`` names.
 
     Args:
         remedy: What else the user can do.
@@ -22,8 +23,12 @@ def require_compiler(remedy: str) -> None:
     Raises:
         UserError: There is no C++ compiler.
     """
-    if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
-        raise UserError(f"no C++ compiler (g++ or clang++) is installed; {remedy}")
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    # As a whole: PyTorch splits no arguments off, so it cannot run "ccache g++" either.
+    if shutil.which(name) is None:
+        raise UserError(
+            f"there is no C++ compiler '{name}' (CXX names it, without arguments); {remedy}"
+        )
 
 
 def compiled(model: EarlyExitModel) -> StagedBackend:
