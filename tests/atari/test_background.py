@@ -41,6 +41,20 @@ def test_an_error_inside_leaves_the_caller_as_it_was():
     assert os.sched_getscheduler(0) == before
 
 
+@linux
+@pytest.mark.parametrize("name", ["sched_getscheduler", "sched_setscheduler"])
+def test_where_policies_are_forbidden_nothing_changes(monkeypatch, name):
+    def refuse(*arguments):
+        raise PermissionError(1, "Operation not permitted")
+
+    before = os.sched_getscheduler(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, refuse)
+        with background_threads():
+            pass
+    assert os.sched_getscheduler(0) == before
+
+
 def test_elsewhere_nothing_changes(monkeypatch):
     monkeypatch.delattr(os, "SCHED_BATCH", raising=False)
     with background_threads():

@@ -15,15 +15,24 @@ def background_threads() -> Iterator[None]:
     machine with few cores it would otherwise be suspended until they have finished. That pays
     where the waker has work of its own meanwhile and PyTorch leaves cores free; a thread of
     PyTorch that spins between two operations would keep such emulators waiting. Only Linux
-    knows such threads (``SCHED_BATCH``); elsewhere, and where the process runs under a policy of
-    the user's own, nothing changes.
+    knows such threads (``SCHED_BATCH``); elsewhere, where the process runs under a policy of the
+    user's own, and where it may not choose one (a container's seccomp profile), nothing changes.
     """
-    if not hasattr(os, "SCHED_BATCH") or os.sched_getscheduler(0) != os.SCHED_OTHER:
+    if not hasattr(os, "SCHED_BATCH") or not _changed(os.SCHED_OTHER, os.SCHED_BATCH):
         yield
         return
-    # Of the calling thread alone; those that it starts inherit it.
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     try:
         yield
     finally:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        _changed(os.SCHED_BATCH, os.SCHED_OTHER)
+
+
+def _changed(before: int, after: int) -> bool:
+    """Put the calling thread, and those that it will start, under another policy if it may."""
+    try:
+        if os.sched_getscheduler(0) != before:
+            return False
+        os.sched_setscheduler(0, after, os.sched_param(0))
+    except OSError:
+        return False
+    return True
