@@ -106,6 +106,17 @@ def test_train_resume_extend(capsys):
     assert "runs/ppo/breakout-002" in capsys.readouterr().out
 
 
+def test_a_run_without_a_checkpoint_is_passed_over(capsys):
+    assert cli.main(["train-ppo", "--env", "Pong", "--n-timesteps", "16", *SMALL]) == 0
+    shutil.copytree("runs/ppo/pong-001", "runs/ppo/pong-002")
+    shutil.rmtree("runs/ppo/pong-002/checkpoints")
+    assert cli.main(["train-ppo", "--env=Pong", "--resume", "--n-timesteps=32"]) == 0
+    assert "trained for 32 steps: runs/ppo/pong-001" in capsys.readouterr().out
+    shutil.rmtree("runs/ppo/pong-001")
+    message = "there is no run runs/ppo/pong-* to resume"
+    assert message in one_error(capsys, ["train-ppo", "--env=Pong", "--resume"])
+
+
 def test_beginning_with_weights(capsys):
     assert cli.main(["train-ppo", "--env", "Pong", "--n-timesteps", "16", *SMALL]) == 0
     first = Path("runs/ppo/pong-001/checkpoints/step_000000016/policy.safetensors")

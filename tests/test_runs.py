@@ -95,6 +95,21 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     assert not list((tmp_path / "ppo").iterdir())
 
 
+def test_settings_that_no_file_can_hold_leave_nothing(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        runs.create(tmp_path, "ppo", "pong", Config(float("nan")))
+    assert not list((tmp_path / "ppo").iterdir())
+
+
+def test_newest_of_those_that_can_be_resumed(tmp_path):
+    first, second = (runs.create(tmp_path, "ppo", "pong", Config(0)) for _ in range(2))
+    assert runs.newest(tmp_path, "ppo", holding=runs.CHECKPOINT) is None
+    (second / "checkpoints" / ".step_000000016").mkdir(parents=True)
+    (first / "checkpoints" / "step_000000016").mkdir(parents=True)
+    assert runs.newest(tmp_path, "ppo", holding=runs.CHECKPOINT) == first
+    assert runs.newest(tmp_path, "ppo") == second
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

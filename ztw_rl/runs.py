@@ -16,6 +16,8 @@ from ztw_rl.schema import parse
 T = TypeVar("T")
 
 CONFIG = "config.json"
+CHECKPOINT = "checkpoints/step_*"
+"""Pattern of what a run can be resumed from; see ``core.checkpoint``."""
 _NUMBERED = re.compile(r"(?P<game>.+)-(?P<number>\d+)")
 
 
@@ -37,9 +39,11 @@ def create(root: Path, kind: str, game: str, config: Any) -> Path:
     try:
         draft.mkdir(parents=True)
         save_config(draft, config)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+        if isinstance(error, OSError):
+            raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+        raise
     while True:
         taken = [number for name, number, _ in _numbered(folder) if name == game]
         target = folder / f"{game}-{max(taken, default=0) + 1:03d}"
@@ -60,12 +64,13 @@ def newest(root: Path, kind: str, game: str | None = None, holding: str = CONFIG
         root: Usually ``runs``.
         kind: ``ppo``, ``distill``, ``eval``.
         game: Only runs of this game; of any by default.
-        holding: Only runs that hold this file, such as a result that comes last.
+        holding: Only runs that hold a file of this name or pattern, such as a ``CHECKPOINT``, or
+            a result that comes last.
     """
     runs = [
         ((path / CONFIG).stat().st_mtime_ns, number, path)
         for name, number, path in _numbered(root / kind)
-        if game in (None, name) and (path / CONFIG).is_file() and (path / holding).is_file()
+        if game in (None, name) and (path / CONFIG).is_file() and any(path.glob(holding))
     ]
     return max(runs)[-1] if runs else None
 

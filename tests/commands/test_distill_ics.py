@@ -111,6 +111,17 @@ def test_resume_without_a_value_takes_the_newest(distill_run, capsys):
     assert (distill_run / "agent" / "agent.json").is_file()
 
 
+def test_runs_without_a_checkpoint_are_passed_over(ppo_run, distill_run, distill, capsys):
+    """As a kill before the first checkpoint leaves them."""
+    for run in (ppo_run, distill_run):
+        shutil.copytree(run, run.with_name("pong-002"))
+        shutil.rmtree(run.with_name("pong-002") / "checkpoints")
+    assert cli.main(["distill-ics", "--resume", "--device=cpu"]) == 0
+    assert "going on in runs/distill/pong-001" in capsys.readouterr().err
+    assert distill() == 0
+    assert config_of(Path("runs/distill/pong-003"))["policy"] == str(ppo_run)
+
+
 def test_settings_cannot_change_midway(distill_run, one_error):
     before = (distill_run / "config.json").read_bytes()
     for flag in ("--seed=1", "--distill.n-timesteps=64", "--atari.frame-skip=1", "--policy=x"):
@@ -126,11 +137,11 @@ def test_settings_cannot_change_midway(distill_run, one_error):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "there is no run in runs/ppo; begin with: ztw-rl train-ppo --env Pong"),
+        ([], "there is no run with a checkpoint in runs/ppo; begin with: ztw-rl train-ppo"),
         (["--policy=nowhere"], "there is no agent 'nowhere'"),
         (["--policy=gone.zip"], "gone.zip does not exist"),
         (["--policy=gone.zip", "--env=Pong"], "gone.zip does not exist"),
-        (["--resume"], "there is no run in runs/distill; begin with: ztw-rl distill-ics"),
+        (["--resume"], "there is no run with a checkpoint in runs/distill; begin with"),
         (["--resume=nowhere"], "there is no run folder nowhere"),
     ],
 )
@@ -193,7 +204,7 @@ def test_damaged_policies(ppo_run, one_error, damage):
     else:
         shutil.rmtree(ppo_run / "checkpoints")
         message = f"{ppo_run} has no checkpoint yet"
-    assert message in one_error("distill-ics")
+    assert message in one_error("distill-ics", f"--policy={ppo_run}")
     assert [p.name for p in Path("runs").iterdir()] == ["ppo"]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,25 @@ def test_from_a_backbone_to_a_table(folder, capsys):
     assert "whose ICs do not fit ztw" in message
 
 
+def test_bare_resume_passes_over_what_has_no_checkpoint(folder, capsys):
+    run("train-backbone", "--n-train=20", *SMALL)
+    run("train-ics", "--method=sdn", *ICS)
+    for first in ("runs/backbone/resnet56-digits-001", "runs/ics/resnet56-digits-sdn-001"):
+        dud = first[:-1] + "2"
+        shutil.copytree(first, dud)
+        shutil.rmtree(f"{dud}/checkpoints")
+        capsys.readouterr()
+        command = "train-backbone" if "backbone" in first else "train-ics"
+        run(command, "--resume", "--device=cpu")
+        assert f"going on in {first}" in capsys.readouterr().err
+        shutil.rmtree(dud)
+    # Ensembles alone keep no checkpoints, and begin anew.
+    run("train-ics", "--method=ensemble", "--ics=runs/ics/resnet56-digits-sdn-001", *ICS)
+    capsys.readouterr()
+    run("train-ics", "--resume", "--device=cpu")
+    assert "going on in runs/ics/resnet56-digits-ensemble-001" in capsys.readouterr().err
+
+
 def test_transfer_trains_the_final_layer_alone(folder, capsys):
     run("train-backbone", "--n-train=20", *SMALL)
     first = "runs/backbone/resnet56-digits-001/backbone.safetensors"
@@ -89,6 +109,8 @@ def test_transfer_trains_the_final_layer_alone(folder, capsys):
         (["train-backbone", "--trains=head"], "--trains head needs --init"),
         (["train-backbone", "--data=cifar10", "--data-path=nowhere"], "nowhere is no folder"),
         (["train-backbone", "--seed=-1"], "seed must be between 0 and 1000000000, not -1"),
+        (["train-backbone", "--pixels.std=inf", "1", "1"], "std must be all above 0 and finite"),
+        (["train-backbone", "--pixels.mean=nan", "0", "0"], "mean must be all finite"),
         (["train-backbone", "--resume"], "there is no run in runs/backbone"),
     ],
 )

@@ -53,7 +53,8 @@ class DistillICs:
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
     resume: Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="[RUN]")] = None
-    """Go on with this run folder; without a value, with the run started or resumed last."""
+    """Go on with this run folder; without a value, with the run started or resumed last that
+    has a checkpoint."""
     runs_dir: Path = Path("runs")
     """Where run folders are."""
     distill: DistillConfig = field(default_factory=DistillConfig)
@@ -110,10 +111,10 @@ def _full(args: DistillICs) -> DistillICs:
 
 
 def _newest(root: Path, kind: str) -> Path:
-    found = runs.newest(root, kind)
+    found = runs.newest(root, kind, holding=runs.CHECKPOINT)
     if found is None:
         remedy = "ztw-rl train-ppo --env Pong" if kind == PPO_KIND else "ztw-rl distill-ics"
-        raise UserError(f"there is no run in {root / kind}; begin with: {remedy}")
+        raise UserError(f"there is no run with a checkpoint in {root / kind}; begin with: {remedy}")
     return found
 
 

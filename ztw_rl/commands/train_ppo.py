@@ -40,7 +40,7 @@ class TrainPPO:
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
     resume: Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="[RUN]")] = None
     """Go on with this run folder; without a value, with the run of the game that was started or
-    resumed last. Its stored settings take the place of recipe and defaults."""
+    resumed last and has a checkpoint. Its stored settings take the place of recipe and defaults."""
     init: Path | None = None
     """Begin with the weights in this file rather than with random ones, such as
     agents/pong/ppo.safetensors: policy and value net. Steps are counted from 0, and the optimiser
@@ -109,7 +109,7 @@ def _parse(arguments: list[str]) -> tuple[TrainPPO, Path | None, PPORun | None]:
 
 
 def _newest(root: Path, game: str | None) -> Path:
-    found = runs.newest(root, KIND, game)
+    found = runs.newest(root, KIND, game, holding=runs.CHECKPOINT)
     if found is None:
         wanted = root / KIND / (f"{game}-*" if game else "*")
         raise UserError(f"there is no run {wanted} to resume; leave out --resume")

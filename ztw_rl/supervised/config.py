@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf, isfinite
 from typing import Literal
 
 from ztw_rl.core.settings import (
@@ -36,7 +37,8 @@ class PixelConfig:
     def __post_init__(self) -> None:
         require_at_least(self, 32, "image_size")
         require(self, self.image_size % 32 == 0, "image_size", "a multiple of 32")
-        require(self, all(s > 0 for s in self.std), "std", "all above 0")
+        require(self, all(map(isfinite, self.mean)), "mean", "all finite")
+        require(self, all(0 < s < inf for s in self.std), "std", "all above 0 and finite")
 
 
 @dataclass(frozen=True)

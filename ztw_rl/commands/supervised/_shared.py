@@ -33,13 +33,13 @@ def sized(pixels: PixelConfig, data: DataConfig) -> PixelConfig:
     return replace(pixels, image_size=SPECS[data.data].image_size)
 
 
-def newest(root: Path, kind: str, remedy: str) -> Path:
-    """The run that was started or resumed last.
+def newest(root: Path, kind: str, remedy: str, holding: str = runs.CONFIG) -> Path:
+    """The run that was started or resumed last, of those ``holding`` something; see ``runs``.
 
     Raises:
         UserError: There is none.
     """
-    found = runs.newest(root, kind)
+    found = runs.newest(root, kind, holding=holding)
     if found is None:
         raise UserError(f"there is no run in {root / kind}; begin with: {remedy}")
     return found

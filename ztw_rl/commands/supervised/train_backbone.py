@@ -40,7 +40,8 @@ class TrainBackbone:
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
     resume: Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="[RUN]")] = None
-    """Go on with this run folder; without a value, with the run started or resumed last."""
+    """Go on with this run folder; without a value, with the run started or resumed last that
+    has a checkpoint."""
     runs_dir: Path = Path("runs")
     """Where run folders are."""
     data: tyro.conf.OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
@@ -63,7 +64,8 @@ def main(arguments: list[str]) -> int:
     early = peek(arguments, "resume", "runs-dir")
     if early["resume"] is not None:
         root = Path(early["runs-dir"] or "runs")
-        run_dir = Path(early["resume"]) if early["resume"] else newest(root, BACKBONE_KIND, PROG)
+        given = early["resume"] or newest(root, BACKBONE_KIND, PROG, holding=runs.CHECKPOINT)
+        run_dir = Path(given)
         stored = runs.load_config(BackboneRun, run_dir)
         default = TrainBackbone(
             stored.arch,

@@ -63,7 +63,8 @@ class TrainICs:
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
     resume: Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="[RUN]")] = None
-    """Go on with this run folder; without a value, with the run started or resumed last."""
+    """Go on with this run folder; without a value, with the run started or resumed last that
+    has a checkpoint, or needs none."""
     runs_dir: Path = Path("runs")
     """Where run folders are."""
     data: tyro.conf.OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
@@ -86,7 +87,7 @@ def main(arguments: list[str]) -> int:
     early = peek(arguments, "backbone", "data", "resume", "runs-dir")
     root = Path(early["runs-dir"] or "runs")
     if early["resume"] is not None:
-        run_dir = Path(early["resume"]) if early["resume"] else newest(root, IC_KIND, PROG)
+        run_dir = Path(early["resume"] or _resumable(root))
         run = runs.load_config(ICRun, run_dir)
         default = TrainICs(
             Path(run.backbone),
@@ -128,6 +129,14 @@ def main(arguments: list[str]) -> int:
         training=args.training,
     )
     return _train(run, None, args)
+
+
+def _resumable(root: Path) -> Path:
+    """The run to go on with: the last that has a checkpoint, or begins anew with its ensembles."""
+    last = newest(root, IC_KIND, PROG)
+    if runs.load_config(ICRun, last).ics:
+        return last
+    return newest(root, IC_KIND, PROG, holding=runs.CHECKPOINT)
 
 
 def _defaults(path: Path | None, trained: BackboneRun | None, data: str | None) -> TrainICs:
