@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -27,6 +28,11 @@ CHUNK = 16
 """Samples of a larger batch that run at once. Features of more fall out of a core's cache between
 one layer and the next, and the operating system clears fresh pages for them at every call."""
 METADATA_FILE = "metadata.json"
+UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError),
+    *(KeyError, TypeError, ValueError),
+)
+"""What reading a damaged artefact raises; RuntimeError where it seems to be encrypted."""
 OUTPUTS = ("next_features", "next_logits", "log_probs", "confidence")
 """Of each graph; the last exit's has the last two."""
 
@@ -88,6 +94,10 @@ class DeployedModel:
     Args:
         sessions: E, in order.
         metadata: What ``metadata.json`` holds.
+
+    Raises:
+        UserError: There are more or fewer thresholds than E−1.
+        KeyError: Something is missing in the metadata.
     """
 
     def __init__(self, sessions: Sequence[Session], metadata: Mapping[str, Any]) -> None:
@@ -97,10 +107,10 @@ class DeployedModel:
         self._shape = tuple(metadata["input_shape"])
         self._dtype = np.dtype(metadata["input_dtype"])
         self._n_classes = int(metadata["n_classes"])
+        self._head_is_ensembled = bool(metadata["head_is_ensembled"])
+        self._proposed = self._thresholds(metadata["thresholds"])
 
-    def predict(
-        self, x: npt.NDArray[Any], threshold: float | Sequence[float] | None = None
-    ) -> Answer:
+    def predict(self, x: npt.NDArray[Any], threshold: npt.ArrayLike | None = None) -> Answer:
         """Answer a batch; samples that have left are computed no further.
 
         Args:
@@ -117,16 +127,16 @@ class DeployedModel:
                 f"the input is {x.dtype} {x.shape}, but the model takes "
                 f"{self._dtype} (B, {', '.join(map(str, self._shape))})"
             )
-        thresholds = self._thresholds(threshold)
+        thresholds = self._proposed if threshold is None else self._thresholds(threshold)
         answer = self._predict_one if len(x) == 1 else self._predict_batch
         return answer(x, thresholds)
 
-    def _thresholds(self, threshold: float | Sequence[float] | None) -> list[float]:
+    def _thresholds(self, given: npt.ArrayLike) -> list[float]:
         """E−1, rounded as confidences are."""
-        chosen = self.metadata["thresholds"] if threshold is None else threshold
-        if isinstance(chosen, float | int):
-            return [float(np.float32(chosen))] * (self.n_exits - 1)
-        thresholds: list[float] = np.asarray(chosen, np.float32).ravel().tolist()
+        rounded = np.asarray(given, np.float32)
+        if rounded.ndim == 0:
+            return [rounded.item()] * (self.n_exits - 1)
+        thresholds: list[float] = rounded.ravel().tolist()
         if len(thresholds) != self.n_exits - 1:
             raise UserError(f"{self.n_exits - 1} thresholds are needed, not {len(thresholds)}")
         return thresholds
@@ -137,7 +147,7 @@ class DeployedModel:
         """Exit m's outputs, of which the last two are the answer."""
         feed = {"features": features}
         # The last exit has no use for the others' logits unless it is ensembled.
-        if logits is not None and (m < self.n_exits - 1 or self.metadata["head_is_ensembled"]):
+        if logits is not None and (m < self.n_exits - 1 or self._head_is_ensembled):
             feed["logits"] = logits
         outputs = OUTPUTS if m < self.n_exits - 1 else OUTPUTS[2:]
         return self._sessions[m].run(outputs, feed)
@@ -226,6 +236,10 @@ def load(path: str | Path, n_threads: int = 1) -> DeployedModel:
             graphs = [archive.read(graph_file(m)) for m in range(metadata["n_exits"])]
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; make it with: ztw-rl export") from None
-    except (zipfile.BadZipFile, OSError, EOFError, KeyError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path} is damaged ({error}); export it again") from None
-    return DeployedModel([open_session(g, n_threads, str(path)) for g in graphs], metadata)
+    sessions = [open_session(graph, n_threads, str(path)) for graph in graphs]
+    try:
+        return DeployedModel(sessions, metadata)
+    except (UserError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({METADATA_FILE}: {error}); export it again") from None

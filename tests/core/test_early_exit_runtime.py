@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -44,6 +45,16 @@ def test_bad_choices(model, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(UserError, match=r"no C\+\+ compiler .*; use another"):
         require_compiler("use another")
+
+
+@pytest.mark.parametrize(
+    "threshold",
+    [0.3, np.float32(0.3), np.array(0.3), np.array([0.3]), [np.float32(0.3)], torch.tensor(0.3)],
+    ids=["float", "float32", "0-d", "1-d", "list", "tensor"],
+)
+def test_thresholds_as_arrays(make_model, threshold):
+    runtime = Runtime(eager(make_model(n_ics=1)), torch.zeros(1, 4, 6, 6), threshold)
+    assert runtime.thresholds == (np.float32(0.3).item(),)
 
 
 def test_the_compiler_is_the_one_that_pytorch_takes(monkeypatch):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -119,18 +121,18 @@ class Runtime:
         UserError: The number of thresholds is wrong.
     """
 
-    def __init__(self, backend: Predictor, x: Tensor, threshold: float | Sequence[float]) -> None:
+    def __init__(self, backend: Predictor, x: Tensor, threshold: npt.ArrayLike) -> None:
         n_ics = backend.n_exits - 1
-        given = [threshold] * n_ics if isinstance(threshold, int | float) else list(threshold)
+        # Rounded as confidences are, so that every backend compares the same numbers.
+        given = np.asarray(threshold, np.float32)
+        if given.ndim == 0:
+            given = np.full(n_ics, given)
         if len(given) != n_ics:
             raise UserError(f"{n_ics} thresholds are needed, not {len(given)}")
         self.backend = backend
         self.input_shape = tuple(x.shape[1:])
         self.input_dtype = x.dtype
-        # Rounded as confidences are, so that every backend compares the same numbers.
-        self.thresholds: tuple[float, ...] = tuple(
-            torch.tensor(given, dtype=torch.float32).tolist()
-        )
+        self.thresholds: tuple[float, ...] = tuple(given.tolist())
 
     def predict(self, x: Tensor) -> Prediction:
         """Answer a batch; samples that have left are computed no further.

@@ -64,6 +64,20 @@ def test_artefacts_that_cannot_be_used(artefact):
         deploy.load(path)
     with zipfile.ZipFile(path) as archive:
         metadata = json.loads(archive.read("metadata.json"))
+        packages = {aoti.package_file(m): archive.read(aoti.package_file(m)) for m in range(2)}
+    for name, value in (
+        *((name, None) for name in ("input_shape", "input_dtype", "thresholds")),
+        ("input_dtype", "float99"),
+        ("input_shape", "wide"),
+        ("thresholds", [0.5, 0.5]),
+    ):
+        changed = {key: v for key, v in {**metadata, name: value}.items() if v is not None}
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("metadata.json", json.dumps(changed))
+            for file, package in packages.items():
+                archive.writestr(file, package)
+        with pytest.raises(UserError, match=r"is damaged \(metadata\.json: .*; export it again"):
+            aoti.load(path)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"is damaged .*; export it again"):
         aoti.load(path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import subprocess
@@ -154,6 +155,59 @@ def test_artefacts_that_cannot_be_used(artefact):
         deploy.load(artefact)
     with pytest.raises(UserError, match="does not exist; make it with: ztw-rl export"):
         deploy.load(artefact.with_name("other.zip"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, None) for name in ("input_shape", "input_dtype", "n_classes", "thresholds")),
+        ("head_is_ensembled", None),
+        ("input_shape", 3),
+        ("input_dtype", "float99"),
+        ("n_classes", "many"),
+        ("n_exits", 0),
+        ("thresholds", [0.5, 0.5, 0.5]),
+        ("thresholds", "high"),
+    ],
+)
+def test_metadata_that_cannot_be_used(artefact, name, value):
+    with zipfile.ZipFile(artefact) as archive:
+        files = {entry: archive.read(entry) for entry in archive.namelist()}
+    metadata = json.loads(files["metadata.json"])
+    del metadata[name]
+    if value is not None:
+        metadata[name] = value
+    with zipfile.ZipFile(artefact, "w") as archive:
+        for entry, content in {**files, "metadata.json": json.dumps(metadata)}.items():
+            archive.writestr(entry, content)
+    with pytest.raises(UserError, match=r"model\.zip is damaged \(metadata\.json: .*; export it"):
+        deploy.load(artefact)
+
+
+def test_damage_anywhere_is_one_line(artefact):
+    whole = bytearray(artefact.read_bytes())
+    rng = np.random.default_rng(0)
+    # The directory at the end, and the first entry's header.
+    places = [*range(len(whole) - 400, len(whole)), *range(40)]
+    for place in rng.choice(places, 150, replace=False):
+        damaged = whole.copy()
+        damaged[place] ^= 1 << rng.integers(8)
+        artefact.write_bytes(damaged)
+        with contextlib.suppress(UserError):
+            deploy.load(artefact)
+
+
+@pytest.mark.parametrize(
+    "threshold",
+    [np.float32(0.5), np.float64(0.5), np.array(0.5), np.array([0.5, 0.5]), torch.tensor(0.5)],
+    ids=["float32", "float64", "0-d", "1-d", "tensor"],
+)
+def test_thresholds_as_arrays(artefact, threshold):
+    x = np.random.default_rng(0).normal(size=(7, 3, 9, 9)).astype(np.float32)
+    model = deploy.load(artefact)
+    wanted = model.predict(x, 0.5).exits.tolist()
+    assert model.predict(x, threshold).exits.tolist() == wanted
+    assert model.predict(x).exits.tolist() == wanted
 
 
 def test_missing_packages(artefact, make_model, monkeypatch):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -106,7 +107,7 @@ class AotiModel:
         self._example = torch.zeros(1, *metadata["input_shape"], dtype=dtype)
         self._proposed = Runtime(self._stages, self._example, metadata["thresholds"])
 
-    def predict(self, x: Tensor, threshold: float | Sequence[float] | None = None) -> Prediction:
+    def predict(self, x: Tensor, threshold: npt.ArrayLike | None = None) -> Prediction:
         """Answer a batch; samples that have left are computed no further.
 
         Args:
@@ -155,11 +156,15 @@ def load(path: str | Path) -> AotiModel:
             packages = [archive.read(package_file(m)) for m in range(metadata["n_exits"])]
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; make it with: ztw-rl export") from None
-    except (zipfile.BadZipFile, OSError, EOFError, KeyError, TypeError, ValueError) as error:
+    except deploy.UNREADABLE as error:
         raise UserError(f"{path} is damaged ({error}); export it again") from None
     try:
         stages = [aoti_load_package(io.BytesIO(package)) for package in packages]
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} cannot be run here ({reason}); export it again") from None
-    return AotiModel(stages, metadata)
+    try:
+        return AotiModel(stages, metadata)
+    except (UserError, KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        where = deploy.METADATA_FILE
+        raise UserError(f"{path} is damaged ({where}: {error}); export it again") from None
