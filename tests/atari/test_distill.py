@@ -201,6 +201,13 @@ def test_damaged_checkpoints(teacher, games, tmp_path, name):
         run(teacher, games, tmp_path, resume=True)
 
 
+def test_counters_that_cannot_be_used(teacher, games, tmp_path):
+    run(teacher, games, tmp_path, replace(TINY, n_timesteps=16))
+    (newest_checkpoint(tmp_path) / "state.json").write_text('{"n_batches": 3}')
+    with pytest.raises(UserError, match=r"state\.json: unknown key 'n_batches'"):
+        run(teacher, games, tmp_path, resume=True)
+
+
 def test_a_checkpoint_of_another_network(teacher, games, tmp_path):
     run(teacher, games, tmp_path, replace(TINY, n_timesteps=16))
     with pytest.raises(UserError, match=r"model.safetensors belongs to another network"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 from pathlib import Path
@@ -148,6 +149,20 @@ def test_truncated_and_missing_files(env, trained, name):
         ppo.train(env, TINY, trained, seed=0, device=CPU, resume=True)
     file.unlink()
     with pytest.raises(UserError, match=rf"{name} is missing"):
+        ppo.train(env, TINY, trained, seed=0, device=CPU, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_updates": None}, "n_updates is empty"),
+        ({"recent_games": [{"r": 1.0}]}, r"key 'recent_games\[0\]\.l' is missing"),
+    ],
+)
+def test_counters_that_cannot_be_used(env, trained, change, message):
+    path = newest_checkpoint(trained) / "state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(UserError, match=rf"state\.json: {message}"):
         ppo.train(env, TINY, trained, seed=0, device=CPU, resume=True)
 
 

@@ -73,6 +73,9 @@ def test_a_checkpoint_of_train_ppo(env, tmp_path):
     with torch.no_grad():
         wanted = model.policy.get_distribution(pictures()).distribution.logits
     torch.testing.assert_close(logits(teacher), wanted)
+    (newest_checkpoint(tmp_path) / "state.json").write_text("{}")
+    with pytest.raises(UserError, match=r"state\.json: key 'n_timesteps' is missing"):
+        from_checkpoint(newest_checkpoint(tmp_path), AtariConfig(), 3)
 
 
 def test_the_policy_inside_an_agent(tmp_path):

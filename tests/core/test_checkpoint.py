@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from ztw_rl.core.checkpoint import (
     checkpoints,
     load_json,
     load_optimizer_tensors,
+    load_state,
     load_tensors,
     newest_checkpoint,
     optimizer_tensors,
@@ -135,9 +137,14 @@ def test_damaged_json(tmp_path, content):
         load_json(path)
 
 
+@dataclass(frozen=True)
+class State:
+    n_timesteps: int
+
+
 def save(run_dir, step, value=0.0):
     tensors = {"model": {"w": torch.full((2,), value)}}
-    return save_checkpoint(run_dir, step, tensors, {"n_timesteps": step})
+    return save_checkpoint(run_dir, step, tensors, State(step))
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
@@ -147,7 +154,23 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
     assert [p.name for p in checkpoints(tmp_path)] == ["step_000004000", "step_000005000"]
     newest = newest_checkpoint(tmp_path)
     assert load_json(newest / "state.json") == {"n_timesteps": 5000}
+    assert load_state(State, newest) == State(5000)
     assert sorted(p.name for p in newest.iterdir()) == ["model.safetensors", "state.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "key 'n_timesteps' is missing"),
+        ("[]", r"found \[\]"),
+        ('{"n_timesteps": "x"}', "n_timesteps is 'x'"),
+        ('{"n_batches": 3}', "unknown key 'n_batches'"),
+    ],
+)
+def test_counters_that_are_not_there(tmp_path, content, message):
+    (save(tmp_path, 10) / "state.json").write_text(content)
+    with pytest.raises(UserError, match=rf"step_000000010/state\.json: {message}"):
+        load_state(State, newest_checkpoint(tmp_path))
 
 
 def test_a_crash_while_saving_leaves_the_old_checkpoint(tmp_path, monkeypatch):

@@ -109,6 +109,9 @@ def test_checkpoints_that_cannot_be_resumed(tiny_model, tiny_source, tmp_path):
     assert fit(tiny_model("sdn"), tiny_source(), tmp_path)
     with pytest.raises(UserError, match="belongs to another network"):
         loop.restore(tmp_path, tiny_model("ztw"))
+    (newest_checkpoint(tmp_path) / "state.json").write_text("{}")
+    with pytest.raises(UserError, match=r"state\.json: key 'n_batches' is missing"):
+        loop.restore(tmp_path, tiny_model("sdn"))
 
 
 def test_an_ensemble_beats_the_mean_of_its_members_where_it_learnt():

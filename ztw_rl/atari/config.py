@@ -125,6 +125,30 @@ class PPORun:
         require_seed(self)
 
 
+@dataclass(frozen=True)
+class RecentGame:
+    """A full game that ended, under the names that Stable-Baselines3 averages."""
+
+    r: float
+    """Raw points."""
+    l: int  # noqa: E741
+    """Decisions."""
+    t: float
+    """Seconds since the session began."""
+
+
+@dataclass(frozen=True)
+class PPOState:
+    """Where a PPO run stands: a checkpoint's ``state.json``."""
+
+    n_timesteps: int
+    """Environment steps learnt from."""
+    n_updates: int
+    """Passes over a rollout."""
+    recent_games: tuple[RecentGame, ...] = ()
+    """The last hundred."""
+
+
 MethodName = Literal["ztw", "sdn", "cascade", "ensemble", "student"]
 ActionMode = Literal["greedy", "sample"]
 Behaviour = Literal["ics", "all"]

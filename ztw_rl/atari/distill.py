@@ -26,8 +26,8 @@ from ztw_rl.atari.stages import Stage, build_stages
 from ztw_rl.atari.student import beside_teacher
 from ztw_rl.atari.teacher import Teacher
 from ztw_rl.core.checkpoint import (
-    load_json,
     load_optimizer_tensors,
+    load_state,
     load_tensors,
     newest_checkpoint,
     optimizer_tensors,
@@ -52,6 +52,14 @@ class DistillationResult:
     """Environment steps done, over all stages and sessions."""
     finished: bool
     """False if the user stopped it."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a distillation stands: a checkpoint's ``state.json``."""
+
+    n_timesteps: int
+    """Environment steps learnt from, over all stages."""
 
 
 def build_student(teacher: Teacher, config: DistillConfig) -> EarlyExitModel:
@@ -232,7 +240,7 @@ def restore(model: EarlyExitModel, checkpoint: Path) -> tuple[int, dict[str, Ten
     except RuntimeError:
         raise UserError(f"{weights} belongs to another network or game") from None
     moments = load_tensors(checkpoint / "optimizer.safetensors")
-    return load_json(checkpoint / "state.json")["n_timesteps"], moments
+    return load_state(State, checkpoint).n_timesteps, moments
 
 
 def log(
@@ -263,5 +271,5 @@ def save(
         run_dir,
         n_timesteps,
         {"model": model.state_dict(), "optimizer": optimizer_tensors(optimizer)},
-        {"n_timesteps": n_timesteps},
+        State(n_timesteps),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -18,11 +18,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, make_output_format
 from stable_baselines3.common.vec_env import VecEnv
 
-from ztw_rl.atari.config import PPOConfig
+from ztw_rl.atari.config import PPOConfig, PPOState, RecentGame
 from ztw_rl.atari.policy import ChannelsLastCnnPolicy
 from ztw_rl.core.checkpoint import (
-    load_json,
     load_optimizer_tensors,
+    load_state,
     load_tensors,
     newest_checkpoint,
     optimizer_tensors,
@@ -173,11 +173,13 @@ def save(model: PPO, run_dir: Path) -> Path:
             "policy": model.policy.state_dict(),
             "optimizer": optimizer_tensors(model.policy.optimizer),
         },
-        {
-            "n_timesteps": model.num_timesteps,
-            "n_updates": model._n_updates,
-            "recent_games": list(model.ep_info_buffer or ()),
-        },
+        PPOState(
+            n_timesteps=model.num_timesteps,
+            n_updates=model._n_updates,
+            recent_games=tuple(
+                RecentGame(game["r"], game["l"], game["t"]) for game in model.ep_info_buffer or ()
+            ),
+        ),
     )
 
 
@@ -209,10 +211,11 @@ def load(model: PPO, folder: Path) -> None:
     Raises:
         UserError: A file is missing or damaged, or belongs to another network.
     """
-    state = load_json(folder / "state.json")
+    state = load_state(PPOState, folder)
     load_weights(model, folder / "policy.safetensors")
     load_optimizer_tensors(model.policy.optimizer, load_tensors(folder / "optimizer.safetensors"))
-    model.num_timesteps = state["n_timesteps"]
-    model._n_updates = state["n_updates"]
-    model.ep_info_buffer = deque(state["recent_games"], maxlen=model._stats_window_size)
+    model.num_timesteps = state.n_timesteps
+    model._n_updates = state.n_updates
+    games = (asdict(game) for game in state.recent_games)
+    model.ep_info_buffer = deque(games, maxlen=model._stats_window_size)
     model.ep_success_buffer = deque(maxlen=model._stats_window_size)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ztw_rl.atari.agent import Provenance, load_agent
 from ztw_rl.atari.backbone import from_sb3
-from ztw_rl.atari.config import AtariConfig
-from ztw_rl.core.checkpoint import load_json, load_tensors
+from ztw_rl.atari.config import AtariConfig, PPOState
+from ztw_rl.core.checkpoint import load_state, load_tensors
 from ztw_rl.errors import UserError
 
 POLICY_ENTRY = "policy.pth"
@@ -50,8 +50,8 @@ def from_checkpoint(folder: Path, atari: AtariConfig, seed: int) -> Teacher:
     """
     weights = folder / "policy.safetensors"
     parameters = from_sb3(load_tensors(weights), str(weights))
-    state = load_json(folder / "state.json")
-    return Teacher(parameters, atari, Provenance(state["n_timesteps"], seed))
+    n_timesteps = load_state(PPOState, folder).n_timesteps
+    return Teacher(parameters, atari, Provenance(n_timesteps, seed))
 
 
 def from_agent(folder: Path) -> Teacher:

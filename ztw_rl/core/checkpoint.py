@@ -7,8 +7,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ztw_rl.errors import UserError
+from ztw_rl.schema import parse
+
+T = TypeVar("T")
+
+STATE = "state.json"
+"""A checkpoint's counters."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -146,7 +153,7 @@ def save_checkpoint(
         run_dir: The run.
         step: Names the checkpoint, and orders it among the others.
         tensors: File stem, such as ``optimizer``, to named tensors.
-        state: For ``state.json``.
+        state: A dataclass of counters; ``load_state`` gives it back.
 
     Returns:
         The folder, ``run_dir/checkpoints/step_<step>``.
@@ -158,8 +165,18 @@ def save_checkpoint(
         partial.mkdir(parents=True)
         for stem, named in tensors.items():
             save_tensors(partial / f"{stem}.safetensors", named)
-        save_json(partial / "state.json", state)
+        save_json(partial / STATE, asdict(state))
         partial.rename(target)
     for old in checkpoints(run_dir)[:-KEPT_CHECKPOINTS]:
         shutil.rmtree(old)
     return target
+
+
+def load_state(kind: type[T], checkpoint: Path) -> T:
+    """The counters of a checkpoint, as the dataclass that ``save_checkpoint`` was given.
+
+    Raises:
+        UserError: The file is missing or damaged, or holds something else.
+    """
+    path = checkpoint / STATE
+    return parse(kind, load_json(path), path)

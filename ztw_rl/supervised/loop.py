@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from ztw_rl.core.checkpoint import (
-    load_json,
     load_optimizer_tensors,
+    load_state,
     load_tensors,
     newest_checkpoint,
     optimizer_tensors,
@@ -63,6 +63,14 @@ class Schedule:
     batch_size: int
     learning_rates: tuple[float, ...]
     milestones: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a training stands: a checkpoint's ``state.json``."""
+
+    n_batches: int
+    """Minibatches done."""
 
 
 @dataclass
@@ -114,7 +122,7 @@ def restore(
         raise UserError(f"{weights} belongs to another network") from None
     if optimizer is not None:
         load_optimizer_tensors(optimizer, load_tensors(folder / "optimizer.safetensors"))
-    return int(load_json(folder / "state.json")["n_batches"])
+    return load_state(State, folder).n_batches
 
 
 def run(
@@ -222,5 +230,5 @@ def save(
         run_dir,
         n_batches,
         {"model": module.state_dict(), "optimizer": optimizer_tensors(optimizer)},
-        {"n_batches": n_batches},
+        State(n_batches),
     )
