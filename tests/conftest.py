@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from ztw_rl.atari.backbone import ScalePixels
 from ztw_rl.atari.emulator_batch import Transition
+from ztw_rl.core.checkpoint import newest_checkpoint
 from ztw_rl.core.heads import ICConfig, InternalClassifier
 from ztw_rl.core.methods import METHODS
 from ztw_rl.core.model import EarlyExitModel
@@ -198,6 +202,30 @@ class PatchGames:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def _logged_steps(logs: Path, tag: str) -> list[int]:
+    """Steps of a scalar as TensorBoard shows them."""
+    return [point.step for point in EventAccumulator(str(logs)).Reload().Scalars(tag)]
+
+
+@pytest.fixture(scope="session")
+def logged_steps() -> Callable[[Path, str], list[int]]:
+    """Reads a folder of TensorBoard's logs."""
+    return _logged_steps
+
+
+@pytest.fixture(scope="session")
+def lose_newest_checkpoint() -> Callable[[Path], None]:
+    """Leaves a run as a kill does that comes after points were logged, before they were saved."""
+
+    def lose(run_dir: Path) -> None:
+        shutil.rmtree(newest_checkpoint(run_dir))
+        for path in (run_dir / "logs").glob("events.*"):
+            # Files are read in order of their names, which tell the second; the next is later.
+            path.rename(path.with_name(path.name.replace("tfevents.", "tfevents.0")))
+
+    return lose
 
 
 @pytest.fixture(scope="session")

@@ -192,6 +192,14 @@ def test_resuming_a_finished_run_plays_nothing(teacher, games, patch_games, tmp_
     assert changed(done, result.model.state_dict(), "") == []
 
 
+def test_points_are_logged_once(teacher, games, tmp_path, logged_steps, lose_newest_checkpoint):
+    run(teacher, games, tmp_path)
+    lose_newest_checkpoint(tmp_path)
+    run(teacher, games, tmp_path, resume=True)
+    assert logged_steps(tmp_path / "logs", "ics/loss") == [16, 32, 48]
+    assert logged_steps(tmp_path / "logs", "ensemble/loss") == [64, 80, 96]
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
 def test_damaged_checkpoints(teacher, games, tmp_path, name):
     run(teacher, games, tmp_path, replace(TINY, n_timesteps=16))

@@ -103,6 +103,17 @@ def test_a_stopped_and_resumed_run_ends_as_one_that_was_not(
         assert torch.equal(tensor, state(again)[name]), name
 
 
+def test_points_are_logged_once(
+    tiny_model, tiny_source, tmp_path, logged_steps, lose_newest_checkpoint
+):
+    assert fit(tiny_model("sdn"), tiny_source(), tmp_path)
+    lose_newest_checkpoint(tmp_path)
+    assert fit(tiny_model("sdn"), tiny_source(), tmp_path, resume=True)
+    # Two epochs of three minibatches.
+    assert logged_steps(tmp_path / "logs", "ics/loss") == [3, 6]
+    assert logged_steps(tmp_path / "logs", "ics/gradient_cosine") == [1, 4]
+
+
 def test_checkpoints_that_cannot_be_resumed(tiny_model, tiny_source, tmp_path):
     with pytest.raises(UserError, match="has no checkpoint yet"):
         fit(tiny_model("sdn"), tiny_source(), tmp_path, resume=True)

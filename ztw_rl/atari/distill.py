@@ -125,11 +125,13 @@ def distill(
         device=device,
     )
     generator = torch.Generator().manual_seed(seed + done)
+    # A session that was killed wrote points after its last checkpoint: they come again.
+    hidden = done + 1 if resume else None
     with (
         threads(n_network_threads() if device.type == "cpu" else torch.get_num_threads()),
         graceful_stop() as stop,
         TrainingProgress(stages[0].name, total, done, console) as progress,
-        closing(SummaryWriter(str(run_dir / "logs"))) as writer,
+        closing(SummaryWriter(str(run_dir / "logs"), purge_step=hidden)) as writer,
     ):
         session = _Session(model, collector, config, run_dir, generator, stop, progress, writer)
         for number, stage in enumerate(stages):

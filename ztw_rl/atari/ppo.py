@@ -15,8 +15,9 @@ import torch
 from rich.console import Console
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger, make_output_format
+from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat, make_output_format
 from stable_baselines3.common.vec_env import VecEnv
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from ztw_rl.atari.config import PPOConfig, PPOState, RecentGame
 from ztw_rl.atari.policy import ChannelsLastCnnPolicy
@@ -38,7 +39,7 @@ class TrainingResult:
     """Where training stands when ``train`` returns."""
 
     n_timesteps: int
-    """Environment steps done, over all sessions."""
+    """Environment steps learnt from, over all sessions."""
     finished: bool
     """False if the user stopped it."""
     checkpoint: Path
@@ -106,9 +107,14 @@ def train(
         model.set_random_seed(seed + model.num_timesteps)
     elif init is not None:
         load_weights(model, init)
-    suffix = f"_{model.num_timesteps}"
-    formats = [make_output_format(f, str(run_dir / "logs"), suffix) for f in ("tensorboard", "csv")]
-    logger = Logger(str(run_dir / "logs"), formats)
+    logs = str(run_dir / "logs")
+    tensorboard = TensorBoardOutputFormat(logs)
+    if resume:
+        # A session that was killed wrote points after its last checkpoint: they come again. This
+        # is what SummaryWriter's purge_step does, which SB3 does not pass on.
+        begin = Event(step=model.num_timesteps + 1, session_log=SessionLog(status=SessionLog.START))
+        tensorboard.writer.file_writer.add_event(begin)  # type: ignore[attr-defined]
+    logger = Logger(logs, [tensorboard, make_output_format("csv", logs, f"_{model.num_timesteps}")])
     model.set_logger(logger)
     remaining = config.n_timesteps - model.num_timesteps
     with (
@@ -146,9 +152,12 @@ class _Keeper(BaseCallback):
         self._progress = progress
 
     def _on_training_start(self) -> None:
-        self._saved = self.num_timesteps
+        self._saved = self._learnt = self.num_timesteps
 
     def _on_step(self) -> bool:
+        if self._stop.requested:
+            # Nobody will learn from this rollout, so its steps do not count.
+            self.model.num_timesteps = self._learnt
         return not self._stop.requested
 
     def _on_rollout_end(self) -> None:
@@ -158,6 +167,7 @@ class _Keeper(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         # Here the last update is complete, so weights, optimiser and counter agree.
+        self._learnt = self.num_timesteps
         if self.num_timesteps - self._saved >= self._interval:
             save(self.model, self._run_dir)  # type: ignore[arg-type]
             self._saved = self.num_timesteps

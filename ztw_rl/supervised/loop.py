@@ -79,11 +79,13 @@ class Desk:
 
     run_dir: Path
     console: Console
+    hidden_from: int | None = None
+    """TensorBoard forgets an earlier session's points from this step on: they come again."""
     writer: SummaryWriter = field(init=False)
     progress: Progress = field(init=False)
 
     def __post_init__(self) -> None:
-        self.writer = SummaryWriter(str(self.run_dir / "logs"))
+        self.writer = SummaryWriter(str(self.run_dir / "logs"), purge_step=self.hidden_from)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -167,7 +169,7 @@ def run(
         batches = source.epoch(schedule.batch_size, mix_seeds(seed, epoch), engine.shard, skip)
         for batch in _until(batches, engine, stop):
             if desk and done == epoch * per_epoch:
-                _write(desk, learner.name, learner.figures(batch), done)
+                _write(desk, learner.name, learner.figures(batch), done + 1)
             rate = piecewise_rate(done / total, schedule.learning_rates, schedule.milestones)
             set_learning_rate(optimizer, rate)
             optimizer.zero_grad(set_to_none=True)

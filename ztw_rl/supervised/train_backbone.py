@@ -120,7 +120,9 @@ def train_backbone(
         weight_decay=config.weight_decay,
     )
     done = restore(run_dir, backbone, optimizer) if resume else 0
-    desk = Desk(run_dir, console or Console(quiet=True)) if engine.shard.rank == 0 else None
+    desk = None
+    if engine.shard.rank == 0:
+        desk = Desk(run_dir, console or Console(quiet=True), done + 1 if resume else None)
 
     def measure() -> dict[str, float]:
         if held_out is None:

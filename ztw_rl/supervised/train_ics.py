@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ztw_rl.core.checkpoint import load_state, newest_checkpoint
 from ztw_rl.core.ensembles import Ensemble
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.training import cross_entropy, first_ic_cosine, freeze, minibatches
@@ -19,7 +20,7 @@ from ztw_rl.interrupt import StopRequest, graceful_stop
 from ztw_rl.supervised.config import EnsembleTraining, ICTraining
 from ztw_rl.supervised.data.source import Batch, Source, mix_seeds
 from ztw_rl.supervised.engine import Engine, arithmetic
-from ztw_rl.supervised.loop import Desk, Schedule, add_task, restore, run
+from ztw_rl.supervised.loop import Desk, Schedule, State, add_task, restore, run
 
 LOWEST_LOG_PROB = -60.0
 """Cached log-probabilities stop here, so that none is infinite."""
@@ -177,8 +178,12 @@ def train_ics(
     """
     model.to(engine.device)
     freeze(model)
-    desk = Desk(run_dir, console or Console(quiet=True)) if engine.shard.rank == 0 else None
-    if desk:
+    hidden_from = 0 if fit_only_ensemble else None
+    if resume:
+        hidden_from = load_state(State, newest_checkpoint(run_dir)).n_batches + 1
+    desk = None
+    if engine.shard.rank == 0:
+        desk = Desk(run_dir, console or Console(quiet=True), hidden_from)
         desk.progress.start()
     try:
         with graceful_stop() as stop:
