@@ -120,3 +120,14 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"cannot write to {folder}: {existing} is not a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"cannot write to {folder}: no permission to write in {existing}")
+
+
+def check_writable_file(path: Path) -> None:
+    """Find out whether a file could be created or replaced, without doing so.
+
+    Raises:
+        UserError: It could not.
+    """
+    if path.is_dir():
+        raise UserError(f"cannot write to {path}: it is a folder; name a file in it")
+    check_writable(path.parent)

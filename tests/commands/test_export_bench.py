@@ -113,6 +113,16 @@ def test_bench_writes_its_table(agent, capsys):
     [
         (["--threshold", "0.5", "--keep", "0.9"], "exclude one another"),
         (["--budget", "0.1"], "--budget 0.1 is below the lowest cost"),
+        *(
+            ([f"--threshold={value}"], f"--threshold must be finite and at least 0, not {value}")
+            for value in ("nan", "inf", "-3")
+        ),
+        *(
+            ([f"--{name}={value}"], f"--{name} must be above 0 and finite, not {value}")
+            for name in ("budget", "keep")
+            for value in ("nan", "inf", "0", "-0.5")
+        ),
+        (["--risk=nan"], "--risk must be between 0 and 1, not nan"),
         (["--keep", "1.5"], "--keep 1.5 needs a return of"),
         (["--risk", "0.1"], "make a calibration run with: ztw-rl eval --disagreement"),
         (["--risk", "1.1"], "--risk must be between 0 and 1, not 1.1"),
@@ -126,8 +136,25 @@ def test_bench_writes_its_table(agent, capsys):
 def test_mistakes_are_one_line(agent, capsys, arguments, message):
     assert cli.main(["bench", "--agent", str(agent), *arguments]) == 2
     error = capsys.readouterr().err
+    assert error.count("\n") == 1
     assert message in error
     assert not Path("runs").exists()
+
+
+def test_a_folder_in_the_files_place(agent, capsys):
+    before = sorted(Path(".").rglob("*"))
+    for output in (".", "agent"):
+        assert cli.main(["export", "--agent", str(agent), "--output", output]) == 2
+        error = capsys.readouterr().err
+        assert error == f"error: cannot write to {output}: it is a folder; name a file in it\n"
+    assert sorted(Path(".").rglob("*")) == before
+
+
+@needs_onnx
+def test_a_threshold_above_one_never_leaves(agent):
+    assert cli.main(["export", "--agent", str(agent), "--threshold=2"]) == 0
+    answer = deploy.load("pong.zip").predict(np.zeros((3, 4, 84, 84), np.uint8))
+    assert answer.exits.tolist() == [2, 2, 2]
 
 
 def test_choosing_needs_a_calibration_run(agent, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,6 +46,14 @@ class OperatingPoint:
             raise UserError(
                 "--threshold, --budget, --keep and --risk exclude one another; give one"
             )
+        if self.threshold is not None and not 0 <= self.threshold < inf:
+            raise UserError(
+                f"--threshold must be finite and at least 0, not {self.threshold:g}; above 1 no "
+                "exit answers before the last"
+            )
+        for name, wish in (("budget", self.budget), ("keep", self.keep)):
+            if wish is not None and not 0 < wish < inf:
+                raise UserError(f"--{name} must be above 0 and finite, not {wish:g}")
         for name, share in (("risk", self.risk), ("confidence", self.confidence)):
             if share is not None and not 0 < share < 1:
                 raise UserError(f"--{name} must be between 0 and 1, not {share:g}")

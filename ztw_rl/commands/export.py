@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
     agent = load_agent(folder)
     game = canonical(agent.config.atari.game)
     output = args.output or Path(f"{game}.zip")
-    runs.check_writable(output.parent)
+    runs.check_writable_file(output)
     choice = choose(args.point, agent, folder, args.runs_dir)
     x = agent.example()
     metadata: dict[str, Any] = {
