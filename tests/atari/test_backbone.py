@@ -6,6 +6,7 @@ from gymnasium.spaces import Box, Discrete
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 
 from ztw_rl.atari.backbone import ATTACH_POINTS, early_exit_nature_cnn, from_sb3
+from ztw_rl.atari.policy import ChannelsLastCnnPolicy
 from ztw_rl.core.methods import METHODS
 from ztw_rl.core.pixel_head import PixelClassifier
 from ztw_rl.errors import UserError
@@ -42,10 +43,14 @@ def test_the_value_net_is_left_out():
     assert len(found) == 10
 
 
-def test_pixels_are_left_as_they_were():
-    x = pictures(1)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_pixels_are_left_as_they_were(dtype, layout):
+    x = pictures(2).to(dtype, memory_format=layout)
     before = x.clone()
     early_exit_nature_cnn(6)(x)
+    space = Box(0, 255, (4, 84, 84), "uint8")
+    ChannelsLastCnnPolicy(space, Discrete(6), lambda _: 1e-3).extract_features(x)
     assert torch.equal(x, before)
 
 

@@ -45,8 +45,10 @@ class ScalePixels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale (B, C, H, W); the result is channels-last, which convolutions are fastest on."""
-        # Bytes are transposed rather than floats: four times less to move.
-        return x.contiguous(memory_format=torch.channels_last).to(torch.float32).div_(255)
+        # Bytes are transposed rather than floats: four times less to move. Floats that need no
+        # conversion are copied, since they are the caller's.
+        pixels = x.contiguous(memory_format=torch.channels_last).to(torch.float32, copy=True)
+        return pixels.div_(255)
 
 
 def _column_major(linear: nn.Linear) -> nn.Linear:

@@ -44,7 +44,8 @@ class ChannelsLastCnnPolicy(ActorCriticCnnPolicy):
             (B, 512), float32.
         """
         extractor = self.features_extractor if features_extractor is None else features_extractor
-        pixels = obs.to(self._dtype, memory_format=torch.channels_last).div_(255)
+        # A copy of what needs no conversion, too: it is the caller's.
+        pixels = obs.to(self._dtype, copy=True, memory_format=torch.channels_last).div_(255)
         with torch.autocast(obs.device.type, self._dtype, enabled=self._dtype is not torch.float32):
             features: Tensor = extractor(pixels)
         return features.float()
