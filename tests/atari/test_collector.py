@@ -173,6 +173,13 @@ def test_samples_follow_the_probabilities(shape):
     assert (choose(log_probs, "greedy", torch.Generator()) == 3).all()
 
 
+def test_the_least_random_number_is_not_infinite_noise(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda shape, **how: torch.zeros(shape))
+    # All noise is equal, so the likeliest wins.
+    log_probs = torch.tensor([[-30.0, -1e-3, -7.0]])
+    assert choose(log_probs, "sample", torch.Generator()).tolist() == [1]
+
+
 def test_sampling_also_reaches_the_actions(model, games):
     def even(alone):
         return torch.full_like(alone, 1 / 6).log()

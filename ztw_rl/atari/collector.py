@@ -60,8 +60,9 @@ def choose(log_probs: Tensor, mode: ActionMode, generator: torch.Generator) -> T
     """
     if mode == "greedy":
         return log_probs.argmax(dim=-1)
-    # Gumbel's trick; 1 − u keeps the logarithm away from 0.
+    # Gumbel's trick. rand gives multiples of 2⁻²⁴, among them 0, at which the noise is infinite.
     uniform = torch.rand(log_probs.shape, generator=generator, device=log_probs.device)
+    uniform.clamp_min_(2**-25)
     return (log_probs - (-torch.log1p(-uniform)).log()).argmax(dim=-1)
 
 
