@@ -17,6 +17,10 @@ def test_p_values_against_hand_worked_numbers():
     # No loss in 100: Bentkus e·0.98^100 = 0.3605, Hoeffding 0.98^100 = 0.1326.
     p = hoeffding_bentkus(np.array([0.0, 0.02, 0.5]), 100, 0.02)
     np.testing.assert_allclose(p, [0.98**100, 1.0, 1.0], atol=1e-12)
+    # 6 losses in 20: Hoeffding exp(−20·(0.3·ln 0.6 + 0.7·ln 1.4)) = 0.1929, and Bentkus, with
+    # 60,460 of the 2^20 outcomes of 20 fair coins showing at most 6 heads, 0.1567.
+    p = hoeffding_bentkus(np.array([0.3]), 20, 0.5)
+    np.testing.assert_allclose(p, [np.e * 60460 / 2**20], rtol=1e-12)
 
 
 def test_a_p_value_falls_with_the_risk():
