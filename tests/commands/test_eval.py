@@ -107,7 +107,6 @@ def test_patience(distill_run):
 
 
 def test_times_are_of_the_backend_that_was_asked_for(distill_run):
-    pytest.importorskip("onnxruntime")
     assert cli.main([*SMALL, "--backend=onnx", "--thresholds=0.5", "--output=o"]) == 0
     assert json.loads(Path("o/curve.json").read_text())["backend"] == "ONNX Runtime"
 

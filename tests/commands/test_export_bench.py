@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -62,12 +61,6 @@ def agent(tmp_path, monkeypatch) -> Path:
     return Path("agent")
 
 
-needs_onnx = pytest.mark.skipif(
-    importlib.util.find_spec("onnxscript") is None, reason="the extra onnx is not installed"
-)
-
-
-@needs_onnx
 def test_export_and_run(agent, capsys):
     assert cli.main(["export", "--agent", str(agent), "--keep", "0.95"]) == 0
     out = " ".join(capsys.readouterr().out.split())
@@ -150,7 +143,6 @@ def test_a_folder_in_the_files_place(agent, capsys):
     assert sorted(Path(".").rglob("*")) == before
 
 
-@needs_onnx
 def test_a_threshold_above_one_never_leaves(agent):
     assert cli.main(["export", "--agent", str(agent), "--threshold=2"]) == 0
     answer = deploy.load("pong.zip").predict(np.zeros((3, 4, 84, 84), np.uint8))
@@ -217,7 +209,6 @@ def test_aoti_without_a_compiler(agent, capsys, monkeypatch):
     assert not Path("pong.zip").exists()
 
 
-@needs_onnx
 def test_risk(agent, capsys):
     n = 200
     rows = [
@@ -245,7 +236,6 @@ def test_a_student_has_no_exits_to_time(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("error: s is a student, without exits to time")
 
 
-@needs_onnx
 @pytest.mark.parametrize("method", ["student", "ztw"])
 def test_students_and_exits_on_the_input_are_exported(tmp_path, monkeypatch, method):
     monkeypatch.chdir(tmp_path)

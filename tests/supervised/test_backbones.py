@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
@@ -100,8 +99,6 @@ def test_parameters_and_macs(arch, closed_form, millions):
 
 
 def test_resnet50_is_torchvisions():
-    if importlib.util.find_spec("torchvision") is None:
-        pytest.skip("torchvision is not installed")
     network = build_backbone("resnet50", 1000, 224).eval()
     assert n_parameters(network) == 25_557_032
     assert {"conv1.weight", "layer4.2.bn3.running_var", "fc.bias"} <= network.state_dict().keys()

@@ -154,7 +154,6 @@ def test_help_loads_nothing_heavy():
 
 @pytest.mark.slow
 def test_two_processes_give_the_ics_of_one(folder):
-    pytest.importorskip("accelerate", reason="accelerate is not installed")
     from ztw_rl.supervised.backbones.registry import build_backbone
 
     torch.manual_seed(0)

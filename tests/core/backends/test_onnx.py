@@ -11,21 +11,15 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from onnx import load_from_string
 from torch import nn
 
 from ztw_rl import deploy
-from ztw_rl.errors import UserError
-
-pytest.importorskip("onnx", reason="the extra onnx is not installed")
-pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
-pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
-
-from onnx import load_from_string
-
 from ztw_rl.core.artefact import export_onnx
 from ztw_rl.core.backends.onnx import export_graphs, onnx
 from ztw_rl.core.exits import Confidence, select
 from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.errors import UserError
 
 THRESHOLDS = (0.0, 0.5, 0.8, 1.5)
 
