@@ -14,7 +14,7 @@ from ztw_rl.atari.backbone import from_sb3
 from ztw_rl.atari.evaluate import play
 from ztw_rl.atari.make_emulators import make_emulators
 from ztw_rl.atari.seats import Row
-from ztw_rl.atari.tables import load_table
+from ztw_rl.atari.tables import decision_costs, load_table
 from ztw_rl.core.checkpoint import load_tensors
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.metrics import relative_cost
@@ -39,26 +39,37 @@ def test_what_ppo_can_go_on_from_is_the_agents_policy(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_an_agent_reproduces_its_table(folder):
+    """The rule at the middle threshold and its random control, each exit forced, the backbone."""
     agent, table = load_agent(folder), load_table(folder / "curve.json")
     middle = table.adaptive[len(table.adaptive) // 2]
+    random = next(
+        row for row in table.rows if (row.rule, row.threshold) == ("random", middle.threshold)
+    )
+    others = [row for row in table.rows if row.rule in ("forced", "backbone")]
+    assert len(others) == agent.model.n_exits + 1
     emulators = make_emulators(agent.config.atari, 2 * N_GAMES)
-    try:
-        results = play(
+
+    def again(rows):
+        return play(
             agent.model,
             [emulators],
-            [Row(middle.rule, middle.threshold), Row("backbone")],
+            rows,
             n_episodes=N_GAMES,
             seed=SEED,
             action_mode=table.action_mode,
             device=torch.device("cpu"),
         )
+
+    try:
+        played = again([Row(row.rule, row.threshold) for row in (middle, *others)])
+        (control,) = again([Row("random", random.threshold, played[0].exit_shares)])
     finally:
         emulators.close()
-    for found, stored in zip(results, (middle, table.backbone), strict=True):
+    for found, stored in zip([*played, control], (middle, *others, random), strict=True):
         # The games' spread is the table's, of many more games than these few.
         error = stored.std * sqrt(1 / N_GAMES + 1 / table.n_games)
-        assert abs(np.mean(found.returns) - stored.mean) <= 4 * error
-    cost = relative_cost(
-        results[0].exit_shares, exit_costs(agent.model, agent.example()).relative_macs
-    )
-    assert cost == pytest.approx(middle.relative_macs, rel=0.1)
+        difference = abs(np.mean(found.returns) - stored.mean)
+        assert difference <= 4 * error, (stored.rule, stored.threshold)
+    costs = exit_costs(agent.model, agent.example()).relative_macs
+    wanted = decision_costs([middle], "macs").on()[0]
+    assert relative_cost(played[0].exit_shares, costs) == pytest.approx(wanted, rel=0.1)
