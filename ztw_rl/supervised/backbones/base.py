@@ -32,10 +32,6 @@ class Backbone(nn.Module, ABC):
     def final(self) -> nn.Linear:
         """The final linear layer."""
 
-    @abstractmethod
-    def replace_final(self, n_classes: int) -> None:
-        """Put a fresh final linear layer, for another number of classes, in the old one's place."""
-
     def forward(self, x: Tensor) -> Tensor:
         """Logits.
 

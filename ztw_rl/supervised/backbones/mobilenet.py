@@ -66,10 +66,6 @@ class MobileNet(Backbone):
         """See ``Backbone``."""
         return self.linear
 
-    def replace_final(self, n_classes: int) -> None:
-        """See ``Backbone``."""
-        self.linear = nn.Linear(LAYERS[-1][0], n_classes)
-
     def cut(self) -> Cut:
         """See ``Backbone``: the first convolution, then the separable blocks."""
         blocks = [nn.Sequential(self.conv1, self.bn1, nn.ReLU()), *self.layers]

@@ -41,10 +41,6 @@ class ResNet50(Backbone):
         """See ``Backbone``."""
         return self.fc
 
-    def replace_final(self, n_classes: int) -> None:
-        """See ``Backbone``."""
-        self.fc = nn.Linear(self.fc.in_features, n_classes)
-
     def cut(self) -> Cut:
         """See ``Backbone``: the first layers, then the sixteen bottleneck blocks."""
         parts = dict(self.named_children())

@@ -65,10 +65,6 @@ class CifarResNet(Backbone):
         """See ``Backbone``."""
         return self.linear
 
-    def replace_final(self, n_classes: int) -> None:
-        """See ``Backbone``."""
-        self.linear = nn.Linear(CHANNELS[-1], n_classes)
-
     def cut(self) -> Cut:
         """See ``Backbone``: the first convolution, then the residual blocks."""
         residual = [*self.layer1, *self.layer2, *self.layer3]

@@ -49,10 +49,6 @@ class VGG16(Backbone):
         assert isinstance(layer, nn.Linear)
         return layer
 
-    def replace_final(self, n_classes: int) -> None:
-        """See ``Backbone``."""
-        self.classifier[-1] = nn.Linear(HIDDEN, n_classes)
-
     def cut(self) -> Cut:
         """See ``Backbone``: the convolutions, then the first fully connected layer.
 

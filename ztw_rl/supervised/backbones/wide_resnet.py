@@ -68,10 +68,6 @@ class WideResNet(Backbone):
         """See ``Backbone``."""
         return self.linear
 
-    def replace_final(self, n_classes: int) -> None:
-        """See ``Backbone``."""
-        self.linear = nn.Linear(self.linear.in_features, n_classes)
-
     def cut(self) -> Cut:
         """See ``Backbone``: the first convolution, then the residual blocks."""
         blocks = [self.conv1, *self.layer1, *self.layer2, *self.layer3]
