@@ -17,6 +17,7 @@ from ztw_rl.atari.games import canonical, rom_id
 from ztw_rl.commands._arguments import parse, peek
 from ztw_rl.commands._distilled import DistillRun, made_agent
 from ztw_rl.commands._policy import TEACHER_FILE, is_zip, load_teacher, stored_atari
+from ztw_rl.commands._resume import check_resumable
 from ztw_rl.core.settings import require_seed
 from ztw_rl.errors import UserError
 
@@ -84,12 +85,7 @@ def main(arguments: list[str]) -> int:
             policy=Path(stored.policy), seed=stored.seed, distill=stored.distill, atari=stored.atari
         )
         args = _full(parse(DistillICs, arguments, PROG, lambda: default))
-        changed = replace(default, resume=args.resume, runs_dir=args.runs_dir, device=args.device)
-        if args.resume is not None and len(args.resume) > 1:
-            raise UserError(f"--resume takes one run folder, not {len(args.resume)}")
-        if args != changed:
-            raise UserError(f"settings of {run_dir} cannot change midway; start without --resume")
-        runs.check_writable(run_dir)
+        check_resumable(run_dir, args.resume, default, args)
         return _go_on(run_dir, stored, args)
 
     def find() -> Path:

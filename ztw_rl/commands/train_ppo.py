@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -14,6 +13,7 @@ from ztw_rl import recipes, runs
 from ztw_rl.atari.config import AtariConfig, PPOConfig, PPORun
 from ztw_rl.atari.games import canonical, rom_id
 from ztw_rl.commands._arguments import peek
+from ztw_rl.commands._resume import check_resumable
 from ztw_rl.errors import UserError
 
 KIND = "ppo"
@@ -66,8 +66,7 @@ def main(arguments: list[str]) -> int:
     init = None if args.init is None else str(args.init)
     run = PPORun(seed=args.seed, atari=args.atari, ppo=args.ppo, init=init)
     if stored is not None and run_dir is not None:
-        _check_unchanged(stored, run, run_dir)
-        runs.check_writable(run_dir)
+        check_resumable(run_dir, args.resume, stored, run, changeable=CHANGEABLE)
     else:
         runs.check_writable(args.runs_dir / KIND)
     return _train(run, run_dir, args)
@@ -100,8 +99,6 @@ def _parse(arguments: list[str]) -> tuple[TrainPPO, Path | None, PPORun | None]:
     args = tyro.cli(TrainPPO, args=arguments, prog="ztw-rl train-ppo", default=default)
     if recipe is None and stored is None:
         raise UserError("--env needs the name of a game, such as Pong")
-    if args.resume is not None and len(args.resume) > 1:
-        raise UserError(f"--resume takes one run folder, not {len(args.resume)}")
     if args.n_timesteps is not None:
         args = replace(args, ppo=replace(args.ppo, n_timesteps=args.n_timesteps))
     game = rom_id(args.atari.game)
@@ -114,26 +111,6 @@ def _newest(root: Path, game: str | None) -> Path:
         wanted = root / KIND / (f"{game}-*" if game else "*")
         raise UserError(f"there is no run {wanted} to resume; leave out --resume")
     return found
-
-
-def _check_unchanged(stored: PPORun, wanted: PPORun, run_dir: Path) -> None:
-    before, after = _flat(dataclasses.asdict(stored)), _flat(dataclasses.asdict(wanted))
-    for key, value in after.items():
-        if value != before[key] and key not in CHANGEABLE:
-            flag = key.replace("_", "-")
-            raise UserError(
-                f"--{flag} is {before[key]} in {run_dir} and cannot become {value} midway; "
-                "start a new run without --resume"
-            )
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted keys."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        nested = isinstance(value, dict)
-        flat.update(_flat(value, f"{prefix}{name}.") if nested else {prefix + name: value})
-    return flat
 
 
 def _train(run: PPORun, resumed: Path | None, args: TrainPPO) -> int:
