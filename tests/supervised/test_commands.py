@@ -96,6 +96,49 @@ def test_transfer_trains_the_final_layer_alone(folder, capsys):
     after = load_file("runs/backbone/resnet56-digits-002/backbone.safetensors")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"linear.weight", "linear.bias"}
+    # For another number of classes the final layer begins anew.
+    seven = before | {"linear.weight": torch.zeros(7, 64), "linear.bias": torch.zeros(7)}
+    torch.save(seven, "seven.pt")
+    run("train-backbone", "--init=seven.pt", "--trains=head", "--n-train=20", *SMALL)
+    third = load_file("runs/backbone/resnet56-digits-003/backbone.safetensors")
+    assert third["linear.weight"].shape == (10, 64)
+    assert torch.equal(third["conv1.weight"], before["conv1.weight"])
+
+
+def test_thresholds_are_chosen_on_images_that_no_initial_weights_saw(folder):
+    small = ["--n-train=20", *SMALL]
+    fit = ["train-ics", "--method=sdn", *ICS]
+    first = "runs/backbone/resnet56-digits-001"
+    run("train-backbone", *small)
+    run("train-backbone", f"--init={first}", *small)
+    run("train-backbone", f"--init={first}", "--split-seed=1", *small)
+    run("train-backbone", f"--init={first}/backbone.safetensors", *small)
+    run("train-backbone", "--init=runs/backbone/resnet56-digits-003", *small)
+    for number, chosen in enumerate(
+        ["held_out", "held_out", "cross_fit", "cross_fit", "cross_fit"], start=1
+    ):
+        # The third holds out other images than the first, and of a file nobody knows.
+        run(*fit, f"--backbone=runs/backbone/resnet56-digits-00{number}")
+        config = json.loads(
+            (folder / f"runs/ics/resnet56-digits-sdn-00{number}/config.json").read_text()
+        )
+        assert config["selected_on"] == chosen, number
+
+
+def test_settings_cannot_change_midway(folder, capsys):
+    run("train-backbone", "--n-train=20", *SMALL)
+    run("train-ics", "--method=sdn", *ICS)
+    backbone, ics = "runs/backbone/resnet56-digits-001", "runs/ics/resnet56-digits-sdn-001"
+    for command, resumed, flag, message in [
+        ("train-backbone", backbone, "--seed=1", f"--seed is 0 in {backbone} and cannot become 1"),
+        ("train-backbone", backbone, "--held-out=0", "--held-out is 0.1 in"),
+        ("train-backbone", backbone, "--momentum=0", "--momentum is 0.9 in"),
+        ("train-ics", ics, "--n-ics=3", "--n-ics is 2 in"),
+        ("train-ics", ics, "--ensemble.n-epochs=3", "--ensemble.n-epochs is 2 in"),
+        ("train-ics", ics, "another", "--resume takes one run folder, not 2"),
+    ]:
+        assert message in one_error(capsys, command, "--resume", resumed, flag)
+    run("train-ics", "--resume", ics, "--device=cpu", "--runs-dir=elsewhere")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 BACKBONE_KIND = "backbone"
 IC_KIND = "ics"
+PRETRAINED = "torchvision"
+"""As ``--init``: weights that are downloaded."""
 INTERRUPTED = 130
 
 
@@ -56,6 +58,23 @@ def stored_backbone(path: Path) -> BackboneRun | None:
     if not path.is_file():
         raise UserError(f"--backbone {path} is neither a file of weights nor a run folder")
     return None
+
+
+def never_saw_held_out(path: Path, data: DataConfig) -> bool:
+    """Whether a network never trained on the images that ``data`` holds out.
+
+    What it was initialised from counts too. Of a file of weights nobody knows what it saw.
+
+    Args:
+        path: A run of ``train-backbone``, or a file of weights.
+        data: Of the ICs.
+    """
+    if not path.is_dir():
+        return False
+    run = runs.load_config(BackboneRun, path)
+    if not data.held_out or not data.trains_on_the_same(run.data) or run.init == PRETRAINED:
+        return False
+    return run.init is None or never_saw_held_out(Path(run.init), data)
 
 
 def load_backbone(path: Path, arch: Arch, n_classes: int, image_size: int) -> Backbone:

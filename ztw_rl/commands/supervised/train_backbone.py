@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +10,15 @@ import tyro
 
 from ztw_rl import runs
 from ztw_rl.commands._arguments import peek
-from ztw_rl.commands.supervised._shared import BACKBONE_KIND, INTERRUPTED, newest, resolve, sized
+from ztw_rl.commands._resume import check_resumable
+from ztw_rl.commands.supervised._shared import (
+    BACKBONE_KIND,
+    INTERRUPTED,
+    PRETRAINED,
+    newest,
+    resolve,
+    sized,
+)
 from ztw_rl.errors import UserError
 from ztw_rl.supervised.config import Arch, BackboneRun, BackboneTraining, DataConfig, PixelConfig
 
@@ -19,7 +27,6 @@ if TYPE_CHECKING:
     from ztw_rl.supervised.engine import Engine
 
 PROG = "ztw-rl supervised train-backbone"
-PRETRAINED = "torchvision"
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,8 @@ class TrainBackbone:
     """The network; resnet50 reads large images."""
     init: str | None = None
     """Begin from these weights: a .safetensors, .th or .pt file, a run folder, or 'torchvision'
-    for its resnet50. A final layer for another number of classes is replaced."""
+    for its resnet50. A final layer for another number of classes is replaced. Thresholds can be
+    chosen on held-out images later if this is a run folder that holds out the same ones."""
     seed: int = 0
     """Of initial weights, order and augmentation."""
     device: str = "auto"
@@ -76,18 +84,17 @@ def main(arguments: list[str]) -> int:
             pixels=stored.pixels,
         )
         args = tyro.cli(TrainBackbone, args=arguments, prog=PROG, default=default)
-        same = replace(default, resume=args.resume, runs_dir=args.runs_dir, device=args.device)
-        if args != same:
-            raise UserError(f"settings of {run_dir} cannot change midway; start without --resume")
+        check_resumable(run_dir, args.resume, default, args, unprefixed=("data", "training"))
         return _train(stored, run_dir, args)
     args = tyro.cli(TrainBackbone, args=arguments, prog=PROG)
     if args.training.trains == "head" and args.init is None:
         raise UserError("--trains head needs --init: weights to keep below the final layer")
     runs.check_writable(args.runs_dir / BACKBONE_KIND)
     data = resolve(args.data)
-    run = BackboneRun(
-        args.arch, args.seed, args.init, data, sized(args.pixels, data), args.training
-    )
+    init = args.init
+    if init not in (None, PRETRAINED):
+        init = str(Path(init).resolve())
+    run = BackboneRun(args.arch, args.seed, init, data, sized(args.pixels, data), args.training)
     return _train(run, None, args)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
@@ -10,11 +10,13 @@ import tyro
 
 from ztw_rl import runs
 from ztw_rl.commands._arguments import peek
+from ztw_rl.commands._resume import check_resumable
 from ztw_rl.commands.supervised._shared import (
     BACKBONE_KIND,
     IC_KIND,
     INTERRUPTED,
     load_backbone,
+    never_saw_held_out,
     newest,
     resolve,
     sized,
@@ -100,9 +102,7 @@ def main(arguments: list[str]) -> int:
             pixels=run.pixels,
         )
         args = tyro.cli(TrainICs, args=arguments, prog=PROG, default=default)
-        same = replace(default, resume=args.resume, runs_dir=args.runs_dir, device=args.device)
-        if args != same:
-            raise UserError(f"settings of {run_dir} cannot change midway; start without --resume")
+        check_resumable(run_dir, args.resume, default, args, unprefixed=("data", "training"))
         return _train(run, run_dir, args)
     asked_for_help = bool({"-h", "--help"} & set(arguments))
     path, trained = None, None
@@ -116,14 +116,13 @@ def main(arguments: list[str]) -> int:
     assert path is not None
     runs.check_writable(args.runs_dir / IC_KIND)
     data = resolve(args.data)
-    unseen = trained is not None and data.held_out > 0 and data.trains_on_the_same(trained.data)
     run = ICRun(
         arch=args.arch,
         method=args.method,
         seed=args.seed,
         backbone=str(path.resolve()),
         ics=str(args.ics.resolve()) if args.ics else None,
-        selected_on="held_out" if unseen else "cross_fit",
+        selected_on="held_out" if never_saw_held_out(path, data) else "cross_fit",
         data=data,
         pixels=sized(args.pixels, data),
         training=args.training,
