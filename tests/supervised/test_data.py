@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +11,7 @@ from torch.nn import functional as F
 
 from ztw_rl.errors import UserError
 from ztw_rl.supervised.config import DataConfig
+from ztw_rl.supervised.data import stream
 from ztw_rl.supervised.data.augmentation import crop_and_flip, draw_crops
 from ztw_rl.supervised.data.datasets import TRANSPORT, list_images
 from ztw_rl.supervised.data.source import Shard, open_source
@@ -39,7 +44,7 @@ def test_splits_do_not_overlap(cifar):
     config = DataConfig("cifar10", str(cifar), held_out=0.25)
     train, held_out, test = (list_images(config, s) for s in ("train", "held_out", "test"))
     assert (len(train), len(held_out), len(test)) == (15, 5, 10)
-    names = {s.name(i) for s in (train, held_out) for i in range(len(s))}
+    names = {s.images.name(i) for s in (train, held_out) for i in range(len(s))}
     assert len(names) == 20
     assert test.labels.tolist() == list(range(10))
     smaller = list_images(DataConfig("cifar10", str(cifar), n_train=8, n_test=3), "train")
@@ -74,6 +79,52 @@ def test_an_epoch_is_a_function_of_its_seed(cifar):
             assert part.size == 4
     other = next(source.epoch(4, seed=4))
     assert not torch.equal(other.images, once[0].images)
+
+
+@pytest.mark.parametrize("data", ["cifar10", "oct2017"])
+def test_shards_of_a_minibatch_smaller_than_the_number_of_processes(tmp_path, encoded, data):
+    n_classes, size = (10, 32) if data == "cifar10" else (2, 40)
+    classes = [str(i) for i in range(n_classes)]
+    folder(tmp_path, encoded, classes, n=8 // n_classes or 1, size=size)
+    config = DataConfig(data, str(tmp_path), held_out=0, n_train=8, n_workers=0)
+    source = open_source(config, "train", CPU)
+    whole = list(source.epoch(7, seed=3))
+    parts = [list(source.epoch(7, seed=3, shard=Shard(rank, 4))) for rank in range(4)]
+    for number, batch in enumerate(whole):
+        for rank in range(4):
+            part = parts[rank][number]
+            assert torch.equal(part.images, batch.images[rank::4])
+            assert torch.equal(part.labels, batch.labels[rank::4])
+            assert (part.images.dtype, part.labels.dtype) == (torch.uint8, torch.int64)
+            assert part.size == batch.size
+    side = whole[0].images.shape[-1]
+    assert parts[3][1].images.shape == (0, 3, side, side)
+
+
+def test_workers_that_are_started_afresh_read_the_same(tmp_path, encoded, monkeypatch):
+    folder(tmp_path, encoded)
+    config = DataConfig("oct2017", str(tmp_path), held_out=0, n_workers=0)
+    expected = batches(open_source(config, "train", CPU))
+    # As on macOS and Windows: nothing is inherited, all that a worker needs is sent to it.
+    spawning = partial(stream.DataLoader, multiprocessing_context="spawn")
+    monkeypatch.setattr(stream, "DataLoader", spawning)
+    found = batches(open_source(replace(config, n_workers=1), "train", CPU))
+    for a, b in zip(expected, found, strict=True):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.labels, b.labels)
+
+
+def test_listings_of_every_kind_can_be_sent_to_a_process(cifar, tmp_path, encoded):
+    folder(tmp_path / "folders", encoded)
+    for config in (
+        DataConfig("digits"),
+        DataConfig("cifar10", str(cifar)),
+        DataConfig("oct2017", str(tmp_path / "folders")),
+    ):
+        listing = list_images(config, "train")
+        sent = pickle.loads(pickle.dumps(listing))
+        assert np.array_equal(np.array(sent.image(0)), np.array(listing.image(0)))
+        assert sent.images.name(0) == listing.images.name(0)
 
 
 def test_crops_and_mirror_images():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,25 @@ from ztw_rl.supervised.torchvision_import import import_torchvision
 N_DIGITS_TEST = 297
 """Of 1,797 digits, the last ones, so that 1,500 remain."""
 DIGIT_SCALE = 4
+
+
+@dataclass(frozen=True)
+class ImageArray:
+    """Decoded images; see ``listing.Images``."""
+
+    pixels: Pixels
+    """(N, H, W, 3)."""
+    source: str
+    """What they are called."""
+
+    def read(self, i: int) -> Pixels:
+        """See ``Images``."""
+        found: Pixels = self.pixels[i]
+        return found
+
+    def name(self, i: int) -> str:
+        """See ``Images``."""
+        return f"{self.source}: image {i}"
 
 
 def read_digits(split: str) -> Listing:
@@ -68,9 +88,4 @@ def download_cifar(root: Path, n_classes: int, split: str) -> Listing:
 
 
 def _listing(pixels: Pixels, labels: npt.NDArray[np.int64], n_classes: int, name: str) -> Listing:
-    return Listing(
-        labels.astype(np.int64),
-        n_classes,
-        read=lambda i: pixels[i],
-        name=lambda i: f"{name}: image {i}",
-    )
+    return Listing(labels.astype(np.int64), n_classes, ImageArray(pixels, name))

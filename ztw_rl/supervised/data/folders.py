@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,21 @@ from ztw_rl.supervised.data.listing import Listing
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 TEST_FOLDERS = ("test", "val")
 ANNOTATIONS = "val_annotations.txt"
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """One file per image; see ``listing.Images``."""
+
+    paths: list[Path]
+
+    def read(self, i: int) -> Path:
+        """See ``Images``."""
+        return self.paths[i]
+
+    def name(self, i: int) -> str:
+        """See ``Images``."""
+        return str(self.paths[i])
 
 
 def split_folder(root: Path, split: str) -> Path | None:
@@ -86,9 +102,4 @@ def _annotated(annotations: Path, classes: dict[str, int]) -> Listing:
 
 
 def _listing(paths: list[Path], labels: list[int], n_classes: int) -> Listing:
-    return Listing(
-        np.array(labels, dtype=np.int64),
-        n_classes,
-        read=lambda i: paths[i],
-        name=lambda i: str(paths[i]),
-    )
+    return Listing(np.array(labels, dtype=np.int64), n_classes, ImageFiles(paths))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,35 @@ from ztw_rl.errors import UserError
 Pixels = npt.NDArray[np.uint8]
 
 
+class Images(Protocol):
+    """Where the images are. It is sent to other processes, so it is made of plain values."""
+
+    def read(self, i: int) -> Any:
+        """The i-th image as (H, W, 3) uint8 pixels, or as something PIL opens: a path or a file."""
+        ...
+
+    def name(self, i: int) -> str:
+        """What to call the i-th image in an error."""
+        ...
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some of the images, in another order."""
+
+    images: Images
+    index: npt.NDArray[np.int64]
+    """(N,) their places among ``images``."""
+
+    def read(self, i: int) -> Any:
+        """See ``Images``."""
+        return self.images.read(int(self.index[i]))
+
+    def name(self, i: int) -> str:
+        """See ``Images``."""
+        return self.images.name(int(self.index[i]))
+
+
 @dataclass(frozen=True)
 class Listing:
     """Labels, and what is needed to decode each image."""
@@ -24,10 +52,8 @@ class Listing:
     labels: npt.NDArray[np.int64]
     """(N,)."""
     n_classes: int
-    read: Callable[[int], Any]
-    """The i-th image as (H, W, 3) uint8 pixels, or as something PIL opens: a path or a file."""
-    name: Callable[[int], str]
-    """What to call the i-th image in an error."""
+    images: Images
+    """N."""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -45,20 +71,14 @@ class Listing:
         if len(wrong):
             i = int(wrong[0])
             raise UserError(
-                f"{self.name(i)} has the label {self.labels[i]}, "
+                f"{self.images.name(i)} has the label {self.labels[i]}, "
                 f"expected 0 to {self.n_classes - 1}; is --data right?"
             )
         return self
 
     def subset(self, index: npt.NDArray[np.int64]) -> Listing:
         """The images at ``index``, in its order."""
-        read, name = self.read, self.name
-        return Listing(
-            self.labels[index],
-            self.n_classes,
-            lambda i: read(int(index[i])),
-            lambda i: name(int(index[i])),
-        )
+        return Listing(self.labels[index], self.n_classes, Chosen(self.images, index))
 
     def image(self, i: int) -> Any:
         """The i-th image as an RGB ``PIL.Image``.
@@ -73,7 +93,7 @@ class Listing:
                 "Pillow is needed to read images; install it with: pip install 'ztw-rl[supervised]'"
             ) from None
         try:
-            source = self.read(i)
+            source = self.images.read(i)
             if isinstance(source, np.ndarray):
                 return Image.fromarray(source)
             with Image.open(source) as opened:
@@ -81,7 +101,7 @@ class Listing:
         # Pillow raises whatever its decoders do: OSError, SyntaxError, ValueError, and more.
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"{self.name(i)} is no readable image ({reason})") from None
+            raise UserError(f"{self.images.name(i)} is no readable image ({reason})") from None
 
 
 def decode(listing: Listing, image_size: int, n_threads: int) -> Tensor:
@@ -104,7 +124,7 @@ def decode(listing: Listing, image_size: int, n_threads: int) -> Tensor:
         image = listing.image(i)
         if image.size != (image_size, image_size):
             raise UserError(
-                f"{listing.name(i)} is {image.width}x{image.height} pixels, "
+                f"{listing.images.name(i)} is {image.width}x{image.height} pixels, "
                 f"expected {image_size}x{image_size}"
             )
         pixels[i] = torch.from_numpy(np.array(image)).permute(2, 0, 1)

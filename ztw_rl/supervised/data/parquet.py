@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,24 @@ from ztw_rl.supervised.data.listing import Listing
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label", "labels")
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """Images as a file would hold them; see ``listing.Images``."""
+
+    contents: list[bytes | None]
+    origins: list[tuple[Path, int]]
+    """File and row of each."""
+
+    def read(self, i: int) -> io.BytesIO:
+        """See ``Images``."""
+        return io.BytesIO(self.contents[i] or b"")
+
+    def name(self, i: int) -> str:
+        """See ``Images``."""
+        path, row = self.origins[i]
+        return f"{path}: row {row}"
 
 
 def parquet_files(folder: Path, split: str) -> list[Path]:
@@ -60,14 +79,7 @@ def read_parquet(files: list[Path], n_classes: int) -> Listing:
         labels += numbers
         origins += [(path, row) for row in range(len(rows))]
 
-    def read(i: int) -> io.BytesIO:
-        return io.BytesIO(images[i] or b"")
-
-    def name(i: int) -> str:
-        path, row = origins[i]
-        return f"{path}: row {row}"
-
-    return Listing(np.array(labels, dtype=np.int64), n_classes, read, name)
+    return Listing(np.array(labels, dtype=np.int64), n_classes, EncodedImages(images, origins))
 
 
 def _column(path: Path, names: list[str], wanted: tuple[str, ...]) -> str:

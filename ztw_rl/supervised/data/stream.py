@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections.abc import Iterator
@@ -90,13 +91,19 @@ class _Images(Dataset[Any]):
         return pixels, int(self._listing.labels[i])
 
 
-def _stack(samples: list[tuple[Tensor, int] | UserError]) -> tuple[Tensor, Tensor] | UserError:
-    good = []
+def _stack(
+    image_size: int, samples: list[tuple[Tensor, int] | UserError]
+) -> tuple[Tensor, Tensor] | UserError:
+    # A process may have no share of the last minibatch.
+    images = [torch.empty(0, 3, image_size, image_size, dtype=torch.uint8)]
+    labels = []
     for sample in samples:
         if isinstance(sample, UserError):
             return sample
-        good.append(sample)
-    return torch.stack([x for x, _ in good]), torch.tensor([y for _, y in good])
+        image, label = sample
+        images.append(image.unsqueeze(0))
+        labels.append(label)
+    return torch.cat(images), torch.tensor(labels, dtype=torch.int64)
 
 
 class StreamSource:
@@ -114,6 +121,7 @@ class StreamSource:
     ) -> None:
         self.n_classes = listing.n_classes
         self._dataset = _Images(listing, image_size)
+        self._image_size = image_size
         self._n = len(listing)
         self._n_workers = n_workers
         self._device = device
@@ -144,7 +152,7 @@ class StreamSource:
             self._dataset,
             batch_sampler=keys,
             num_workers=self._n_workers,
-            collate_fn=_stack,
+            collate_fn=functools.partial(_stack, self._image_size),
             pin_memory=self._device.type == "cuda",
         )
         for stacked, size in zip(loader, sizes, strict=True):
