@@ -66,13 +66,22 @@ class SeveralProcesses:
     """One of the processes that ``torchrun`` started; accelerate connects them.
 
     Args:
-        device: ``cpu`` for gloo; else the process's own GPU.
+        device: ``cpu`` for gloo; ``cuda`` for the process's own GPU; ``auto``.
 
     Raises:
-        UserError: accelerate is not installed.
+        UserError: accelerate is not installed, this machine has no such device or too few GPUs,
+            or ``device`` is a single GPU.
     """
 
     def __init__(self, device: str) -> None:
+        requested = resolve_device(device)
+        if requested.index is not None:
+            raise UserError(
+                f"--device {device} is one GPU, but each process takes its own; use --device cuda "
+                "and choose GPUs with CUDA_VISIBLE_DEVICES"
+            )
+        if requested.type == "cuda":
+            resolve_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
         try:
             from accelerate import Accelerator
             from accelerate.utils import DistributedDataParallelKwargs
@@ -83,8 +92,7 @@ class SeveralProcesses:
             ) from None
         # An IC whose pooling has nothing to do leaves its mixing weight out of the loss.
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-        on_cpu = device == "cpu" or not torch.cuda.is_available()
-        self._accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[unused])
+        self._accelerator = Accelerator(cpu=requested.type == "cpu", kwargs_handlers=[unused])
         self.device = self._accelerator.device
         self.shard = Shard(self._accelerator.process_index, self._accelerator.num_processes)
 
