@@ -46,7 +46,8 @@ BACKBONE ?= resnet56-cifar10.safetensors
 EPOCHS ?= 50
 PRECISION ?= float32
 SEEDS ?= 0
-RUNS := runs/table3
+# What was fitted with other settings is not taken for a result of these.
+RUNS = runs/table3/$(EPOCHS)-$(PRECISION)-$(shell printf '%s\n' "$(DATA)" "$(BACKBONE)" | cksum | cut -d' ' -f1)
 FIT = $(BIN)/ztw-rl supervised train-ics --data cifar10 --data-path "$(DATA)" --arch resnet56 \
 	--backbone "$(BACKBONE)" --n-epochs $(EPOCHS) --precision $(PRECISION)
 
