@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ztw_rl.core.checkpoint import newest_checkpoint
 from ztw_rl.core.ensembles import GeometricEnsemble
@@ -69,6 +71,32 @@ def test_a_share_of_no_images_adds_nothing(tiny_model):
     loss.backward()
     assert loss == 0
     assert right.tolist() == [0, 0, 0]
+
+
+class OfSize(TorchDispatchMode):
+    """Keeps every tensor of so many elements that is allocated."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+        self.kept = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and tensor.numel() == self.n:
+                self.kept[tensor.untyped_storage().data_ptr()] = tensor
+        return out
+
+
+def test_the_answers_that_ensembles_learn_from_are_kept_once(tiny_model, tiny_source, tmp_path):
+    model = tiny_model("ztw")
+    with OfSize(n=24 * 4 * 3) as allocated:
+        assert fit(model, tiny_source(24), tmp_path, fit_only_ensemble=True)
+    (answers,) = allocated.kept.values()
+    assert not answers.is_inference()
+    assert answers.isfinite().all()
+    torch.testing.assert_close(answers.exp().sum(dim=-1), torch.ones(24, 4))
 
 
 class StopAfter(StopRequest):

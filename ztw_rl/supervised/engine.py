@@ -75,7 +75,7 @@ class SeveralProcesses:
 
     def __init__(self, device: str) -> None:
         requested = resolve_device(device)
-        if requested.index is not None:
+        if device.startswith("cuda:"):
             raise UserError(
                 f"--device {device} is one GPU, but each process takes its own; use --device cuda "
                 "and choose GPUs with CUDA_VISIBLE_DEVICES"

@@ -107,8 +107,9 @@ def fit_ensemble(
 
     Args:
         ensemble: Over the E exits.
-        log_probs: (N, E, C) of each exit alone.
-        labels: (N,) int64.
+        log_probs: (N, E, C) of each exit alone, on any device: minibatches are moved to the
+            ensemble's.
+        labels: (N,) int64, beside them.
         config: Settings.
         seed: Of the order.
         stop: The user's wish; the ensembles are then left as they are at that point.
@@ -117,7 +118,7 @@ def fit_ensemble(
     Returns:
         Whether it was completed.
     """
-    log_probs = log_probs.clamp_min(LOWEST_LOG_PROB)
+    device = ensemble.log_weights.device
     ensemble.requires_grad_(True)
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.SGD
     optimizer = kind(ensemble.parameters(), lr=config.learning_rate)
@@ -129,7 +130,8 @@ def fit_ensemble(
         losses = []
         for index in minibatches(len(labels), config.batch_size, generator):
             here = index.to(labels.device)
-            loss = cross_entropy(ensemble.fitted(log_probs[here]), labels[here])
+            members = log_probs[here].to(device).clamp_min(LOWEST_LOG_PROB)
+            loss = cross_entropy(ensemble.fitted(members), labels[here].to(device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -231,10 +233,16 @@ def train_ics(
 def _cache(
     model: EarlyExitModel, source: Source, config: ICTraining, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """What the exits say of one augmented pass: (N, E, C) log-probabilities and (N,) labels."""
-    answers, labels = [], []
+    """What the exits say of one augmented pass: (N, E, C) log-probabilities and (N,) labels.
+
+    ImageNet's are 31 GB, so there is one copy of them, in the main memory.
+    """
+    answers = torch.empty(len(source), model.n_exits, source.n_classes)
+    labels = torch.empty(len(source), dtype=torch.int64)
+    done = 0
     for batch in source.epoch(config.batch_size, seed):
-        answers.append(exit_log_probs(model, batch.images))
-        labels.append(batch.labels)
-    # Tensors of inference mode cannot take part in a graph.
-    return torch.cat(answers).clone(), torch.cat(labels)
+        part = slice(done, done + len(batch.labels))
+        answers[part] = exit_log_probs(model, batch.images)
+        labels[part] = batch.labels
+        done = part.stop
+    return answers, labels
