@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ztw_rl import recipes
+from ztw_rl.commands._targets import DEFAULT, Choice, check_targets
 from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
     from ztw_rl.atari.agent import Agent
     from ztw_rl.commands._calibration_run import CalibrationRun
-
-DEFAULT = 0.9
 
 
 @dataclass(frozen=True)
@@ -41,33 +39,13 @@ class OperatingPoint:
     the game's newest eval run."""
 
     def __post_init__(self) -> None:
-        given = [self.threshold, self.budget, self.keep, self.risk]
-        if sum(value is not None for value in given) > 1:
-            raise UserError(
-                "--threshold, --budget, --keep and --risk exclude one another; give one"
-            )
-        if self.threshold is not None and not 0 <= self.threshold < inf:
-            raise UserError(
-                f"--threshold must be finite and at least 0, not {self.threshold:g}; above 1 no "
-                "exit answers before the last"
-            )
-        for name, wish in (("budget", self.budget), ("keep", self.keep)):
-            if wish is not None and not 0 < wish < inf:
-                raise UserError(f"--{name} must be above 0 and finite, not {wish:g}")
-        for name, share in (("risk", self.risk), ("confidence", self.confidence)):
-            if share is not None and not 0 < share < 1:
-                raise UserError(f"--{name} must be between 0 and 1, not {share:g}")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The threshold that is asked for."""
-
-    threshold: float
-    reasons: tuple[str, ...] = ()
-    """Lines that say how it was chosen and what it is worth."""
-    record: dict[str, Any] | None = None
-    """The same for an artefact's metadata."""
+        check_targets(
+            threshold=self.threshold,
+            budget=self.budget,
+            keep=self.keep,
+            risk=self.risk,
+            confidence=self.confidence,
+        )
 
 
 def choose(point: OperatingPoint, agent: Agent, folder: Path, runs_dir: Path) -> Choice:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tyro
 
 from ztw_rl import agents, runs
+from ztw_rl.commands._artefact import Format, write_artefact
 from ztw_rl.commands._operating_point import OperatingPoint, choose
 
 
@@ -23,7 +24,7 @@ class Export:
     agent: str | None = None
     """A shipped agent's name, an agent's folder or a distillation run; by default the newest
     distillation run, else the shipped agent."""
-    format: Literal["onnx", "aoti"] = "onnx"
+    format: Format = "onnx"
     """A zip with metadata.json and, per exit, an ONNX graph or a stage compiled by AOTInductor."""
     output: Path | None = None
     """The file; by default <game>.zip in the current folder."""
@@ -47,14 +48,12 @@ def main(arguments: list[str]) -> int:
 
     from ztw_rl.atari.agent import load_agent
     from ztw_rl.atari.games import action_names, canonical
-    from ztw_rl.core.artefact import export_aoti, export_onnx
 
     agent = load_agent(folder)
     game = canonical(agent.config.atari.game)
     output = args.output or Path(f"{game}.zip")
     runs.check_writable_file(output)
     choice = choose(args.point, agent, folder, args.runs_dir)
-    x = agent.example()
     metadata: dict[str, Any] = {
         "name": game,
         "method": agent.config.method,
@@ -64,17 +63,5 @@ def main(arguments: list[str]) -> int:
         # Frames that are made in another way are another distribution.
         "frames": asdict(agent.config.atari),
     }
-    if choice.record is not None:
-        metadata["threshold_chosen_for"] = choice.record
-    thresholds = [choice.threshold] * (agent.model.n_exits - 1)
-    write, runner = {
-        "onnx": (export_onnx, "ztw_rl.deploy"),
-        "aoti": (export_aoti, "ztw_rl.core.backends.aoti"),
-    }[args.format]
-    write(output, agent.model, x, thresholds, metadata)
-    size = output.stat().st_size / 2**20
-    print(f"{output}: {size:.1f} MiB, {agent.model.n_exits} exits, threshold {choice.threshold:g}")
-    for line in choice.reasons:
-        print(line)
-    print(f"run it with: {runner}.load('{output}').predict(frames)")
+    write_artefact(args.format, output, agent.model, agent.example(), choice, metadata)
     return 0
