@@ -22,6 +22,8 @@ COMMANDS = {
     "supervised train-backbone": "train an image classifier",
     "supervised train-ics": "fit internal classifiers to a trained image classifier",
     "supervised eval": "measure early-exit classifiers' accuracy within time budgets",
+    "supervised export": "write an early-exit classifier as one file that runs without torch",
+    "supervised bench": "time a classifier's answers by backend, batch size and threads",
     "bench": "time an agent's decisions by backend, batch size and threads",
     "export": "write an agent as one file that runs without torch",
 }

@@ -13,7 +13,7 @@ from ztw_rl.errors import UserError
 from ztw_rl.supervised.config import DataConfig
 from ztw_rl.supervised.data import stream
 from ztw_rl.supervised.data.augmentation import crop_and_flip, draw_crops
-from ztw_rl.supervised.data.datasets import TRANSPORT, list_images
+from ztw_rl.supervised.data.datasets import TRANSPORT, class_names, list_images
 from ztw_rl.supervised.data.source import Shard, open_source
 
 CPU = torch.device("cpu")
@@ -153,6 +153,16 @@ def test_large_images_stream_from_class_folders(tmp_path, encoded, n_workers):
     assert torch.equal(again.images, second.images)
     (test,) = open_source(config, "test", CPU).plain(10)
     assert test.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_class_names(cifar, tmp_path, encoded):
+    folder(tmp_path / "folders", encoded)
+    assert class_names(DataConfig("digits")) == tuple("0123456789")
+    assert class_names(DataConfig("cifar10", str(cifar)))[9] == "truck"
+    assert class_names(DataConfig("cifar2", str(cifar))) == ("animals", "transport")
+    assert class_names(DataConfig("oct2017", str(tmp_path / "folders"))) == ("cat", "dog")
+    for name in ("cifar100", "imagenet"):
+        assert class_names(DataConfig(name, str(cifar))) is None
 
 
 def test_tiny_imagenets_layout(tmp_path, encoded):

@@ -86,6 +86,12 @@ def transferred(chosen_on: Curve, budget: Budget, report: Callable[[Tensor], Cur
     )
 
 
+def random_halves(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Two disjoint halves of the samples 0 … n−1, in random order."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return order[: n // 2], order[n // 2 :]
+
+
 def cross_fitted(curve_at: CurveAt, n: int, budget: Budget, seed: int = 0) -> BudgetPoint:
     """Choose on one random half, report on the other, swap, and average.
 
@@ -98,8 +104,7 @@ def cross_fitted(curve_at: CurveAt, n: int, budget: Budget, seed: int = 0) -> Bu
     Returns:
         Averages weighted by the halves' sizes; empty if either half has no threshold.
     """
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    halves = order[: n // 2], order[n // 2 :]
+    halves = random_halves(n, seed)
     points = []
     for here, there in (halves, halves[::-1]):
         points.append(transferred(curve_at(here, None), budget, partial(curve_at, there)))

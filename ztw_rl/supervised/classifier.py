@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from ztw_rl.core.checkpoint import load_json, load_tensors, save_json, save_tensors
+from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.methods import METHODS
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.errors import UserError
@@ -27,6 +31,8 @@ class ClassifierConfig:
     n_classes: int
     run: ICRun
     """Network, method, pixels and training."""
+    classes: tuple[str, ...] | None = None
+    """Their names, where the data tell them."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,15 @@ class Classifier:
 
     config: ClassifierConfig
     model: EarlyExitModel
+
+    def example(self) -> Tensor:
+        """(1, 3, H, W) uint8, a black image."""
+        size = self.config.run.pixels.image_size
+        return torch.zeros(1, 3, size, size, dtype=torch.uint8)
+
+    def relative_macs(self) -> tuple[float, ...]:
+        """(E,) multiply-accumulates up to each exit, over the backbone's."""
+        return exit_costs(self.model, self.example()).relative_macs
 
 
 def build_model(config: ClassifierConfig) -> EarlyExitModel:

@@ -42,6 +42,23 @@ class Answers:
     labels: Tensor
     """(N,) int64."""
 
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    def at(self, index: Tensor) -> Answers:
+        """Those to some of the images.
+
+        Args:
+            index: (n,) int64.
+        """
+        return Answers(self.log_probs[index], self.backbone[index], self.labels[index])
+
+    @property
+    def backbone_accuracy(self) -> float:
+        """Share of the images that the backbone alone gets right."""
+        return (self.backbone == self.labels).double().mean().item()
+
 
 @torch.inference_mode()
 def collect(
@@ -183,8 +200,7 @@ def budget_table(found: Sequence[Contender]) -> pd.DataFrame:
         the budget.
     """
     answers = {c.run: c.answers for c in found}.values()
-    right = [(a.backbone == a.labels).double().mean().item() for a in answers]
-    alone = _averages([BudgetPoint(1.0, None, 1.0, accuracy) for accuracy in right])
+    alone = _averages([BudgetPoint(1.0, None, 1.0, a.backbone_accuracy) for a in answers])
     rows: list[dict[str, object]] = [
         {"method": "backbone", "budget": 1.0, "selected_on": "none"} | alone
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from ztw_rl import runs
+from ztw_rl.commands.supervised._answers import collect_answers, data_of
 from ztw_rl.commands.supervised._shared import IC_KIND, newest
 from ztw_rl.errors import UserError
 from ztw_rl.supervised.config import FallbackName
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import torch
 
     from ztw_rl.supervised.classifier import Classifier
-    from ztw_rl.supervised.evaluate import Contender
+    from ztw_rl.supervised.data.datasets import Split
+    from ztw_rl.supervised.evaluate import Answers, Contender
 
 PROG = "ztw-rl supervised eval"
 KIND = "supervised-eval"
@@ -115,33 +116,17 @@ def _evaluate(
     path: str, classifier: Classifier, args: Eval, device: torch.device
 ) -> list[Contender]:
     """One pass over the test images, and one over held-out ones where there are any."""
-    import torch
-    from rich.progress import Progress
-
-    from ztw_rl.core.cost import exit_costs
-    from ztw_rl.supervised.data.source import open_source
-    from ztw_rl.supervised.evaluate import collect, contenders
+    from ztw_rl.supervised.evaluate import contenders
 
     run = classifier.config.run
-    size = run.pixels.image_size
-    x = torch.zeros(1, 3, size, size, dtype=torch.uint8)
-    costs = exit_costs(classifier.model, x).relative_macs
-    data = dataclasses.replace(
-        run.data,
-        data_path=args.data_path or run.data.data_path,
-        n_test=args.n_test or run.data.n_test,
-    )
-    model = classifier.model.to(device)
-    answers = {}
-    for split in ("test", "held_out")[: 1 + (run.selected_on == "held_out")]:
-        source = open_source(data, split, device)  # type: ignore[arg-type]
-        with Progress(transient=True) as progress:
-            task = progress.add_task(f"{Path(path).name}, {split}", total=len(source))
-            advance = functools.partial(progress.advance, task)
-            answers[split] = collect(model, source, args.batch_size, advance)
-    return contenders(
-        run.method, path, answers["test"], answers.get("held_out"), costs, args.fallback
-    )
+    costs = classifier.relative_macs()
+    data = data_of(classifier, args.data_path, args.n_test)
+
+    def answers(split: Split) -> Answers:
+        return collect_answers(classifier, Path(path), data, split, device, args.batch_size)
+
+    held_out = answers("held_out") if run.selected_on == "held_out" else None
+    return contenders(run.method, path, answers("test"), held_out, costs, args.fallback)
 
 
 def _write(

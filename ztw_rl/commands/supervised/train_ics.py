@@ -163,6 +163,7 @@ def _train(run: ICRun, resumed: Path | None, args: TrainICs) -> int:
     from ztw_rl.core.methods import METHODS
     from ztw_rl.supervised.backbones.registry import early_exit
     from ztw_rl.supervised.classifier import FOLDER, Classifier, ClassifierConfig, save_classifier
+    from ztw_rl.supervised.data.datasets import class_names
     from ztw_rl.supervised.data.source import open_source
     from ztw_rl.supervised.engine import make_engine
     from ztw_rl.supervised.train_ics import train_ics
@@ -204,7 +205,8 @@ def _train(run: ICRun, resumed: Path | None, args: TrainICs) -> int:
     if not finished:
         print(f"stopped; go on with: {PROG} --resume {run_dir}")
         return INTERRUPTED
-    save_classifier(run_dir / FOLDER, Classifier(ClassifierConfig(n_classes, run), model.cpu()))
+    config = ClassifierConfig(n_classes, run, class_names(run.data))
+    save_classifier(run_dir / FOLDER, Classifier(config, model.cpu()))
     print(f"fitted {len(model.ics)} ICs ({run.method}) to {run.arch}: {run_dir}")
     return 0
 

@@ -11,7 +11,7 @@ import numpy as np
 from ztw_rl.errors import UserError
 from ztw_rl.supervised.config import DataConfig, DataName
 from ztw_rl.supervised.data.arrays import download_cifar, read_digits
-from ztw_rl.supervised.data.folders import read_folder, split_folder
+from ztw_rl.supervised.data.folders import class_folders, read_folder, split_folder
 from ztw_rl.supervised.data.listing import Listing
 from ztw_rl.supervised.data.parquet import parquet_files, read_parquet
 
@@ -20,6 +20,16 @@ Split = Literal["train", "held_out", "test"]
 DOWNLOADS = Path("data")
 TRANSPORT = (0, 1, 7, 8, 9)
 """CIFAR-10's classes that CIFAR-2 calls transport: airplane, automobile, horse, ship, truck."""
+
+NAMES: dict[DataName, tuple[str, ...]] = {
+    "digits": tuple("0123456789"),
+    "cifar10": (
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    ),
+    "cifar2": ("animals", "transport"),
+}
+"""Of classes that the data set fixes."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,21 @@ def list_images(config: DataConfig, split: Split) -> Listing:
         raise UserError("no training images are held out; choose --held-out above 0")
     part = order[:n_held_out] if split == "held_out" else order[n_held_out:n]
     return listing.subset(np.sort(part))
+
+
+def class_names(config: DataConfig) -> tuple[str, ...] | None:
+    """What the classes are called, in the order of their numbers, or None if the data don't tell.
+
+    Args:
+        config: Which set.
+    """
+    if config.data in NAMES:
+        return NAMES[config.data]
+    root = Path(config.data_path) if config.data_path is not None else DOWNLOADS
+    train = split_folder(root, "train")
+    if train is None or parquet_files(root, "train"):
+        return None
+    return tuple(path.name for path in class_folders(train))
 
 
 def _read(config: DataConfig, split: str) -> Listing:

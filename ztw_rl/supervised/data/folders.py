@@ -39,12 +39,12 @@ def split_folder(root: Path, split: str) -> Path | None:
     names = ("train",) if split == "train" else TEST_FOLDERS
     for name in names:
         folder = root / name
-        if (folder / ANNOTATIONS).is_file() or _classes(folder):
+        if (folder / ANNOTATIONS).is_file() or class_folders(folder):
             return folder
     return None
 
 
-def _classes(folder: Path) -> list[Path]:
+def class_folders(folder: Path) -> list[Path]:
     """Class folders; a lone ``images`` folder, which Tiny ImageNet's test split has, is none."""
     if not folder.is_dir():
         return []
@@ -71,13 +71,13 @@ def read_folder(root: Path, split: str) -> Listing:
     if train is None or wanted is None:
         missing = "train" if train is None else " or ".join(TEST_FOLDERS)
         raise UserError(f"{root} has no parquet files and no folder {missing} of class folders")
-    classes = {path.name: number for number, path in enumerate(_classes(train))}
+    classes = {path.name: number for number, path in enumerate(class_folders(train))}
     annotations = wanted / ANNOTATIONS
     if annotations.is_file():
         return _annotated(annotations, classes)
     paths: list[Path] = []
     labels: list[int] = []
-    for folder in _classes(wanted):
+    for folder in class_folders(wanted):
         if folder.name not in classes:
             raise UserError(f"{folder} is a class that {train} does not have")
         found = _images(folder)

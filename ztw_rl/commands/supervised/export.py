@@ -1,0 +1,72 @@
+"""``ztw-rl supervised export``: an early-exit classifier as one file that runs without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from ztw_rl import runs
+from ztw_rl.commands._artefact import Format, write_artefact
+from ztw_rl.commands.supervised._operating_point import ClassifierPoint, choose
+from ztw_rl.commands.supervised._shared import IC_KIND, newest
+
+PROG = "ztw-rl supervised export"
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a classifier as one file: RGB pixels (uint8) in; label, exit and confidence out.
+
+    Normalisation is inside. onnx runs anywhere with numpy and ONNX Runtime alone: ztw_rl.deploy.
+    aoti is machine code of this processor, for this version of PyTorch:
+    ztw_rl.core.backends.aoti; it needs a C++ compiler, and ten seconds or more per exit.
+    """
+
+    model: Path | None = None
+    """A run of train-ics, or its classifier folder; by default the newest run."""
+    format: Format = "onnx"
+    """A zip with metadata.json and, per exit, an ONNX graph or a stage compiled by AOTInductor."""
+    output: Path | None = None
+    """The file; by default <network>-<data>.zip in the current folder."""
+    runs_dir: Path = Path("runs")
+    """Where run folders are."""
+    point: tyro.conf.OmitArgPrefixes[ClassifierPoint] = field(default_factory=ClassifierPoint)
+    """The threshold that the file proposes; whoever runs it may pass another."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; see ``ztw-rl supervised export --help``.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: The command line, the classifier or the data has an error, or a package is
+            missing.
+    """
+    args = tyro.cli(Export, args=arguments, prog=PROG)
+    path = args.model or newest(args.runs_dir, IC_KIND, "ztw-rl supervised train-ics")
+
+    from ztw_rl.supervised.classifier import load_classifier
+    from ztw_rl.supervised.data.datasets import class_names
+
+    classifier = load_classifier(path)
+    config, run = classifier.config, classifier.config.run
+    name = f"{run.arch}-{run.data.data}"
+    output = args.output or Path(f"{name}.zip")
+    runs.check_writable_file(output)
+    choice = choose(args.point, classifier, path)
+    names = config.classes or class_names(run.data) or map(str, range(config.n_classes))
+    metadata: dict[str, Any] = {
+        "name": name,
+        "method": run.method,
+        "labels": list(names),
+        "exits": [*(f"ic_{m}" for m in range(len(classifier.model.ics))), "backbone"],
+        "relative_macs": classifier.relative_macs(),
+        "images": {"channels": "RGB", "size": run.pixels.image_size},
+    }
+    write_artefact(args.format, output, classifier.model, classifier.example(), choice, metadata)
+    return 0
