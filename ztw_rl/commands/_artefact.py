@@ -50,4 +50,6 @@ def write_artefact(
     print(f"{path}: {size:.1f} MiB, {model.n_exits} exits, {choice}")
     for line in choice.reasons:
         print(line)
-    print(f"run it with: {runner}.load('{path}').predict(x), x {tuple(x.shape)} {x.dtype}")
+    shape = ", ".join(map(str, x.shape[1:]))
+    dtype = str(x.dtype).removeprefix("torch.")
+    print(f"run it with: {runner}.load('{path}').predict(x) for {dtype} x of shape (B, {shape})")

@@ -51,7 +51,8 @@ def main(arguments: list[str]) -> int:
     path = args.model or newest(args.runs_dir, IC_KIND, "ztw-rl supervised train-ics")
 
     from ztw_rl.supervised.classifier import load_classifier
-    from ztw_rl.supervised.data.datasets import class_names
+    from ztw_rl.supervised.data.datasets import SPECS, class_names
+    from ztw_rl.supervised.data.stream import CROPPED_SHARE
 
     classifier = load_classifier(path)
     config, run = classifier.config, classifier.config.run
@@ -66,7 +67,12 @@ def main(arguments: list[str]) -> int:
         "labels": list(names),
         "exits": [*(f"ic_{m}" for m in range(len(classifier.model.ics))), "backbone"],
         "relative_macs": classifier.relative_macs(),
-        "images": {"channels": "RGB", "size": run.pixels.image_size},
+        # Images that are cropped in another way are another distribution.
+        "images": {
+            "channels": "RGB",
+            "size": run.pixels.image_size,
+            "centre_crop": CROPPED_SHARE if SPECS[run.data.data].streams else None,
+        },
     }
     write_artefact(args.format, output, classifier.model, classifier.example(), choice, metadata)
     return 0
