@@ -49,6 +49,8 @@ def test_from_a_backbone_to_a_table(folder, capsys):
     assert "budgets.csv" in capsys.readouterr().out
     config = json.loads((folder / "runs/ics/resnet56-digits-sdn-001/config.json").read_text())
     assert config["selected_on"] == "held_out"
+    stored = folder / "runs/ics/resnet56-digits-sdn-001/classifier/classifier.json"
+    assert json.loads(stored.read_text())["classes"] == list("0123456789")
     output = folder / "runs" / "supervised-eval" / "resnet56-digits-001"
     assert {p.name for p in output.iterdir()} == {
         "budgets.csv",
@@ -138,7 +140,12 @@ def test_settings_cannot_change_midway(folder, capsys):
         ("train-ics", ics, "another", "--resume takes one run folder, not 2"),
     ]:
         assert message in one_error(capsys, command, "--resume", resumed, flag)
-    run("train-ics", "--resume", ics, "--device=cpu", "--runs-dir=elsewhere")
+    # A path may be spelled in another way, and the place may be another.
+    same = [f"--backbone={backbone}", "--device=cpu", "--runs-dir=elsewhere"]
+    run("train-ics", "--resume", ics, *same)
+    run("train-backbone", f"--init={backbone}", "--n-train=20", *SMALL)
+    second = "runs/backbone/resnet56-digits-002"
+    run("train-backbone", "--resume", second, f"--init={backbone}", "--device=cpu")
 
 
 @pytest.mark.parametrize(
@@ -185,9 +192,9 @@ def test_help_loads_nothing_heavy():
         "heavy = {'torch', 'pandas', 'matplotlib', 'scipy', 'sklearn', 'pyarrow', 'PIL', "
         "'accelerate', 'torchvision'}; print('heavy:', sorted(heavy & set(sys.modules)))"
     )
-    for command in (["--help"], ["train-ics", "--help"], ["eval", "--help"]):
+    for command in ([], ["train-ics"], ["eval"], ["export"], ["bench"]):
         done = subprocess.run(
-            [sys.executable, "-c", program, "supervised", *command],
+            [sys.executable, "-c", program, "supervised", *command, "--help"],
             capture_output=True,
             text=True,
             check=False,

@@ -46,7 +46,7 @@ def check_resumable(
         raise UserError(f"--resume takes one run folder, not {len(given)}")
     before, after = _flat(asdict(stored)), _flat(asdict(wanted))
     for key, value in after.items():
-        if value != before[key] and key not in (*changeable, *PLACES):
+        if key not in (*changeable, *PLACES) and not _same(before[key], value):
             group, _, rest = key.partition(".")
             flag = (rest if group in unprefixed else key).replace("_", "-")
             raise UserError(
@@ -54,6 +54,13 @@ def check_resumable(
                 "start a new run without --resume"
             )
     runs.check_writable(run_dir)
+
+
+def _same(before: Any, after: Any) -> bool:
+    """Whether two values are equal, or two spellings of one path."""
+    if isinstance(before, Path) and isinstance(after, Path):
+        return before.resolve() == after.resolve()
+    return bool(before == after)
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

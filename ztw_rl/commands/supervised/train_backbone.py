@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,18 +84,22 @@ def main(arguments: list[str]) -> int:
             pixels=stored.pixels,
         )
         args = tyro.cli(TrainBackbone, args=arguments, prog=PROG, default=default)
-        check_resumable(run_dir, args.resume, default, args, unprefixed=("data", "training"))
+        wanted = replace(args, init=_located(args.init), data=resolve(args.data))
+        check_resumable(run_dir, args.resume, default, wanted, unprefixed=("data", "training"))
         return _train(stored, run_dir, args)
     args = tyro.cli(TrainBackbone, args=arguments, prog=PROG)
     if args.training.trains == "head" and args.init is None:
         raise UserError("--trains head needs --init: weights to keep below the final layer")
     runs.check_writable(args.runs_dir / BACKBONE_KIND)
     data = resolve(args.data)
-    init = args.init
-    if init not in (None, PRETRAINED):
-        init = str(Path(init).resolve())
-    run = BackboneRun(args.arch, args.seed, init, data, sized(args.pixels, data), args.training)
+    init, pixels = _located(args.init), sized(args.pixels, data)
+    run = BackboneRun(args.arch, args.seed, init, data, pixels, args.training)
     return _train(run, None, args)
+
+
+def _located(init: str | None) -> str | None:
+    """The initial weights' file or folder as an absolute path, as ``resolve`` does with images."""
+    return init if init in (None, PRETRAINED) else str(Path(init).resolve())
 
 
 def _train(run: BackboneRun, resumed: Path | None, args: TrainBackbone) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
@@ -102,7 +102,8 @@ def main(arguments: list[str]) -> int:
             pixels=run.pixels,
         )
         args = tyro.cli(TrainICs, args=arguments, prog=PROG, default=default)
-        check_resumable(run_dir, args.resume, default, args, unprefixed=("data", "training"))
+        wanted = replace(args, data=resolve(args.data))
+        check_resumable(run_dir, args.resume, default, wanted, unprefixed=("data", "training"))
         return _train(run, run_dir, args)
     asked_for_help = bool({"-h", "--help"} & set(arguments))
     path, trained = None, None
