@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import shutil
+import tempfile
 import uuid
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,7 +58,12 @@ def create(root: Path, kind: str, game: str, config: Any) -> Path:
 
 
 def newest(root: Path, kind: str, game: str | None = None, holding: str = CONFIG) -> Path | None:
-    """The run that was started or resumed last, or None if there is none.
+    """The first of ``by_age``, or None if there is none."""
+    return next(iter(by_age(root, kind, game, holding)), None)
+
+
+def by_age(root: Path, kind: str, game: str | None = None, holding: str = CONFIG) -> list[Path]:
+    """Runs, from the one that was started or resumed last to the first.
 
     Args:
         root: Usually ``runs``.
@@ -72,7 +77,7 @@ def newest(root: Path, kind: str, game: str | None = None, holding: str = CONFIG
         for name, number, path in _numbered(root / kind)
         if game in (None, name) and (path / CONFIG).is_file() and any(path.glob(holding))
     ]
-    return max(runs)[-1] if runs else None
+    return [path for *_, path in sorted(runs, reverse=True)]
 
 
 def _numbered(folder: Path) -> list[tuple[str, int, Path]]:
@@ -118,8 +123,13 @@ def check_writable(folder: Path) -> None:
         existing = existing.parent
     if not existing.is_dir():
         raise UserError(f"cannot write to {folder}: {existing} is not a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write to {folder}: no permission to write in {existing}")
+    try:
+        # Permissions alone do not tell: read-only file systems and root's view of them differ.
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"cannot write to {folder}: {reason} in {existing}") from None
 
 
 def check_writable_file(path: Path) -> None:

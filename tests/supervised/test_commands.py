@@ -158,6 +158,7 @@ def test_settings_cannot_change_midway(folder, capsys):
         (["eval", "--models", "nowhere"], "there is no such folder"),
         (["train-backbone", "--trains=head"], "--trains head needs --init"),
         (["train-backbone", "--data=cifar10", "--data-path=nowhere"], "nowhere is no folder"),
+        (["train-backbone", "--data=digits", "--data-path=."], "say what it holds, such as --data"),
         (["train-backbone", "--seed=-1"], "seed must be between 0 and 1000000000, not -1"),
         (["train-backbone", "--pixels.std=inf", "1", "1"], "std must be all above 0 and finite"),
         (["train-backbone", "--pixels.mean=nan", "0", "0"], "mean must be all finite"),

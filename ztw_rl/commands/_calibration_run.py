@@ -38,13 +38,14 @@ class CalibrationRun:
     evaluation did not ask the full model."""
 
 
-def find(given: Path | None, folder: Path, game: str, runs_dir: Path) -> Path:
+def find(given: Path | None, agent: Agent, folder: Path, runs_dir: Path) -> Path:
     """The file to choose from.
 
     Args:
         given: What the user names: an eval run's folder, or its ``curve.json``.
-        folder: The agent's folder, whose own table comes next.
-        game: Name without separators; its newest eval run comes last.
+        agent: Whose evaluation it must be.
+        folder: The agent's folder, whose own table comes next; the newest eval run of the same
+            weights comes last.
         runs_dir: Usually ``runs``.
 
     Raises:
@@ -57,13 +58,15 @@ def find(given: Path | None, folder: Path, game: str, runs_dir: Path) -> Path:
         return path
     if (folder / CURVE).is_file():
         return folder / CURVE
-    newest = runs.newest(runs_dir, "eval", game, holding=CURVE)
-    if newest is None:
+    game, identity = canonical(agent.config.atari.game), agent.identity()
+    made = [run / CURVE for run in runs.by_age(runs_dir, "eval", game, holding=CURVE)]
+    own = next((path for path in made if load_table(path).identity == identity), None)
+    if own is None:
         raise UserError(
-            f"--budget, --keep and --risk need a calibration run; make one with: "
+            f"--budget, --keep and --risk need a calibration run of these weights; make one with: "
             f"ztw-rl eval --agent {folder}"
         )
-    return newest / CURVE
+    return own
 
 
 def load(path: Path, agent: Agent, folder: Path, cost: CostName) -> CalibrationRun:

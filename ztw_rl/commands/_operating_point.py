@@ -66,10 +66,10 @@ def choose(point: OperatingPoint, agent: Agent, folder: Path, runs_dir: Path) ->
     from ztw_rl.commands import _calibration_run
 
     game = canonical(agent.config.atari.game)
-    path = _calibration_run.find(point.calibration, folder, game, runs_dir)
+    path = _calibration_run.find(point.calibration, agent, folder, runs_dir)
     run = _calibration_run.load(path, agent, folder, point.cost)
     if point.risk is not None:
-        return _controlling(run, point.risk, point.confidence, point.cost)
+        return _controlling(run, point.risk, point.confidence, point.cost, folder)
     return _cheapest_or_best(run, point, game)
 
 
@@ -108,7 +108,11 @@ def _cheapest_or_best(run: CalibrationRun, point: OperatingPoint, game: str) -> 
             f" and no threshold of {run.path} has it at a lower cost than the full model; "
             "evaluate at more thresholds"
         )
-    chosen = f"threshold {run.thresholds[best]:g} is chosen on all {len(run.full)} games of"
+    unit = "operations" if point.cost == "macs" else "time"
+    chosen = (
+        f"threshold {run.thresholds[best]:g}, at {run.costs.on()[best]:.3f} of the {unit}, is "
+        f"chosen on all {len(run.full)} games of"
+    )
     record: dict[str, Any] = {**target, "cost_counts": point.cost, "n_games": len(run.full)}
     if random is None:
         told = f"what it keeps cannot be told: the recipe of {game} has no random_return"
@@ -120,23 +124,27 @@ def _cheapest_or_best(run: CalibrationRun, point: OperatingPoint, game: str) -> 
         else:
             told = (
                 f"chosen on one half of the games and tried on the other, in turn, it keeps "
-                f"{fit.kept:.1%} of the return over random play at {fit.cost:.3f} of the "
-                f"{'operations' if point.cost == 'macs' else 'time'}"
+                f"{fit.kept:.1%} of the return over random play at {fit.cost:.3f} of the {unit}"
             )
             record |= {"expected_cost": fit.cost, "expected_kept": fit.kept}
     return Choice(run.thresholds[best], (f"{chosen} {run.path}", told), record)
 
 
-def _controlling(run: CalibrationRun, risk: float, confidence: float, cost: str) -> Choice:
+def _controlling(
+    run: CalibrationRun, risk: float, confidence: float, cost: str, folder: Path
+) -> Choice:
     """``--risk``: the guarantee holds for the games that it is chosen on, all of them."""
     from ztw_rl.core.betting import betting
     from ztw_rl.core.calibration import controlling_risk, fewest_units
 
+    remedy = (
+        f"ztw-rl eval --agent {folder} --disagreement --n-episodes "
+        f"{2 * fewest_units(risk, confidence)} --output DIR, then --calibration DIR"
+    )
     if run.disagreement is None:
         raise UserError(
             f"{run.path} does not say how often the full model was contradicted; make a "
-            "calibration run with: ztw-rl eval --disagreement --n-episodes "
-            f"{2 * fewest_units(risk, confidence)}"
+            f"calibration run with: {remedy}"
         )
     n = len(run.disagreement)
     found = controlling_risk(run.thresholds, run.disagreement, risk, confidence, betting)
@@ -146,7 +154,7 @@ def _controlling(run: CalibrationRun, risk: float, confidence: float, cost: str)
             f"{n} games cannot show that the risk is at most {risk:g} even at threshold "
             f"{run.thresholds[-1]:g}, where {observed:.2%} of the decisions differ; "
             f"{fewest_units(risk, confidence)} games without any difference are the least that "
-            "can: evaluate more games or higher thresholds"
+            f"can, so try twice as many: {remedy}"
         )
     at = run.thresholds.index(found)
     observed = float(run.disagreement[:, at].mean())

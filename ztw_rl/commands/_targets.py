@@ -56,8 +56,12 @@ def check_targets(
             "answers before the last"
         )
     for name, wish in (("budget", budget), ("keep", keep)):
-        if wish is not None and not 0 < wish < inf:
-            raise UserError(f"--{name} must be above 0 and finite, not {wish:g}")
+        # Far above 1, a percentage is meant.
+        if wish is not None and not 0 < wish <= 10:
+            raise UserError(
+                f"--{name} is a share of the full model's, such as 0.6, and must be above 0 and "
+                f"at most 10, not {wish:g}"
+            )
     for name, share in (("risk", risk), ("confidence", confidence)):
         if share is not None and not 0 < share < 1:
             raise UserError(f"--{name} must be between 0 and 1, not {share:g}")

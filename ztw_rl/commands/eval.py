@@ -19,6 +19,7 @@ from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress, TaskID
 
     from ztw_rl.atari.agent import Agent
     from ztw_rl.atari.evaluate import RowResult
@@ -126,6 +127,7 @@ def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
     game = canonical(agent.config.atari.game)
     output = args.output or runs.create(args.runs_dir, KIND, game, run)
     write(output, agent, run, frame, results, costs, times)
+    console.print(f"agent: {folder}", soft_wrap=True)
     console.print(screen(frame, game))
     for line in kept_lines(output / JSON, recipes.load(game).random_return):
         console.print(line)
@@ -133,6 +135,14 @@ def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
     if not agent.is_student:
         console.print(f"picture: {output}/{PNG}")
     return 0
+
+
+def _advance(progress: Progress, task: TaskID, total: int) -> None:
+    """Count a game; in a log file, where no bar moves, leave a line at every tenth of them."""
+    progress.advance(task)
+    done = int(progress.tasks[0].completed)
+    if not progress.console.is_terminal and done * 10 // total > (done - 1) * 10 // total:
+        progress.console.print(f"games: {done} of {total}")
 
 
 def _cost(agent: Agent, backend: str) -> tuple[tuple[float, ...], ExitTimes]:
@@ -194,7 +204,7 @@ def _play(
                 "seed": args.seed,
                 "action_mode": settings.action_mode,
                 "device": device,
-                "on_game": lambda game: progress.advance(task),
+                "on_game": lambda game: _advance(progress, task, total),
             }
             if agent.is_student:
                 (whole,) = play(model, batches, [Row("backbone")], **how)

@@ -63,5 +63,6 @@ def main(arguments: list[str]) -> int:
         # Frames that are made in another way are another distribution.
         "frames": asdict(agent.config.atari),
     }
+    print(f"agent: {folder}")
     write_artefact(args.format, output, agent.model, agent.example(), choice, metadata)
     return 0

@@ -99,6 +99,11 @@ def class_names(config: DataConfig) -> tuple[str, ...] | None:
 def _read(config: DataConfig, split: str) -> Listing:
     name, n_classes = config.data, SPECS[config.data].n_classes
     if name == "digits":
+        if config.data_path is not None:
+            raise UserError(
+                f"digits come with scikit-learn and not from {config.data_path}; leave out "
+                "--data-path, or say what it holds, such as --data cifar10"
+            )
         return read_digits(split)
     if name == "cifar2":
         full = _read(replace(config, data="cifar10"), split).checked()
