@@ -107,7 +107,7 @@ def images(settings: Settings, n: int) -> tuple[Tensor, str]:
         generator = torch.Generator().manual_seed(settings.seed)
         pixels = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator)
         return pixels, "random pixels"
-    from ztw_rl.supervised.data.source import open_source
+    from ztw_rl.supervised.data.opening import open_source
 
     config = DataConfig(data="cifar10", data_path=str(settings.data_path), n_test=n)
     source = open_source(config, "test", torch.device("cpu"))

@@ -25,7 +25,7 @@ from ztw_rl.core.sweep import N_THRESHOLDS, confidences
 from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
 from ztw_rl.supervised.config import PixelConfig
 from ztw_rl.supervised.data.datasets import SPECS
-from ztw_rl.supervised.data.source import MemorySource
+from ztw_rl.supervised.data.memory import MemorySource
 from ztw_rl.supervised.evaluate import collect, score
 
 

@@ -15,7 +15,7 @@ from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.supervised.backbones.base import NormalizePixels
 from ztw_rl.supervised.config import PixelConfig
 from ztw_rl.supervised.data.datasets import DataSpec
-from ztw_rl.supervised.data.source import MemorySource
+from ztw_rl.supervised.data.memory import MemorySource
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ from ztw_rl.supervised.backbones.base import NormalizePixels
 from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
 from ztw_rl.supervised.backbones.weights import final_names, load_weights, read_weights
 from ztw_rl.supervised.config import DataConfig, PixelConfig
-from ztw_rl.supervised.data.source import open_source
+from ztw_rl.supervised.data.opening import open_source
 from ztw_rl.supervised.train_backbone import accuracy
 
 SHARED = Path(os.environ.get("ZTW_RL_SHARED", "../shared"))

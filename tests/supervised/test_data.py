@@ -14,7 +14,8 @@ from ztw_rl.supervised.config import DataConfig
 from ztw_rl.supervised.data import stream
 from ztw_rl.supervised.data.augmentation import crop_and_flip, draw_crops
 from ztw_rl.supervised.data.datasets import TRANSPORT, class_names, list_images
-from ztw_rl.supervised.data.source import Shard, open_source
+from ztw_rl.supervised.data.opening import open_source
+from ztw_rl.supervised.data.source import Shard
 
 CPU = torch.device("cpu")
 

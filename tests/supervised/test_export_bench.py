@@ -29,7 +29,7 @@ from ztw_rl.supervised.classifier import (
 )
 from ztw_rl.supervised.config import DataConfig, ICRun, ICTraining, PixelConfig
 from ztw_rl.supervised.data.datasets import class_names
-from ztw_rl.supervised.data.source import open_source
+from ztw_rl.supervised.data.opening import open_source
 
 RUN = "runs/ics/resnet56-digits-ztw-001"
 CPU = torch.device("cpu")

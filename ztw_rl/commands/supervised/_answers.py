@@ -53,7 +53,7 @@ def collect_answers(
     """
     from rich.progress import Progress
 
-    from ztw_rl.supervised.data.source import open_source
+    from ztw_rl.supervised.data.opening import open_source
     from ztw_rl.supervised.evaluate import collect
 
     source = open_source(data, split, device)

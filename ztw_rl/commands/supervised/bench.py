@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
     import torch
 
     from ztw_rl.supervised.classifier import load_classifier
-    from ztw_rl.supervised.data.source import open_source
+    from ztw_rl.supervised.data.opening import open_source
 
     classifier = load_classifier(path)
     run = classifier.config.run

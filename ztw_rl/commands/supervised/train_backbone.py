@@ -106,7 +106,7 @@ def _train(run: BackboneRun, resumed: Path | None, args: TrainBackbone) -> int:
     import torch
     from rich.console import Console
 
-    from ztw_rl.supervised.data.source import open_source
+    from ztw_rl.supervised.data.opening import open_source
     from ztw_rl.supervised.engine import make_engine
     from ztw_rl.supervised.train_backbone import train_backbone
 

@@ -165,7 +165,7 @@ def _train(run: ICRun, resumed: Path | None, args: TrainICs) -> int:
     from ztw_rl.supervised.backbones.registry import early_exit
     from ztw_rl.supervised.classifier import FOLDER, Classifier, ClassifierConfig, save_classifier
     from ztw_rl.supervised.data.datasets import class_names
-    from ztw_rl.supervised.data.source import open_source
+    from ztw_rl.supervised.data.opening import open_source
     from ztw_rl.supervised.engine import make_engine
     from ztw_rl.supervised.train_ics import train_ics
 
