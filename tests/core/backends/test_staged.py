@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 
 import pytest
 import torch
 
+from ztw_rl.core.backends.compiled import compiled
 from ztw_rl.core.backends.staged import eager
 from ztw_rl.core.exits import Confidence, select
 from ztw_rl.core.timing import forced_thresholds, time_exits
 
 
-def check(model, x, thresholds):
+def check(model, x, thresholds, backend=None):
     """The online answer is the offline selection's."""
-    prediction = eager(model).predict(x, thresholds)
+    prediction = (backend or eager(model)).predict(x, thresholds)
     answers = model(x)
     exits, _ = select(answers, Confidence(torch.tensor(thresholds)))
     assert prediction.exits.tolist() == exits.tolist()
@@ -32,6 +35,19 @@ def test_equals_the_offline_selection(make_model, method, n_exits, batch_size):
     x = torch.randn(batch_size, 3, 9, 9)
     for threshold in (0.0, 0.4, 0.6, 0.9, 1.0, 1.5):
         check(model, x, (threshold,) * (n_exits - 1))
+
+
+@pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None,
+    reason="torch.compile needs a C++ compiler",
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_compiled_stages_equal_the_offline_selection(make_model):
+    model = make_model(3)
+    backend = compiled(model)
+    for batch_size in (1, 7, 256, 0):
+        for threshold in (0.0, 0.6, 1.5):
+            check(model, torch.randn(batch_size, 3, 9, 9), (threshold, threshold), backend)
 
 
 @pytest.mark.parametrize("method", ["ztw", "additive"])
