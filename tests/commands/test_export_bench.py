@@ -123,6 +123,7 @@ def test_bench_writes_its_table(agent, capsys):
         (["--risk", "1.1"], "--risk must be between 0 and 1, not 1.1"),
         (["--risk", "0.1", "--keep", "0.9"], "exclude one another"),
         (["--keep", "0.9", "--calibration", "nowhere"], "there is no curve.json"),
+        (["--backends"], "backends must name at least one of eager, compiled, onnx"),
         (["--backends", "jit"], "unknown backend 'jit'"),
         (["--seed=-1"], "seed must be between 0 and 1000000000, not -1"),
         (["--batch-sizes", "0"], "batch_sizes must be numbers of at least 1"),

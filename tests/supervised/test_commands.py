@@ -155,6 +155,7 @@ def test_settings_cannot_change_midway(folder, capsys):
         (["train-ics"], "there is no run in runs/backbone; begin with"),
         (["train-ics", "--backbone=nowhere.pt"], "neither a file of weights nor a run folder"),
         (["eval"], "there is no run in runs/ics; begin with"),
+        (["train-ics", "--methd", "sdn"], "did you mean --method?"),
         (["eval", "--models", "nowhere"], "there is no such folder"),
         (["train-backbone", "--trains=head"], "--trains head needs --init"),
         (["train-backbone", "--data=cifar10", "--data-path=nowhere"], "nowhere is no folder"),

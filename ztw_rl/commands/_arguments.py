@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -11,6 +13,57 @@ import tyro
 from ztw_rl.errors import UserError
 
 ArgsT = TypeVar("ArgsT")
+
+SIDES, RULES = "│| ", set("─╰╯-+")
+"""What tyro draws its boxes with, where the terminal knows Unicode and where not."""
+NEAR = ("Perhaps you meant", "Arguments similar to")
+"""How tyro's boxes begin a list of flags that exist."""
+
+
+def read(
+    kind: type[ArgsT], arguments: Sequence[str], prog: str, default: ArgsT | None = None
+) -> ArgsT:
+    """Parse a command line.
+
+    Args:
+        kind: The command's dataclass.
+        arguments: Command line of the command.
+        prog: What the help calls the command.
+        default: What flags that are left out are; the dataclass's own defaults without.
+
+    Raises:
+        UserError: The command line has an error.
+        SystemExit: It asked for help, and got it.
+    """
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            if default is None:
+                return tyro.cli(kind, args=arguments, prog=prog)
+            return tyro.cli(kind, args=arguments, prog=prog, default=default)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(_one_line(box.getvalue(), prog)) from None
+
+
+def _one_line(box: str, prog: str) -> str:
+    """The message of tyro's box, and the flags that it thinks were meant."""
+    from rich.text import Text
+
+    # Below the title, rules divide a box into sections: the message, then suggestions and hints.
+    sections: list[list[str]] = [[]]
+    for line in Text.from_ansi(box).plain.splitlines()[1:]:
+        text = line.strip(SIDES)
+        if set(text) <= RULES:
+            sections.append([])
+        else:
+            sections[-1].append(text)
+    message, *hints = filter(None, sections)
+    near = [hint[1].split()[0] for hint in hints if hint[0].startswith(NEAR)]
+    found = " ".join(message).rstrip(".")
+    meant = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"{found[:1].lower()}{found[1:]}{meant} ({prog} --help lists the options)"
 
 
 def parse(
@@ -27,14 +80,14 @@ def parse(
         default: Looks up the defaults.
 
     Raises:
-        UserError: ``default`` raised it.
+        UserError: The command line has an error, or ``default`` raised it.
     """
     try:
         found = default()
     except UserError:
-        tyro.cli(kind, args=arguments, prog=prog)
+        read(kind, arguments, prog)
         raise
-    return tyro.cli(kind, args=arguments, prog=prog, default=found)
+    return read(kind, arguments, prog, found)
 
 
 def peek(arguments: Sequence[str], *names: str) -> dict[str, str | None]:

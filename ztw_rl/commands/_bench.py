@@ -39,6 +39,8 @@ class BenchSettings:
     """Where run folders are."""
 
     def __post_init__(self) -> None:
+        if not self.backends:
+            raise UserError("backends must name at least one of eager, compiled, onnx")
         for name in ("batch_sizes", "threads"):
             values = getattr(self, name)
             if not values or min(values) < 1:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from ztw_rl import agents, runs
+from ztw_rl.commands._arguments import read
 from ztw_rl.commands._bench import KIND, BenchSettings, measure, report
 from ztw_rl.commands._operating_point import OperatingPoint, choose
 from ztw_rl.core.settings import require_seed
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: The command line or the agent has an error, or a package is missing.
     """
-    args = tyro.cli(Bench, args=arguments, prog="ztw-rl bench")
+    args = read(Bench, arguments, "ztw-rl bench")
     runs.check_writable(args.output or args.runs_dir / KIND)
     folder = agents.find(args.agent, args.runs_dir)
 

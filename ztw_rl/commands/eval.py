@@ -140,7 +140,7 @@ def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
 def _advance(progress: Progress, task: TaskID, total: int) -> None:
     """Count a game; in a log file, where no bar moves, leave a line at every tenth of them."""
     progress.advance(task)
-    done = int(progress.tasks[0].completed)
+    done = int(next(shown.completed for shown in progress.tasks if shown.id == task))
     if not progress.console.is_terminal and done * 10 // total > (done - 1) * 10 // total:
         progress.console.print(f"games: {done} of {total}")
 

@@ -9,6 +9,7 @@ from typing import Any
 import tyro
 
 from ztw_rl import agents, runs
+from ztw_rl.commands._arguments import read
 from ztw_rl.commands._artefact import Format, write_artefact
 from ztw_rl.commands._operating_point import OperatingPoint, choose
 
@@ -43,7 +44,7 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: The command line or the agent has an error, or a package is missing.
     """
-    args = tyro.cli(Export, args=arguments, prog="ztw-rl export")
+    args = read(Export, arguments, "ztw-rl export")
     folder = agents.find(args.agent, args.runs_dir)
 
     from ztw_rl.atari.agent import load_agent

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from ztw_rl import recipes, runs
+from ztw_rl.commands._arguments import read
 from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: An agent's folder is incomplete, or holds what belongs to another agent.
     """
-    args = tyro.cli(Report, args=arguments, prog="ztw-rl report")
+    args = read(Report, arguments, "ztw-rl report")
     output = args.output or args.agents
     runs.check_writable(output)
 

@@ -12,7 +12,7 @@ import tyro
 from ztw_rl import recipes, runs
 from ztw_rl.atari.config import AtariConfig, PPOConfig, PPORun
 from ztw_rl.atari.games import canonical, rom_id
-from ztw_rl.commands._arguments import peek
+from ztw_rl.commands._arguments import peek, read
 from ztw_rl.commands._resume import check_resumable
 from ztw_rl.errors import UserError
 
@@ -96,7 +96,7 @@ def _parse(arguments: list[str]) -> tuple[TrainPPO, Path | None, PPORun | None]:
         default = TrainPPO(env=tyro.MISSING, atari=recipe.atari, ppo=recipe.ppo)
     else:
         default = TrainPPO(env=tyro.MISSING)
-    args = tyro.cli(TrainPPO, args=arguments, prog="ztw-rl train-ppo", default=default)
+    args = read(TrainPPO, arguments, "ztw-rl train-ppo", default)
     if recipe is None and stored is None:
         raise UserError("--env needs the name of a game, such as Pong")
     if args.n_timesteps is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from ztw_rl import runs
+from ztw_rl.commands._arguments import read
 from ztw_rl.commands._bench import KIND, BenchSettings, measure, report
 from ztw_rl.commands.supervised._answers import data_of
 from ztw_rl.commands.supervised._operating_point import ClassifierPoint, choose
@@ -47,7 +48,7 @@ def main(arguments: list[str]) -> int:
         UserError: The command line, the classifier or the data has an error, or a package is
             missing.
     """
-    args = tyro.cli(Bench, args=arguments, prog=PROG)
+    args = read(Bench, arguments, PROG)
     runs.check_writable(args.output or args.runs_dir / KIND)
     path = args.model or newest(args.runs_dir, IC_KIND, "ztw-rl supervised train-ics")
 

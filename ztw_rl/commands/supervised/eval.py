@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
 from ztw_rl import runs
+from ztw_rl.commands._arguments import read
 from ztw_rl.commands.supervised._answers import collect_answers, data_of
 from ztw_rl.commands.supervised._shared import IC_KIND, newest
 from ztw_rl.errors import UserError
@@ -71,7 +70,7 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: The command line, a model or the data has an error.
     """
-    args = tyro.cli(Eval, args=arguments, prog=PROG)
+    args = read(Eval, arguments, PROG)
     paths = args.models or (newest(args.runs_dir, IC_KIND, "ztw-rl supervised train-ics"),)
     runs.check_writable(args.output or args.runs_dir / KIND)
     if args.batch_size < 1:

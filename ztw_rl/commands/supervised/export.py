@@ -9,6 +9,7 @@ from typing import Any
 import tyro
 
 from ztw_rl import runs
+from ztw_rl.commands._arguments import read
 from ztw_rl.commands._artefact import Format, write_artefact
 from ztw_rl.commands.supervised._operating_point import ClassifierPoint, choose
 from ztw_rl.commands.supervised._shared import IC_KIND, newest
@@ -47,7 +48,7 @@ def main(arguments: list[str]) -> int:
         UserError: The command line, the classifier or the data has an error, or a package is
             missing.
     """
-    args = tyro.cli(Export, args=arguments, prog=PROG)
+    args = read(Export, arguments, PROG)
     path = args.model or newest(args.runs_dir, IC_KIND, "ztw-rl supervised train-ics")
 
     from ztw_rl.supervised.classifier import load_classifier

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ztw_rl import runs
-from ztw_rl.commands._arguments import peek
+from ztw_rl.commands._arguments import peek, read
 from ztw_rl.commands._resume import check_resumable
 from ztw_rl.commands.supervised._shared import (
     BACKBONE_KIND,
@@ -83,11 +83,11 @@ def main(arguments: list[str]) -> int:
             training=stored.training,
             pixels=stored.pixels,
         )
-        args = tyro.cli(TrainBackbone, args=arguments, prog=PROG, default=default)
+        args = read(TrainBackbone, arguments, PROG, default)
         wanted = replace(args, init=_located(args.init), data=resolve(args.data))
         check_resumable(run_dir, args.resume, default, wanted, unprefixed=("data", "training"))
         return _train(stored, run_dir, args)
-    args = tyro.cli(TrainBackbone, args=arguments, prog=PROG)
+    args = read(TrainBackbone, arguments, PROG)
     if args.training.trains == "head" and args.init is None:
         raise UserError("--trains head needs --init: weights to keep below the final layer")
     runs.check_writable(args.runs_dir / BACKBONE_KIND)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import tyro
 
 from ztw_rl import runs
-from ztw_rl.commands._arguments import peek
+from ztw_rl.commands._arguments import parse, peek, read
 from ztw_rl.commands._resume import check_resumable
 from ztw_rl.commands.supervised._shared import (
     BACKBONE_KIND,
@@ -25,7 +25,6 @@ from ztw_rl.commands.supervised._shared import (
 from ztw_rl.errors import UserError
 from ztw_rl.supervised.config import (
     Arch,
-    BackboneRun,
     DataConfig,
     DataName,
     ICRun,
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from ztw_rl.supervised.engine import Engine
 
 PROG = "ztw-rl supervised train-ics"
+BACKBONE_PROG = "ztw-rl supervised train-backbone"
 
 
 @dataclass(frozen=True)
@@ -101,20 +101,16 @@ def main(arguments: list[str]) -> int:
             training=run.training,
             pixels=run.pixels,
         )
-        args = tyro.cli(TrainICs, args=arguments, prog=PROG, default=default)
+        args = read(TrainICs, arguments, PROG, default)
         wanted = replace(args, data=resolve(args.data))
         check_resumable(run_dir, args.resume, default, wanted, unprefixed=("data", "training"))
         return _train(run, run_dir, args)
-    asked_for_help = bool({"-h", "--help"} & set(arguments))
-    path, trained = None, None
-    if not asked_for_help:
-        remedy = "ztw-rl supervised train-backbone"
-        path = Path(early["backbone"] or newest(root, BACKBONE_KIND, remedy))
-        trained = stored_backbone(path)
-    args = tyro.cli(
-        TrainICs, args=arguments, prog=PROG, default=_defaults(path, trained, early["data"])
-    )
-    assert path is not None
+
+    def find() -> Path:
+        return Path(early["backbone"] or newest(root, BACKBONE_KIND, BACKBONE_PROG))
+
+    args = parse(TrainICs, arguments, PROG, lambda: _defaults(find(), early["data"]))
+    path = find()
     runs.check_writable(args.runs_dir / IC_KIND)
     data = resolve(args.data)
     run = ICRun(
@@ -139,8 +135,9 @@ def _resumable(root: Path) -> Path:
     return newest(root, IC_KIND, PROG, holding=runs.CHECKPOINT)
 
 
-def _defaults(path: Path | None, trained: BackboneRun | None, data: str | None) -> TrainICs:
+def _defaults(path: Path, data: str | None) -> TrainICs:
     """What the command line starts from: the backbone's network and data, the paper's schedule."""
+    trained = stored_backbone(path)
     named = cast(DataName, data) if data in get_args(DataName) else None
     if trained is None:
         return TrainICs(
