@@ -213,7 +213,7 @@ def test_a_wrong_type_in_the_recipe(distill_run, folder, one_error):
         (["--n-episodes"], "missing value for argument '--n-episodes'"),
         (["surplus"], "unrecognized options: surplus (ztw-rl eval --help"),
         (["--treshold", "0.5"], "did you mean --thresholds? (ztw-rl"),
-        (["--treshold", "0.5", "--epizodes", "3"], "did you mean --thresholds or --n-episodes?"),
+        (["--treshold", "0.5", "--epizodes", "3"], "did you mean --n-episodes or --thresholds?"),
     ],
 )
 def test_unusable_flags(distill_run, capsys, arguments, message):
