@@ -3,15 +3,17 @@
 The plain way plays one stock Atari environment, threshold after threshold, and runs the whole
 eager network with all its exits at every step. Ours plays the full table (thresholds, random
 controls, forced exits, backbone) in one batch of games, and stops where a sample leaves; each of
-its games starts from its own seed, which the plain way spares itself. The agent's weights are
-random, and games are cut short. Run it with ``python -m benchmarks.evaluate``.
+its games starts from its own seed, which the plain way spares itself. It does so in eager PyTorch
+and on ONNX Runtime, which needs the extra ``onnx``. Games are cut short. Run it with
+``python -m benchmarks.evaluate``.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,39 +22,41 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from benchmarks import harness, plain
 from benchmarks.env import emulation_rate
-from ztw_rl.atari.config import AtariConfig
+from ztw_rl import agents
+from ztw_rl.atari.agent import load_agent
 from ztw_rl.atari.emulator_batch import EmulatorBatch
 from ztw_rl.atari.evaluate import play
-from ztw_rl.atari.games import rom_id
 from ztw_rl.atari.make_emulators import make_batches
 from ztw_rl.atari.seats import Row
 from ztw_rl.atari.vec_env import AtariVecEnv
+from ztw_rl.core.backends.backend import Backend
+from ztw_rl.core.device import n_network_threads
 from ztw_rl.core.exits import Confidence, select
 from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.runtime import make_backend
 
 THRESHOLDS = tuple(k / 10 for k in range(1, 10))
-IC_GAIN = 30.0
-"""With random weights, confidences then lie between 0.2 and 0.7, so each exit has its share."""
+EAGER, ONNX = "ztw-rl, side by side", "+ ONNX Runtime"
 
 
 @dataclass(frozen=True)
 class Settings:
     """What is measured, and for how long."""
 
-    env: str = "Pong"
-    """The game."""
+    agent: str = "pong"
+    """Who plays, as in ``ztw-rl eval``."""
     n_envs: int = 44
     """Games side by side, ours."""
     n_episodes: int = 2
     """Games per row in a round, ours."""
-    max_frames: int = 8000
+    max_frames: int = 6000
     """Emulator frames after which one of our games ends; a decision takes four."""
-    plain_steps: int = 400
+    plain_steps: int = 300
     """Decisions per threshold in a round, the plain way."""
-    rounds: int = 3
+    rounds: int = 2
     """Rounds that count; one more warms up."""
     seed: int = 0
-    """Of the games and the weights."""
+    """Of the games."""
 
 
 def full_table(n_exits: int) -> list[Row]:
@@ -86,15 +90,15 @@ def plain_player(model: EarlyExitModel, env: VecEnv, n_steps: int) -> Callable[[
 
 
 def player(
-    model: EarlyExitModel, batches: list[EmulatorBatch], n_episodes: int, seed: int
+    backend: Backend, batches: list[EmulatorBatch], n_episodes: int, seed: int
 ) -> Callable[[], int]:
     """Ours, as a contender that plays the whole table at each call."""
 
     def evaluate() -> int:
         results = play(
-            model,
+            backend,
             batches,
-            full_table(model.n_exits),
+            full_table(backend.n_exits),
             n_episodes=n_episodes,
             seed=seed,
             action_mode="greedy",
@@ -109,35 +113,44 @@ def main(settings: Settings) -> float:
     """Measure, print, and return the ratio."""
     machine = harness.machine()
     seed = settings.seed
-    atari = AtariConfig(game=rom_id(settings.env), max_frames=settings.max_frames)
+    agent = load_agent(agents.find(settings.agent, Path("runs")))
+    ours, eager = agent.model, plain.plain_network(agent.model)
+    atari = replace(agent.config.atari, max_frames=settings.max_frames)
     batches = make_batches(atari, settings.n_envs)
-    ours = plain.random_network(int(batches[0].action_space.n), seed, IC_GAIN)
-    eager = plain.plain_network(ours)
     stock, game = plain.plain_games(atari, 1, seed), AtariVecEnv(atari, 1, seed)
     plain.check_same_answers(ours, eager, np.asarray(game.reset()))
+    backends = {
+        name: make_backend(backend, ours, agent.example(), n_network_threads())
+        for name, backend in ((EAGER, "eager"), (ONNX, "onnx"))
+    }
+    players = {
+        name: player(backend, batches, settings.n_episodes, seed)
+        for name, backend in backends.items()
+    }
     contenders = {
         "plain way": plain_player(eager, stock, settings.plain_steps),
         "+ our game": plain_player(eager, game, settings.plain_steps),
         "+ memory layout": plain_player(ours, game, settings.plain_steps),
-        "ztw-rl, side by side": player(ours, batches, settings.n_episodes, seed),
+        **players,
     }
     rates = harness.interleave(contenders, settings.rounds)
     at_peak = harness.rate_at_peak(
-        contenders["ztw-rl, side by side"],
-        emulation_rate(atari, settings.n_envs, int(batches[0].action_space.n), seed),
+        players[EAGER],
+        emulation_rate(atari, settings.n_envs, agent.config.n_actions, seed),
         harness.peak_macs(),
     )
-    busy = harness.busy_rate(contenders["ztw-rl, side by side"])
+    busy = harness.busy_rate(players[ONNX])
     for close in (*(batch.close for batch in batches), stock.close, game.close):
         close()
     plain_rate = statistics.median(rates["plain way"])
     return harness.report(
         "evaluate",
         rates,
-        ours="ztw-rl, side by side",
+        ours=ONNX,
         opponent="plain way",
         target=5.0,
         machine_line=machine,
+        ratio_eager=round(harness.ratio(rates, EAGER, "plain way"), 3),
         game=atari.game,
         n_envs=settings.n_envs,
         n_rows=len(full_table(ours.n_exits)),

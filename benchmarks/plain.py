@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from benchmarks.env import stock_env
 from ztw_rl.atari.backbone import early_exit_nature_cnn
 from ztw_rl.atari.config import AtariConfig
-from ztw_rl.core.heads import InternalClassifier
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.training import freeze
 
@@ -27,20 +25,16 @@ class PlainPixels(nn.Module):
         return x.float() / 255.0
 
 
-def random_network(n_actions: int, seed: int, ic_gain: float = 1.0) -> EarlyExitModel:
+def random_network(n_actions: int, seed: int) -> EarlyExitModel:
     """A policy with two internal classifiers (ICs) and ensembles, its weights random; frozen.
 
     Args:
         n_actions: Size of the action space.
         seed: Of the weights.
-        ic_gain: Multiplies the ICs' last layer. Random ICs are unsure of everything; a gain
-            spreads their confidences.
     """
     torch.manual_seed(seed)
     model = early_exit_nature_cnn(n_actions)
     freeze(model)
-    for ic in model.ics:
-        cast(InternalClassifier, ic).linear.weight.mul_(ic_gain)
     return model
 
 

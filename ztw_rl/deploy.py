@@ -141,10 +141,20 @@ class DeployedModel:
             raise UserError(f"{self.n_exits - 1} thresholds are needed, not {len(thresholds)}")
         return thresholds
 
-    def _run(
+    def run_exit(
         self, m: int, features: npt.NDArray[Any], logits: npt.NDArray[Any] | None
     ) -> list[npt.NDArray[Any]]:
-        """Exit m's outputs, of which the last two are the answer."""
+        """One exit for the whole batch, for callers with another rule than ``predict``'s.
+
+        Args:
+            m: Exit, 0 … E−1.
+            features: What the exit before passed on; the model's input for m = 0.
+            logits: The same; none for m = 0.
+
+        Returns:
+            Features and logits for the next exit, unless m is the last; log-probabilities
+            (B, C) and confidences (B,).
+        """
         feed = {"features": features}
         # The last exit has no use for the others' logits unless it is ensembled.
         if logits is not None and (m < self.n_exits - 1 or self._head_is_ensembled):
@@ -156,12 +166,12 @@ class DeployedModel:
         """One sample: nothing to compact, so nothing to keep track of."""
         logits = None
         for m, threshold in enumerate(thresholds):
-            x, logits, log_probs, confidence = self._run(m, x, logits)
+            x, logits, log_probs, confidence = self.run_exit(m, x, logits)
             if confidence.item() > threshold:
                 break
         else:
             m = self.n_exits - 1
-            log_probs, confidence = self._run(m, x, logits)
+            log_probs, confidence = self.run_exit(m, x, logits)
         return Answer(log_probs.argmax(axis=1), np.array([m]), confidence, log_probs)
 
     def _predict_batch(self, x: npt.NDArray[Any], thresholds: Sequence[float]) -> Answer:
@@ -177,7 +187,7 @@ class DeployedModel:
             features: npt.NDArray[Any],
             logits: npt.NDArray[Any] | None = None,
         ) -> None:
-            *state, answers, confidence = self._run(m, features, logits)
+            *state, answers, confidence = self.run_exit(m, features, logits)
             # For those that stay they are overwritten later.
             log_probs[own], confidences[own] = answers, confidence
             if not state:

@@ -11,6 +11,8 @@ from scipy import stats
 
 from ztw_rl.atari.evaluate import RowResult, evaluate, n_games, play, table
 from ztw_rl.atari.seats import NOOP, Row
+from ztw_rl.core.backends.onnx import onnx
+from ztw_rl.core.backends.staged import eager
 from ztw_rl.core.statistics import Summary, summarize
 
 CPU = torch.device("cpu")
@@ -34,7 +36,7 @@ def run(patch_games, model):
     def run(rows, n_envs=6, length=uneven, model=model, **settings):
         games = patch_games(n_envs, length=length)
         defaults = {"n_episodes": N_EPISODES, "seed": SEED, "action_mode": "greedy"}
-        return play(model, [games], rows, **{**defaults, **settings}, device=CPU), games
+        return play(eager(model), [games], rows, **{**defaults, **settings}, device=CPU), games
 
     return run
 
@@ -89,6 +91,16 @@ def test_returns_are_in_the_order_of_the_seeds(run, make_model):
         assert only.returns == (found,)
     assert result.exit_shares == (1.0,)
     assert len(games.sent) > 0
+
+
+def test_exits_are_drawn_as_numpy_draws_them(run):
+    """Tables of old used ``Generator.choice``, and a seed still gives the same games."""
+    shares = (0.25, 0.45, 0.3)
+    (result,), _ = run([Row("random", 0.5, shares)], length=lambda seed: 30, n_episodes=2)
+    for k, exits in enumerate(result.exits):
+        rng = np.random.default_rng((SEED, k))
+        drawn = [rng.choice(3, p=shares) for _ in range(30)]
+        assert exits == tuple(np.bincount(drawn, minlength=3))
 
 
 def test_all_rows_run_side_by_side(run):
@@ -194,7 +206,7 @@ def test_the_backbones_row_is_the_backbone_whatever_the_ics_say(patch_games, mod
 
     games = Watched(N_EPISODES, length=lambda seed: 40)
     rows, settings = [Row("backbone")], {"n_episodes": N_EPISODES, "seed": SEED}
-    play(model, [games], rows, action_mode="greedy", device=CPU, **settings)
+    play(eager(model), [games], rows, action_mode="greedy", device=CPU, **settings)
     assert len(np.unique(games.sent)) > 1
 
 
@@ -202,9 +214,18 @@ def test_any_number_of_batches_plays_the_same_games(patch_games, model):
     def played(*sizes):
         batches = [patch_games(n, length=uneven) for n in sizes]
         settings = {"n_episodes": N_EPISODES, "seed": SEED, "action_mode": "sample"}
-        return play(model, batches, ROWS, device=CPU, **settings)
+        return play(eager(model), batches, ROWS, device=CPU, **settings)
 
     assert played(6) == played(3, 3) == played(1, 4, 9)
+
+
+def test_onnx_runtime_plays_the_same_games(patch_games, model):
+    games = patch_games(6, length=uneven)
+    settings = {"n_episodes": N_EPISODES, "seed": SEED, "action_mode": "greedy", "device": CPU}
+    x = torch.zeros(1, *games.observation_space.shape, dtype=torch.uint8)
+    rows = [*ROWS, Row("confidence", 0.6, compared=True)]
+    found = play(onnx(model, x), [games], rows, **settings)
+    assert found == play(eager(model), [patch_games(6, length=uneven)], rows, **settings)
 
 
 def test_sampled_actions_follow_the_probabilities(run, make_model):
@@ -224,7 +245,7 @@ def test_sampled_actions_follow_the_probabilities(run, make_model):
 def test_the_whole_table(patch_games, model):
     games, ended = patch_games(9, length=uneven), []
     results = evaluate(
-        model,
+        eager(model),
         [games],
         [0.5, 0.8],
         n_episodes=N_EPISODES,
@@ -250,7 +271,7 @@ def test_the_whole_table(patch_games, model):
 
 def test_the_patience_table(patch_games, model):
     settings = {"n_episodes": 1, "seed": SEED, "action_mode": "greedy", "device": CPU}
-    results = evaluate(model, [patch_games(9)], [1.0, 2.0], rule="patience", **settings)
+    results = evaluate(eager(model), [patch_games(9)], [1.0, 2.0], rule="patience", **settings)
     assert [r.row.rule for r in results[:2]] == ["patience", "patience"]
     assert results[0].exit_shares == (1, 0, 0)
 

@@ -13,6 +13,7 @@ from ztw_rl.atari.evaluate import play
 from ztw_rl.atari.seats import Row
 from ztw_rl.atari.teacher import from_checkpoint
 from ztw_rl.atari.vec_env import AtariVecEnv
+from ztw_rl.core.backends.staged import eager
 
 CPU = torch.device("cpu")
 N_ENVS, N_ACTIONS, LENGTH = 8, 3, 10
@@ -55,7 +56,7 @@ def distilled(trained, make_games, tmp_path_factory):
 
 def mean_return(model, games, row):
     (result,) = play(
-        model, [games], [row], n_episodes=8, seed=100, action_mode="greedy", device=CPU
+        eager(model), [games], [row], n_episodes=8, seed=100, action_mode="greedy", device=CPU
     )
     return np.mean(result.returns)
 

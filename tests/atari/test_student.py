@@ -16,6 +16,7 @@ from ztw_rl.atari.evaluate import play
 from ztw_rl.atari.seats import Row
 from ztw_rl.atari.student import exit_macs, macs, policy, student_of, widths_for
 from ztw_rl.atari.teacher import Provenance, Teacher, from_agent
+from ztw_rl.core.backends.staged import eager
 from ztw_rl.core.checkpoint import newest_checkpoint
 from ztw_rl.core.cost import count_macs, exit_costs
 from ztw_rl.errors import UserError
@@ -90,7 +91,7 @@ def test_it_plays_as_well_as_its_teacher(distilled, teacher, patch_games):
     alone = student_of(model).policy.eval()
     # Random play gets a third of a game's ten points.
     settings = {"n_episodes": 8, "seed": 100, "action_mode": "greedy", "device": CPU}
-    (result,) = play(alone, [patch_games(8, size=84)], [Row("backbone")], **settings)
+    (result,) = play(eager(alone), [patch_games(8, size=84)], [Row("backbone")], **settings)
     assert np.mean(result.returns) > 9
     x, places = pictures(64)
     with torch.no_grad():

@@ -13,6 +13,7 @@ import pytest
 from ztw_rl import cli
 from ztw_rl.atari.agent import load_agent
 from ztw_rl.atari.emulators import Emulators
+from ztw_rl.deploy import DeployedModel
 
 SMALL = ["eval", "--device=cpu", "--n-episodes=2"]
 COLUMNS = [
@@ -112,8 +113,17 @@ def test_patience(distill_run):
     assert rows[1]["exit_share_2"] == "1.0"
 
 
-def test_times_are_of_the_backend_that_was_asked_for(distill_run):
+def test_the_backend_that_was_asked_for_plays_and_is_timed(distill_run, monkeypatch):
+    run_exit, sizes = DeployedModel.run_exit, set()
+
+    def watched(self, m, features, logits):
+        sizes.add(len(features))
+        return run_exit(self, m, features, logits)
+
+    monkeypatch.setattr(DeployedModel, "run_exit", watched)
     assert cli.main([*SMALL, "--backend=onnx", "--thresholds=0.5", "--output=o"]) == 0
+    # One observation is timed, and several games are played at a time.
+    assert len(sizes) > 1
     assert json.loads(Path("o/curve.json").read_text())["backend"] == "ONNX Runtime"
 
 
@@ -160,6 +170,7 @@ def test_no_agent_yet(folder, one_error, monkeypatch):
         (["--agent=nowhere"], "there is no agent 'nowhere'"),
         (["--agent=runs"], "runs holds no agent.json; is its distillation finished?"),
         (["--device=cuda:99"], "device 'cuda:99' is not available here; use --device cpu"),
+        (["--device=cuda", "--backend=onnx"], "device must be cpu with --backend onnx, not cuda"),
         (["--device=gpu"], "unknown device 'gpu'"),
         (["--n-episodes=0"], "n_episodes must be at least 1, not 0"),
         (["--n-envs=0"], "n_envs must be at least 1, not 0"),

@@ -14,13 +14,14 @@ from ztw_rl.core.exits import Confidence, Patience, last, most_confident, select
 from ztw_rl.core.heads import ICConfig, InternalClassifier
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.runtime import decide
+from ztw_rl.core.stage import stages
 
 FALLBACKS = [last, most_confident]
 
 
 def assert_equals_offline(model, x, rule, fallback):
     """What ``decide`` says equals ``select`` on the full network; returns the exits."""
-    online = decide(model, x, rule, fallback)
+    online = decide(stages(model), x, rule, fallback)
     with torch.no_grad():
         answers = model(x)
     left_at, answered_by = select(answers, rule, fallback)
@@ -120,7 +121,7 @@ def test_every_pattern_of_exits(make_model, n, fallback):
 def test_a_threshold_nobody_exceeds_is_the_backbone_exactly(make_model, threshold):
     model = make_model(n_ics=4)
     x = inputs(64, False, torch.Generator().manual_seed(0))
-    decision = decide(model, x, Confidence.uniform(threshold, 5))
+    decision = decide(stages(model), x, Confidence.uniform(threshold, 5))
     with torch.no_grad():
         wanted = torch.log_softmax(model.backbone(x), -1)
     assert torch.equal(decision.log_probs, wanted)
@@ -130,7 +131,7 @@ def test_a_threshold_nobody_exceeds_is_the_backbone_exactly(make_model, threshol
 def test_threshold_zero_leaves_at_once(make_model):
     model = make_model(n_ics=4)
     x = inputs(64, False, torch.Generator().manual_seed(0))
-    decision = decide(model, x, Confidence.uniform(0.0, 5))
+    decision = decide(stages(model), x, Confidence.uniform(0.0, 5))
     assert decision.left_at.tolist() == decision.answered_by.tolist() == [0] * 64
 
 
@@ -145,10 +146,10 @@ def test_who_has_left_is_computed_no_further(make_model):
             )
     model.head.register_forward_hook(lambda module, args, out: seen["blocks"].append(-len(args[0])))
     x = inputs(7, False, torch.Generator().manual_seed(0))
-    decide(model, x, Confidence.forced(exits, 5))
+    decide(stages(model), x, Confidence.forced(exits, 5))
     assert seen == {"blocks": [7, 5, 3, 3, 1, -1], "ics": [7, 5, 3, 3]}
     seen["blocks"].clear()
-    decide(model, x, Confidence.forced(torch.zeros(7, dtype=torch.long), 5))
+    decide(stages(model), x, Confidence.forced(torch.zeros(7, dtype=torch.long), 5))
     assert seen["blocks"] == [7]
 
 
@@ -160,10 +161,10 @@ def test_nan_runs_to_the_end(make_model):
     # The cascade and the ensemble hand the NaN on; the backbone's own head is clean.
     rule = Confidence(torch.full((2,), -torch.inf))
     for fallback in FALLBACKS:
-        decision = decide(model, x, rule, fallback)
+        decision = decide(stages(model), x, rule, fallback)
         assert decision.left_at.tolist() == decision.answered_by.tolist() == [2] * 7
         assert torch.equal(decision.log_probs, torch.log_softmax(model.backbone(x), -1))
-    assert decide(model, x, Patience(torch.tensor(1))).left_at.tolist() == [2] * 7
+    assert decide(stages(model), x, Patience(torch.tensor(1))).left_at.tolist() == [2] * 7
 
 
 def test_one_broken_sample_does_not_touch_the_others(make_model):
@@ -192,7 +193,7 @@ def test_the_mixture_by_hand():
     ic.forward = lambda features, previous=None: Half(0)(features)
     model = EarlyExitModel([nn.Identity()], Half(1), [ic], [1]).eval()
     p = torch.tensor([[0.9, 0.1, 0.3, 0.7], [0.6, 0.4, 0.2, 0.8], [0.2, 0.8, 0.5, 0.5]])
-    decision = decide(model, p.log()[..., None, None], Confidence.uniform(0.7, 2))
+    decision = decide(stages(model), p.log()[..., None, None], Confidence.uniform(0.7, 2))
     assert decision.left_at.tolist() == [0, 1, 0]
     wanted = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.2, 0.8]])
     torch.testing.assert_close(decision.log_probs.exp(), wanted)

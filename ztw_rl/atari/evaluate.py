@@ -20,9 +20,9 @@ import torch
 from ztw_rl.atari.config import ActionMode
 from ztw_rl.atari.emulator_batch import EmulatorBatch
 from ztw_rl.atari.seats import Game, Row, Seats
+from ztw_rl.core.backends.backend import Backend
 from ztw_rl.core.device import n_network_threads
 from ztw_rl.core.metrics import relative_cost
-from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.statistics import summarize
 from ztw_rl.core.timing import threads
 
@@ -63,7 +63,7 @@ class RowResult:
 
 
 def play(
-    model: EarlyExitModel,
+    backend: Backend,
     batches: Sequence[EmulatorBatch],
     rows: Sequence[Row],
     *,
@@ -76,14 +76,14 @@ def play(
     """Play ``n_episodes`` full games for each row.
 
     Args:
-        model: The agent's model, in eval mode, on ``device``.
+        backend: Runs the agent's model, on ``device``.
         batches: Games that take turns with the network; they are reset first. The results do not
             depend on how many there are.
         rows: What to play.
         n_episodes: Games per row.
         seed: Game k of every row has seed ``seed + k``.
         action_mode: How actions follow from probabilities.
-        device: Where the model is.
+        device: Where observations go.
         on_game: Called with each game that has ended.
 
     Returns:
@@ -93,7 +93,7 @@ def play(
     queue = deque(games)
     with threads(n_network_threads() if device.type == "cpu" else torch.get_num_threads()):
         tables = [
-            Seats(model, emulators, queue, seed, action_mode, device) for emulators in batches
+            Seats(backend, emulators, queue, seed, action_mode, device) for emulators in batches
         ]
         for seats in tables:
             seats.send()
@@ -152,7 +152,7 @@ def table(
 
 
 def evaluate(
-    model: EarlyExitModel,
+    backend: Backend,
     batches: Sequence[EmulatorBatch],
     thresholds: Sequence[float],
     *,
@@ -170,14 +170,14 @@ def evaluate(
     often as the rule took them.
 
     Args:
-        model: The agent's model, in eval mode, on ``device``.
+        backend: Runs the agent's model, on ``device``.
         batches: Games that take turns with the network.
         thresholds: τ, or t for the patience rule.
         rule: Who decides which exit answers.
         n_episodes: Games per row.
         seed: Game k of every row has seed ``seed + k``.
         action_mode: How actions follow from probabilities.
-        device: Where the model is.
+        device: Where observations go.
         compared: Whether the rule's rows ask the full model as well, at every decision.
         on_game: Called with each game that has ended.
 
@@ -187,7 +187,7 @@ def evaluate(
 
     def play_all(rows: Sequence[Row]) -> list[RowResult]:
         return play(
-            model,
+            backend,
             batches,
             rows,
             n_episodes=n_episodes,
@@ -198,7 +198,7 @@ def evaluate(
         )
 
     adaptive = [Row(rule, threshold, compared=compared) for threshold in thresholds]
-    forced = [Row("forced", float(m)) for m in range(model.n_exits)]
+    forced = [Row("forced", float(m)) for m in range(backend.n_exits)]
     first = play_all([*adaptive, *forced, Row("backbone")])
     n = len(adaptive)
     controls = play_all([Row("random", r.row.threshold, r.exit_shares) for r in first[:n]])

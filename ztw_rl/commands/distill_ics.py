@@ -215,9 +215,10 @@ def _show_imported(
     from ztw_rl.atari.distill import build_student
     from ztw_rl.atari.evaluate import play
     from ztw_rl.atari.seats import Row
+    from ztw_rl.core.backends.staged import eager
 
     (result,) = play(
-        build_student(teacher, args.distill),
+        eager(build_student(teacher, args.distill)),
         [emulators],
         [Row("backbone")],
         n_episodes=IMPORT_GAMES,

@@ -13,7 +13,7 @@ from ztw_rl.atari.config import EvaluationConfig
 from ztw_rl.atari.games import canonical
 from ztw_rl.commands._arguments import parse, peek
 from ztw_rl.commands._curve import CSV, JSON, PNG, EvalRun, kept_lines, screen, write
-from ztw_rl.core.settings import require_seed
+from ztw_rl.core.settings import require, require_seed
 from ztw_rl.core.thresholds import parse_thresholds
 from ztw_rl.errors import UserError
 
@@ -49,8 +49,8 @@ class Eval:
     """A shipped agent's name, an agent's folder or a distillation run; by default the newest
     distillation run, else the shipped agent."""
     backend: Literal["eager", "compiled", "onnx"] = "eager"
-    """What a decision's relative_time is measured on; onnx needs the extra of that name, compiled
-    a C++ compiler. The games are played in eager PyTorch."""
+    """What runs the network: in the games, and where a decision's relative_time is measured.
+    onnx is the fastest on a CPU and needs the extra of that name, compiled a C++ compiler."""
     output: Path | None = None
     """Folder for the results; by default a new one in runs/eval."""
     seed: int = 0
@@ -66,6 +66,8 @@ class Eval:
 
     def __post_init__(self) -> None:
         require_seed(self)
+        here = self.backend != "onnx" or self.device in ("auto", "cpu")
+        require(self, here, "device", "cpu with --backend onnx")
 
 
 def main(arguments: list[str]) -> int:
@@ -116,7 +118,7 @@ def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
     from ztw_rl.core.device import resolve_device
 
     console = Console()
-    device = resolve_device(args.device)
+    device = resolve_device("cpu" if args.backend == "onnx" else args.device)
     agent = load_agent(folder)
     costs, times = _cost(agent, args.backend)
     results = _play(args, folder, agent, thresholds, device, console)
@@ -174,6 +176,8 @@ def _play(
     from ztw_rl.atari.evaluate import evaluate, n_games, play
     from ztw_rl.atari.make_emulators import make_batches
     from ztw_rl.atari.seats import Row
+    from ztw_rl.core.device import n_network_threads
+    from ztw_rl.core.runtime import make_backend
 
     settings = args.evaluation
     total = settings.n_episodes
@@ -198,7 +202,8 @@ def _play(
             )
         with progress:
             task = progress.add_task("", total=total)
-            model = agent.model.to(device)
+            model, x = agent.model.to(device), agent.example().to(device)
+            backend = make_backend(args.backend, model, x, n_network_threads())
             how: dict[str, Any] = {
                 "n_episodes": settings.n_episodes,
                 "seed": args.seed,
@@ -207,10 +212,10 @@ def _play(
                 "on_game": lambda game: _advance(progress, task, total),
             }
             if agent.is_student:
-                (whole,) = play(model, batches, [Row("backbone")], **how)
+                (whole,) = play(backend, batches, [Row("backbone")], **how)
                 return [replace(whole, row=Row("student"))]
             return evaluate(
-                model, batches, thresholds, rule=args.rule, compared=args.disagreement, **how
+                backend, batches, thresholds, rule=args.rule, compared=args.disagreement, **how
             )
     finally:
         for emulators in batches:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from ztw_rl.core.backends.onnx import onnx
 from ztw_rl.core.backends.staged import eager
 from ztw_rl.core.exits import ExitRule, Fallback, last
 from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.stage import StageFunction
 from ztw_rl.errors import UserError
 
 BACKENDS: dict[str, Callable[[EarlyExitModel, Tensor, int], Backend]] = {
@@ -38,14 +39,16 @@ class Decision(NamedTuple):
 
 
 @torch.no_grad()
-def decide(model: EarlyExitModel, x: Tensor, rule: ExitRule, fallback: Fallback = last) -> Decision:
-    """Run a batch through the model; samples that leave are dropped from all further work.
+def decide(
+    stages: Sequence[StageFunction], x: Tensor, rule: ExitRule, fallback: Fallback = last
+) -> Decision:
+    """Run a batch exit by exit; samples that leave are dropped from all further work.
 
-    Features, cascaded logits, the ensemble's members and per-sample settings of the rule are all
-    compacted. The result equals ``exits.select`` on the full ``model(x)``.
+    Features, logits and per-sample settings of the rule are all compacted. The result equals
+    ``exits.select`` on what all exits of the model say.
 
     Args:
-        model: The model, in eval mode.
+        stages: One per exit: ``stage.stages`` of a model, or a backend's.
         x: (B, …), the network's input.
         rule: Who leaves.
         fallback: Who answers for a sample that nobody let go.
@@ -53,43 +56,35 @@ def decide(model: EarlyExitModel, x: Tensor, rule: ExitRule, fallback: Fallback 
     Returns:
         Answers and exits, in the order of ``x``.
     """
-    n_exits = model.n_exits
     rule = rule.to(x.device)
-    alive = torch.arange(x.shape[0], device=x.device)
-    left_at = torch.full_like(alive, n_exits - 1)
-    answered_by = left_at.clone()
-    chosen: Tensor | None = None
+    alive = torch.arange(len(x), device=x.device)
     logits: Tensor | None = None
-    own: list[Tensor] = []
-    answers: list[Tensor] = []
-    for m in range(n_exits):
-        x = model.features(m, x)
-        logits = model.classify(m, x, logits).float()
-        own.append(torch.log_softmax(logits, dim=-1))
-        answers.append(model.answer(m, torch.stack(own, dim=1)))
-        if chosen is None:
-            chosen = torch.empty_like(answers[0])
-        if m == n_exits - 1:
-            history = torch.stack(answers, dim=1)
-            by = fallback(history)
-            answered_by[alive] = by
-            chosen[alive] = history[torch.arange(len(alive), device=by.device), by]
+    said: list[Tensor] = []
+    left: list[tuple[Tensor, ...]] = []
+    for m, stage in enumerate(stages):
+        x, logits, log_probs, _ = stage(x, logits)
+        said.append(log_probs)
+        answers = torch.stack(said, dim=1)
+        left_at = torch.full_like(alive, m)
+        if m == len(stages) - 1:
+            by = fallback(answers)
+            left.append((alive, answers[torch.arange(len(by), device=by.device), by], left_at, by))
             break
-        leaves = rule.leaves(torch.stack(answers, dim=1))
-        if leaves.any():
-            gone = alive[leaves]
-            left_at[gone] = m
-            answered_by[gone] = m
-            chosen[gone] = answers[m][leaves]
-            stays = (~leaves).nonzero().squeeze(1)
-            if not len(stays):
-                break
-            alive, x, logits = alive[stays], x[stays], logits[stays]
-            own = [t[stays] for t in own]
-            answers = [t[stays] for t in answers]
-            rule = rule.rows(stays)
-    assert chosen is not None
-    return Decision(chosen, left_at, answered_by)
+        leaves = rule.leaves(answers)
+        gone = leaves.nonzero().squeeze(1)
+        if not len(gone):
+            continue
+        exits = left_at[: len(gone)]
+        left.append((alive[gone], log_probs[gone], exits, exits))
+        stays = (~leaves).nonzero().squeeze(1)
+        if not len(stays):
+            break
+        alive, x, logits, rule = alive[stays], x[stays], logits[stays], rule.rows(stays)
+        said = [each[stays] for each in said]
+    index, *parts = (torch.cat(part) for part in zip(*left, strict=True))
+    # Where each sample went: the inverse of where each came from.
+    order = index.argsort()
+    return Decision(*(part[order] for part in parts))
 
 
 def make_backend(name: str, model: EarlyExitModel, x: Tensor, n_threads: int = 1) -> Backend:

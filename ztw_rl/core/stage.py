@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,10 @@ class StageOutput(NamedTuple):
     """(B, C), exit m's answer."""
     confidence: Tensor
     """(B,), the answer's highest probability."""
+
+
+StageFunction = Callable[[Tensor, Tensor | None], StageOutput]
+"""Segment m and exit m, called like ``Stage``. What the last one passes on, nobody reads."""
 
 
 class Stage(nn.Module):
@@ -78,3 +83,12 @@ class Stage(nn.Module):
             members = history if invariant else torch.log_softmax(history, dim=-1)
             log_probs = self.ensemble.combine(members, self.weights, self.log_bias)
         return StageOutput(features, history, log_probs, log_probs.amax(dim=-1).exp())
+
+
+def stages(model: EarlyExitModel) -> list[StageFunction]:
+    """All E stages of a model as plain PyTorch functions.
+
+    Args:
+        model: In eval mode, trained, and where it shall run.
+    """
+    return [Stage(model, m).eval() for m in range(model.n_exits)]

@@ -17,8 +17,9 @@ from torch import nn
 from ztw_rl import deploy
 from ztw_rl.core.artefact import export_onnx
 from ztw_rl.core.backends.onnx import export_graphs, onnx
-from ztw_rl.core.exits import Confidence, select
+from ztw_rl.core.exits import Confidence, Patience, most_confident, select
 from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.runtime import decide
 from ztw_rl.errors import UserError
 
 THRESHOLDS = (0.0, 0.5, 0.8, 1.5)
@@ -36,6 +37,26 @@ def check(backend, model, x):
         assert prediction.exits.tolist() == exits.tolist()
         assert prediction.labels.tolist() == expected.argmax(dim=-1).tolist()
         torch.testing.assert_close(prediction.log_probs, expected, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["sdn", "ztw", "additive"])
+def test_its_stages_serve_any_rule(make_model, method):
+    torch.manual_seed(0)
+    model, x = make_model(4, method), torch.randn(64, 3, 9, 9)
+    answers, found = model(x), set()
+    for rule in (
+        Confidence(torch.rand(64, 3)),
+        Confidence.forced(torch.randint(0, 4, (64,)), 4),
+        Patience(torch.randint(1, 4, (64,))),
+    ):
+        decision = decide(onnx(model, x[:1]).stages, x, rule, most_confident)
+        left_at, answered_by = select(answers, rule, most_confident)
+        assert decision.left_at.tolist() == left_at.tolist()
+        assert decision.answered_by.tolist() == answered_by.tolist()
+        expected = answers[torch.arange(64), answered_by]
+        torch.testing.assert_close(decision.log_probs, expected, atol=1e-4, rtol=0)
+        found.update(left_at.tolist())
+    assert found == {0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from ztw_rl.core.stage import StageFunction
+
 
 class Prediction(NamedTuple):
     """What an early-exit model answers to a batch."""
@@ -43,10 +45,15 @@ class Predictor(Protocol):
 
 
 class Backend(Predictor, Protocol):
-    """A predictor that also runs the backbone alone, to be compared with."""
+    """A predictor that also shows its stages, and runs the backbone alone to be compared with."""
 
     name: str
     """For tables."""
+
+    @property
+    def stages(self) -> Sequence[StageFunction]:
+        """One per exit, for batches of at least one, and for any rule: see ``runtime.decide``."""
+        ...
 
     def backbone(self, x: Tensor) -> Tensor:
         """(B, C) logits of the backbone alone: no IC is evaluated."""

@@ -10,7 +10,7 @@ import torch
 
 from ztw_rl.core.backends.staged import StagedBackend
 from ztw_rl.core.model import EarlyExitModel
-from ztw_rl.core.stage import Stage
+from ztw_rl.core.stage import stages
 from ztw_rl.errors import UserError
 
 
@@ -41,5 +41,5 @@ def compiled(model: EarlyExitModel) -> StagedBackend:
         UserError: There is no C++ compiler.
     """
     require_compiler("use the backend eager")
-    stages = [torch.compile(Stage(model, m).eval()) for m in range(model.n_exits)]
-    return StagedBackend("torch.compile", stages, torch.compile(model.backbone))
+    compiled_stages = [torch.compile(stage) for stage in stages(model)]
+    return StagedBackend("torch.compile", compiled_stages, torch.compile(model.backbone))

@@ -6,6 +6,7 @@ import importlib.util
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from ztw_rl import deploy
 from ztw_rl.core.backends.backend import Prediction
 from ztw_rl.core.model import EarlyExitModel
-from ztw_rl.core.stage import Stage
+from ztw_rl.core.stage import Stage, StageOutput
 from ztw_rl.errors import UserError
 
 NEVER = 2.0
@@ -199,6 +200,15 @@ class OnnxBackend:
         self.n_exits = model.n_exits
         self._model = model
         self._backbone = backbone
+        self.stages = tuple(partial(self._stage, m) for m in range(model.n_exits))
+
+    def _stage(self, m: int, features: Tensor, logits: Tensor | None) -> StageOutput:
+        """Exit m of a batch; see ``stage.StageFunction``."""
+        history = None if logits is None else logits.numpy()
+        outputs = self._model.run_exit(m, features.numpy(), history)
+        *state, log_probs, confidence = (torch.from_numpy(output) for output in outputs)
+        features, logits = state or (torch.empty(0), torch.empty(0))
+        return StageOutput(features, logits, log_probs, confidence)
 
     def predict(self, x: Tensor, thresholds: Sequence[float]) -> Prediction:
         """See ``Backend.predict``."""

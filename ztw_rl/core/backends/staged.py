@@ -9,9 +9,7 @@ from torch import Tensor
 
 from ztw_rl.core.backends.backend import Prediction
 from ztw_rl.core.model import EarlyExitModel
-from ztw_rl.core.stage import Stage, StageOutput
-
-StageFunction = Callable[[Tensor, Tensor | None], StageOutput]
+from ztw_rl.core.stage import StageFunction, stages
 
 
 class Stages:
@@ -23,7 +21,7 @@ class Stages:
 
     def __init__(self, stages: Sequence[StageFunction]) -> None:
         self.n_exits = len(stages)
-        self._stages = tuple(stages)
+        self.stages = tuple(stages)
 
     @torch.inference_mode()
     def predict(self, x: Tensor, thresholds: Sequence[float]) -> Prediction:
@@ -36,7 +34,7 @@ class Stages:
         """One sample: nothing to compact, so nothing to keep track of."""
         logits = None
         for m, threshold in enumerate((*thresholds, -torch.inf)):
-            x, logits, log_probs, confidence = self._stages[m](x, logits)
+            x, logits, log_probs, confidence = self.stages[m](x, logits)
             if confidence.item() > threshold:
                 break
         return Prediction(log_probs, torch.tensor([m]), confidence)
@@ -47,7 +45,7 @@ class Stages:
         alive = torch.arange(len(x), device=x.device)
         exits = torch.empty_like(alive)
         log_probs = confidences = torch.empty(0)
-        for m, stage in enumerate(self._stages):
+        for m, stage in enumerate(self.stages):
             x, logits, answers, confidence = stage(x, logits)
             if m == 0:
                 log_probs, confidences = torch.empty_like(answers), torch.empty_like(confidence)
@@ -95,5 +93,4 @@ def eager(model: EarlyExitModel) -> StagedBackend:
     Args:
         model: In eval mode.
     """
-    stages = [Stage(model, m).eval() for m in range(model.n_exits)]
-    return StagedBackend("eager PyTorch", stages, model.backbone)
+    return StagedBackend("eager PyTorch", stages(model), model.backbone)
