@@ -142,6 +142,16 @@ def test_points_are_logged_once(
     assert logged_steps(tmp_path / "logs", "ics/gradient_cosine") == [1, 4]
 
 
+def test_ensembles_that_begin_anew_are_logged_once(tiny_model, tiny_source, tmp_path, logged_steps):
+    assert fit(tiny_model("ztw"), tiny_source(), tmp_path)
+    first = logged_steps(tmp_path / "logs", "ensemble/loss")
+    # As after a kill in the ensembles' stage: the ICs are done, nothing of it was saved.
+    assert fit(tiny_model("ztw"), tiny_source(), tmp_path, resume=True)
+    assert logged_steps(tmp_path / "logs", "ensemble/loss") == first
+    assert first[0] == 7
+    assert logged_steps(tmp_path / "logs", "ics/loss") == [3, 6]
+
+
 def test_checkpoints_that_cannot_be_resumed(tiny_model, tiny_source, tmp_path):
     with pytest.raises(UserError, match="has no checkpoint yet"):
         fit(tiny_model("sdn"), tiny_source(), tmp_path, resume=True)

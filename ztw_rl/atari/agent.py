@@ -12,7 +12,7 @@ from torch import Tensor
 from ztw_rl.atari.backbone import WIDTHS, early_exit_nature_cnn
 from ztw_rl.atari.config import AtariConfig, MethodName
 from ztw_rl.atari.student import Widths, macs, policy
-from ztw_rl.core.checkpoint import load_json, load_tensors, save_json, save_tensors
+from ztw_rl.core.checkpoint import load_json, load_weights, save_json, save_tensors
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.fingerprint import fingerprint
 from ztw_rl.core.methods import METHODS
@@ -139,11 +139,6 @@ def load_agent(folder: Path) -> Agent:
         raise UserError(f"{path} is no agent of format {FORMAT}; train it again or update ztw-rl")
     config = parse(AgentConfig, stored, path)
     model = build_model(config)
-    weights = folder / WEIGHTS_FILE
-    try:
-        model.load_state_dict(load_tensors(weights))
-    except RuntimeError:
-        raise UserError(
-            f"{weights} does not fit {path} (another game's or another method's weights?)"
-        ) from None
+    misfit = f"does not fit {path} (another game's or another method's weights?)"
+    load_weights(model, folder / WEIGHTS_FILE, misfit)
     return Agent(config, model.eval())

@@ -28,17 +28,15 @@ from ztw_rl.atari.teacher import Teacher
 from ztw_rl.core.checkpoint import (
     load_optimizer_tensors,
     load_state,
-    load_tensors,
+    load_training,
     newest_checkpoint,
-    optimizer_tensors,
-    save_checkpoint,
+    save_training,
 )
 from ztw_rl.core.device import n_network_threads
 from ztw_rl.core.methods import METHODS
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.timing import threads
 from ztw_rl.core.training import freeze, piecewise_rate, set_learning_rate
-from ztw_rl.errors import UserError
 from ztw_rl.interrupt import StopRequest, graceful_stop
 from ztw_rl.progress import TrainingProgress
 
@@ -113,7 +111,11 @@ def distill(
     model = build_student(teacher, config).to(device)
     stages = build_stages(model, config)
     total = config.n_timesteps * len(stages)
-    done, moments = restore(model, newest_checkpoint(run_dir)) if resume else (0, None)
+    done, moments = 0, None
+    if resume:
+        checkpoint = newest_checkpoint(run_dir)
+        moments = load_training(checkpoint, model, "belongs to another network or game")
+        done = load_state(State, checkpoint).n_timesteps
     collector = Collector(
         model,
         emulators,
@@ -191,14 +193,14 @@ class _Session:
                 # A checkpoint says that everything up to ``done`` has been learnt.
                 self._conclude(stage, learning, optimizer, scores, done)
                 learning = None
-                save(self.run_dir, self.model, optimizer, done)
+                save_training(self.run_dir, done, self.model, optimizer, State(done))
                 saved = done
                 self.progress.milestone()
         if learning is not None:
             self._conclude(stage, learning, optimizer, scores, done)
         freeze(self.model)
         if done > saved:
-            save(self.run_dir, self.model, optimizer, done)
+            save_training(self.run_dir, done, self.model, optimizer, State(done))
         return done
 
     def _collect(self, stage: Stage, learning: Epochs | None) -> Experience:
@@ -227,24 +229,6 @@ class _Session:
         self.progress.update(done, f"loss {loss:.3f}  return {score}", stage.name)
 
 
-def restore(model: EarlyExitModel, checkpoint: Path) -> tuple[int, dict[str, Tensor]]:
-    """Put a checkpoint's weights into ``model``.
-
-    Returns:
-        Environment steps done, and the state of the optimiser.
-
-    Raises:
-        UserError: A file is missing or damaged, or belongs to another network.
-    """
-    weights = checkpoint / "model.safetensors"
-    try:
-        model.load_state_dict(load_tensors(weights))
-    except RuntimeError:
-        raise UserError(f"{weights} belongs to another network or game") from None
-    moments = load_tensors(checkpoint / "optimizer.safetensors")
-    return load_state(State, checkpoint).n_timesteps, moments
-
-
 def log(
     writer: SummaryWriter,
     stage: Stage,
@@ -263,15 +247,3 @@ def log(
         figures["rollout/return"] = sum(experience.returns) / len(experience.returns)
     for name, value in figures.items():
         writer.add_scalar(f"{stage.name}/{name}", value, step)
-
-
-def save(
-    run_dir: Path, model: EarlyExitModel, optimizer: torch.optim.Optimizer, n_timesteps: int
-) -> None:
-    """Write a checkpoint; see ``core.checkpoint.save_checkpoint``."""
-    save_checkpoint(
-        run_dir,
-        n_timesteps,
-        {"model": model.state_dict(), "optimizer": optimizer_tensors(optimizer)},
-        State(n_timesteps),
-    )

@@ -16,7 +16,7 @@ from ztw_rl.core.selection import Costs
 from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
-    from ztw_rl.atari.agent import Agent
+    from ztw_rl.atari.agent import Agent, Identity
 
 CURVE = "curve.json"
 
@@ -60,13 +60,21 @@ def find(given: Path | None, agent: Agent, folder: Path, runs_dir: Path) -> Path
         return folder / CURVE
     game, identity = canonical(agent.config.atari.game), agent.identity()
     made = [run / CURVE for run in runs.by_age(runs_dir, "eval", game, holding=CURVE)]
-    own = next((path for path in made if load_table(path).identity == identity), None)
+    own = next((path for path in made if _identity(path) == identity), None)
     if own is None:
         raise UserError(
             f"--budget, --keep and --risk need a calibration run of these weights; make one with: "
             f"ztw-rl eval --agent {folder}"
         )
     return own
+
+
+def _identity(path: Path) -> Identity | None:
+    """Whose table it is; nobody's if it cannot be read: it may be another agent's."""
+    try:
+        return load_table(path).identity
+    except UserError:
+        return None
 
 
 def load(path: Path, agent: Agent, folder: Path, cost: CostName) -> CalibrationRun:

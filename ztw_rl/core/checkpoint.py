@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ztw_rl.errors import UserError
 from ztw_rl.schema import parse
@@ -108,6 +108,23 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def load_weights(module: nn.Module, path: Path, misfit: str) -> None:
+    """Put a file's tensors into a module that has exactly these.
+
+    Args:
+        module: Where they go, by name.
+        path: Written by ``save_tensors``.
+        misfit: What is said of ``path`` if the tensors are others.
+
+    Raises:
+        UserError: The file is missing or damaged, or does not fit.
+    """
+    try:
+        module.load_state_dict(load_tensors(path))
+    except RuntimeError:
+        raise UserError(f"{path} {misfit}") from None
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The state of an optimiser whose state is tensors only, such as Adam's moments."""
     state = optimizer.state_dict()["state"]
@@ -170,6 +187,32 @@ def save_checkpoint(
     for old in checkpoints(run_dir)[:-KEPT_CHECKPOINTS]:
         shutil.rmtree(old)
     return target
+
+
+def save_training(
+    run_dir: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, state: Any
+) -> Path:
+    """A checkpoint of a module and its optimiser; see ``save_checkpoint``."""
+    tensors = {"model": module.state_dict(), "optimizer": optimizer_tensors(optimizer)}
+    return save_checkpoint(run_dir, step, tensors, state)
+
+
+def load_training(checkpoint: Path, module: nn.Module, misfit: str) -> dict[str, Tensor]:
+    """Put what ``save_training`` wrote into a module.
+
+    Args:
+        checkpoint: The folder.
+        module: Where the weights go.
+        misfit: What is said of their file if they are another network's.
+
+    Returns:
+        The optimiser's state, for ``load_optimizer_tensors``.
+
+    Raises:
+        UserError: A file is missing or damaged, or does not fit.
+    """
+    load_weights(module, checkpoint / "model.safetensors", misfit)
+    return load_tensors(checkpoint / "optimizer.safetensors")
 
 
 def load_state(kind: type[T], checkpoint: Path) -> T:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ztw_rl.core.checkpoint import load_json, load_tensors, save_json, save_tensors
+from ztw_rl.core.checkpoint import load_json, load_weights, save_json, save_tensors
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.methods import METHODS
 from ztw_rl.core.model import EarlyExitModel
@@ -89,9 +89,5 @@ def load_classifier(path: Path) -> Classifier:
         raise UserError(f"{folder / CONFIG_FILE} is no classifier of format {FORMAT}")
     config = parse(ClassifierConfig, stored, folder / CONFIG_FILE)
     model = build_model(config)
-    weights = folder / WEIGHTS_FILE
-    try:
-        model.load_state_dict(load_tensors(weights))
-    except RuntimeError:
-        raise UserError(f"{weights} does not fit {folder / CONFIG_FILE}") from None
+    load_weights(model, folder / WEIGHTS_FILE, f"does not fit {folder / CONFIG_FILE}")
     return Classifier(config, model.eval())

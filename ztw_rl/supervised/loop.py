@@ -29,13 +29,11 @@ from torch.utils.tensorboard import SummaryWriter
 from ztw_rl.core.checkpoint import (
     load_optimizer_tensors,
     load_state,
-    load_tensors,
+    load_training,
     newest_checkpoint,
-    optimizer_tensors,
-    save_checkpoint,
+    save_training,
 )
 from ztw_rl.core.training import piecewise_rate, set_learning_rate
-from ztw_rl.errors import UserError
 from ztw_rl.interrupt import StopRequest
 from ztw_rl.supervised.data.source import Batch, Source, mix_seeds
 from ztw_rl.supervised.engine import Engine
@@ -117,13 +115,9 @@ def restore(
         UserError: There is no checkpoint, it is damaged, or it belongs to another network.
     """
     folder = newest_checkpoint(run_dir)
-    weights = folder / "model.safetensors"
-    try:
-        module.load_state_dict(load_tensors(weights))
-    except RuntimeError:
-        raise UserError(f"{weights} belongs to another network") from None
+    moments = load_training(folder, module, "belongs to another network")
     if optimizer is not None:
-        load_optimizer_tensors(optimizer, load_tensors(folder / "optimizer.safetensors"))
+        load_optimizer_tensors(optimizer, moments)
     return load_state(State, folder).n_batches
 
 
@@ -205,7 +199,7 @@ def run(
                     f"loss {losses / seen:.4f}  accuracy {shares[-1]:.2%} at the last exit learnt"
                 )
         if desk:
-            save(desk.run_dir, module, optimizer, done)
+            save_training(desk.run_dir, done, module, optimizer, State(done))
         if engine.any_stopped(stop.requested):
             break
     return done >= total
@@ -222,15 +216,3 @@ def _until(batches: Iterator[Batch], engine: Engine, stop: StopRequest) -> Itera
 def _write(desk: Desk, name: str, figures: dict[str, float], step: int) -> None:
     for key, value in figures.items():
         desk.writer.add_scalar(f"{name}/{key}", value, step)
-
-
-def save(
-    run_dir: Path, module: nn.Module, optimizer: torch.optim.Optimizer, n_batches: int
-) -> None:
-    """Write a checkpoint; see ``core.checkpoint.save_checkpoint``."""
-    save_checkpoint(
-        run_dir,
-        n_batches,
-        {"model": module.state_dict(), "optimizer": optimizer_tensors(optimizer)},
-        State(n_batches),
-    )

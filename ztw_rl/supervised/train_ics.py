@@ -102,6 +102,7 @@ def fit_ensemble(
     seed: int,
     stop: StopRequest,
     desk: Desk | None = None,
+    step: int = 0,
 ) -> bool:
     """Minimise the ensembles' cross-entropy, summed over the exits, on cached answers.
 
@@ -114,6 +115,7 @@ def fit_ensemble(
         seed: Of the order.
         stop: The user's wish; the ensembles are then left as they are at that point.
         desk: Where to show progress, if anywhere.
+        step: What the logs count on from.
 
     Returns:
         Whether it was completed.
@@ -138,7 +140,7 @@ def fit_ensemble(
             losses.append(loss.detach())
         if desk is not None and task is not None:
             mean = torch.stack(losses).mean().item()
-            desk.writer.add_scalar("ensemble/loss", mean, epoch)
+            desk.writer.add_scalar("ensemble/loss", mean, step + epoch + 1)
             desk.progress.update(task, completed=epoch + 1, loss=mean)
     freeze(ensemble)
     return not stop.requested
@@ -189,7 +191,7 @@ def train_ics(
         desk.progress.start()
     try:
         with graceful_stop() as stop:
-            finished = True
+            finished, step = True, 0
             if not fit_only_ensemble:
                 model.ics.requires_grad_(True)
                 optimizer = torch.optim.Adam(model.ics.parameters(), lr=config.learning_rates[0])
@@ -212,6 +214,8 @@ def train_ics(
                     done=done,
                 )
                 freeze(model)
+                # Ensembles count on, so that a resumed session hides what it logs anew.
+                step = load_state(State, newest_checkpoint(run_dir)).n_batches if desk else 0
             if finished and model.ensemble is not None and desk:
                 log_probs, labels = _cache(model, source, config, mix_seeds(seed, config.n_epochs))
                 finished = fit_ensemble(
@@ -222,6 +226,7 @@ def train_ics(
                     seed=seed,
                     stop=stop,
                     desk=desk,
+                    step=step,
                 )
     finally:
         if desk:
