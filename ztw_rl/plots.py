@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from ztw_rl.core.checkpoint import write_atomically
 
@@ -43,10 +44,7 @@ def plot_curve(table: pd.DataFrame, title: str, note: str, path: Path) -> None:
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=8)
     axes[0].set_title(title, loc="left", fontsize=11)
     figure.supxlabel(note, fontsize=8, color="#555555")
-    try:
-        write_atomically(path, lambda p: figure.savefig(p, dpi=150, format="png"))
-    finally:
-        plt.close(figure)
+    _save(figure, path)
 
 
 def _draw(axis: Axes, table: pd.DataFrame, cost: str) -> None:
@@ -64,14 +62,7 @@ def _draw(axis: Axes, table: pd.DataFrame, cost: str) -> None:
     )
     for _, row in table[table["rule"] == "forced"].iterrows():
         axis.plot(row[cost], row["return_mean"], "s", color=FORCED, ms=6, zorder=3)
-        axis.annotate(
-            f"exit {row['threshold']:.0f}",
-            (row[cost], row["return_mean"]),
-            textcoords="offset points",
-            xytext=(6, -11),
-            fontsize=8,
-            color=FORCED,
-        )
+        _label(axis, f"exit {row['threshold']:.0f}", row, cost, (6, -11), FORCED)
     axis.plot([], [], "s", color=FORCED, label="one exit forced")
     for rule, sign in (("confidence", "τ"), ("patience", "t")):
         adaptive = table[table["rule"] == rule].sort_values("threshold")
@@ -89,14 +80,23 @@ def _draw(axis: Axes, table: pd.DataFrame, cost: str) -> None:
             lw=0,
         )
         for _, row in adaptive.iloc[[0, -1]].iterrows():
-            axis.annotate(
-                f"{sign} = {row['threshold']:g}",
-                (row[cost], row["return_mean"]),
-                textcoords="offset points",
-                xytext=(4, 7),
-                fontsize=8,
-                color=ADAPTIVE,
-            )
+            _label(axis, f"{sign} = {row['threshold']:g}", row, cost, (4, 7), ADAPTIVE)
+
+
+def _label(
+    axis: Axes, text: str, row: pd.Series, cost: str, offset: tuple[int, int], color: str
+) -> None:
+    """Name a point, readable also where lines run below."""
+    axis.annotate(
+        text,
+        (row[cost], row["return_mean"]),
+        textcoords="offset points",
+        xytext=offset,
+        fontsize=8,
+        color=color,
+        zorder=5,
+        path_effects=[withStroke(linewidth=3, foreground="white")],
+    )
 
 
 def plot_bench(table: pd.DataFrame, title: str, path: Path) -> None:
