@@ -216,14 +216,24 @@ def logged_steps() -> Callable[[Path, str], list[int]]:
 
 
 @pytest.fixture(scope="session")
-def lose_newest_checkpoint() -> Callable[[Path], None]:
+def age_logs() -> Callable[[Path], None]:
+    """Makes a run's logs earlier than those that a test writes in the same second."""
+
+    def age(run_dir: Path) -> None:
+        # Files are read in order of their names, which tell the second.
+        for path in (run_dir / "logs").glob("events.*"):
+            path.rename(path.with_name(path.name.replace("tfevents.", "tfevents.0")))
+
+    return age
+
+
+@pytest.fixture(scope="session")
+def lose_newest_checkpoint(age_logs) -> Callable[[Path], None]:
     """Leaves a run as a kill does that comes after points were logged, before they were saved."""
 
     def lose(run_dir: Path) -> None:
         shutil.rmtree(newest_checkpoint(run_dir))
-        for path in (run_dir / "logs").glob("events.*"):
-            # Files are read in order of their names, which tell the second; the next is later.
-            path.rename(path.with_name(path.name.replace("tfevents.", "tfevents.0")))
+        age_logs(run_dir)
 
     return lose
 

@@ -94,13 +94,19 @@ def test_returns_are_in_the_order_of_the_seeds(run, make_model):
 
 
 def test_exits_are_drawn_as_numpy_draws_them(run):
-    """Tables of old used ``Generator.choice``, and a seed still gives the same games."""
+    """Tables of old used ``Generator.choice``, and a seed still gives the same exits."""
     shares = (0.25, 0.45, 0.3)
     (result,), _ = run([Row("random", 0.5, shares)], length=lambda seed: 30, n_episodes=2)
     for k, exits in enumerate(result.exits):
         rng = np.random.default_rng((SEED, k))
         drawn = [rng.choice(3, p=shares) for _ in range(30)]
         assert exits == tuple(np.bincount(drawn, minlength=3))
+
+
+def test_only_the_random_control_has_shares():
+    for rule, shares in (("random", None), ("confidence", (0.5, 0.5))):
+        with pytest.raises(ValueError, match="the random control's"):
+            Row(rule, 0.5, shares)
 
 
 def test_all_rows_run_side_by_side(run):

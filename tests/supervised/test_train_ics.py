@@ -142,8 +142,11 @@ def test_points_are_logged_once(
     assert logged_steps(tmp_path / "logs", "ics/gradient_cosine") == [1, 4]
 
 
-def test_ensembles_that_begin_anew_are_logged_once(tiny_model, tiny_source, tmp_path, logged_steps):
+def test_ensembles_that_begin_anew_are_logged_once(
+    tiny_model, tiny_source, tmp_path, logged_steps, age_logs
+):
     assert fit(tiny_model("ztw"), tiny_source(), tmp_path)
+    age_logs(tmp_path)
     first = logged_steps(tmp_path / "logs", "ensemble/loss")
     # As after a kill in the ensembles' stage: the ICs are done, nothing of it was saved.
     assert fit(tiny_model("ztw"), tiny_source(), tmp_path, resume=True)
@@ -153,14 +156,17 @@ def test_ensembles_that_begin_anew_are_logged_once(tiny_model, tiny_source, tmp_
 
 
 def test_checkpoints_that_cannot_be_resumed(tiny_model, tiny_source, tmp_path):
+    def restored(model):
+        return loop.restore(tmp_path, model, torch.optim.Adam(model.ics.parameters()))
+
     with pytest.raises(UserError, match="has no checkpoint yet"):
         fit(tiny_model("sdn"), tiny_source(), tmp_path, resume=True)
     assert fit(tiny_model("sdn"), tiny_source(), tmp_path)
     with pytest.raises(UserError, match="belongs to another network"):
-        loop.restore(tmp_path, tiny_model("ztw"))
+        restored(tiny_model("ztw"))
     (newest_checkpoint(tmp_path) / "state.json").write_text("{}")
     with pytest.raises(UserError, match=r"state\.json: key 'n_batches' is missing"):
-        loop.restore(tmp_path, tiny_model("sdn"))
+        restored(tiny_model("sdn"))
 
 
 def test_an_ensemble_beats_the_mean_of_its_members_where_it_learnt():

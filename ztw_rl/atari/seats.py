@@ -36,10 +36,14 @@ class Row:
     """Whether the full model is asked as well, at every decision, to see how often the greedy
     actions differ."""
 
+    def __post_init__(self) -> None:
+        if (self.rule == "random") != (self.shares is not None):
+            raise ValueError("shares are the random control's, and only its")
+
     @cached_property
     def cumulated(self) -> npt.NDArray[np.float64]:
-        """(E,) cumulated ``shares``, up to one."""
-        sums: npt.NDArray[np.float64] = np.cumsum(self.shares or (1.0,))
+        """(E,) of ``random``: cumulated shares, up to one."""
+        sums: npt.NDArray[np.float64] = np.cumsum(self.shares or (), dtype=np.float64)
         sums /= sums[-1]
         return sums
 
@@ -160,7 +164,7 @@ class Seats:
                 patiences.append(int(row.threshold or 1))
                 continue
             confident.append(seat)
-            if row.shares is not None:
+            if row.rule == "random":
                 # As ``Generator.choice`` draws, which takes ten times as long.
                 drawn = np.searchsorted(row.cumulated, self._rngs[seat].random(), side="right")
                 self._thresholds[seat] = self._leaving_at[drawn]
@@ -179,7 +183,6 @@ class Seats:
         thresholds: npt.NDArray[np.float64] = self._leaving_at[exit_index]
         return thresholds
 
-    @torch.no_grad()
     def _compare(self, x: Tensor, log_probs: Tensor, members: npt.NDArray[np.int64]) -> None:
         """Count where the answers to ``x`` differ from the full model's, for rows that ask."""
         games = [self._games[seat] for seat in members]

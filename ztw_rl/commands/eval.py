@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ztw_rl.atari.agent import Agent
     from ztw_rl.atari.evaluate import RowResult
+    from ztw_rl.core.backends.backend import Backend
     from ztw_rl.core.timing import ExitTimes
 
 KIND = "eval"
@@ -49,8 +50,8 @@ class Eval:
     """A shipped agent's name, an agent's folder or a distillation run; by default the newest
     distillation run, else the shipped agent."""
     backend: Literal["eager", "compiled", "onnx"] = "eager"
-    """What runs the network: in the games, and where a decision's relative_time is measured.
-    onnx is the fastest on a CPU and needs the extra of that name, compiled a C++ compiler."""
+    """What runs the network, in the games and where a decision's relative_time is measured. onnx
+    needs the extra of that name, compiled a C++ compiler."""
     output: Path | None = None
     """Folder for the results; by default a new one in runs/eval."""
     seed: int = 0
@@ -115,13 +116,20 @@ def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
 
     from ztw_rl.atari.agent import load_agent
     from ztw_rl.atari.evaluate import table
-    from ztw_rl.core.device import resolve_device
+    from ztw_rl.core.device import n_network_threads, resolve_device
+    from ztw_rl.core.runtime import make_backend
 
     console = Console()
     device = resolve_device("cpu" if args.backend == "onnx" else args.device)
     agent = load_agent(folder)
-    costs, times = _cost(agent, args.backend)
-    results = _play(args, folder, agent, thresholds, device, console)
+    x = agent.example()
+    backend = make_backend(args.backend, agent.model, x)
+    costs, times = agent.relative_macs(), _time(agent, backend, args.backend)
+    if device.type != "cpu" or n_network_threads() > 1:
+        # Times are those of one thread of the CPU.
+        model = agent.model.to(device)
+        backend = make_backend(args.backend, model, x.to(device), n_network_threads())
+    results = _play(args, folder, agent, backend, thresholds, device, console)
     frame = table(results, costs, times.relative)
     run = EvalRun(
         str(folder), tuple(thresholds), args.rule, args.disagreement, args.seed, args.evaluation
@@ -147,22 +155,27 @@ def _advance(progress: Progress, task: TaskID, total: int) -> None:
         progress.console.print(f"games: {done} of {total}")
 
 
-def _cost(agent: Agent, backend: str) -> tuple[tuple[float, ...], ExitTimes]:
-    """Operations and times per exit, before any game keeps the processor busy."""
+def _time(agent: Agent, backend: Backend, name: str) -> ExitTimes:
+    """Times per exit, before any game keeps the processor busy."""
     from ztw_rl.atari.student import policy
     from ztw_rl.core.runtime import make_backend
     from ztw_rl.core.timing import time_exits
 
-    x = agent.example()
-    own = full = make_backend(backend, agent.model, x)
+    full, x = backend, agent.example()
     if agent.is_student:
         # How long a network takes does not depend on its weights.
-        full = make_backend(backend, policy(agent.config.n_actions).eval(), x)
-    return agent.relative_macs(), time_exits(own, x, full)
+        full = make_backend(name, policy(agent.config.n_actions).eval(), x)
+    return time_exits(backend, x, full)
 
 
 def _play(
-    args: Eval, folder: Path, agent: Agent, thresholds: list[float], device: Any, console: Console
+    args: Eval,
+    folder: Path,
+    agent: Agent,
+    backend: Backend,
+    thresholds: list[float],
+    device: Any,
+    console: Console,
 ) -> list[RowResult]:
     """Play the agent's table; of a student, its single row."""
     from rich.progress import (
@@ -176,8 +189,6 @@ def _play(
     from ztw_rl.atari.evaluate import evaluate, n_games, play
     from ztw_rl.atari.make_emulators import make_batches
     from ztw_rl.atari.seats import Row
-    from ztw_rl.core.device import n_network_threads
-    from ztw_rl.core.runtime import make_backend
 
     settings = args.evaluation
     total = settings.n_episodes
@@ -202,8 +213,6 @@ def _play(
             )
         with progress:
             task = progress.add_task("", total=total)
-            model, x = agent.model.to(device), agent.example().to(device)
-            backend = make_backend(args.backend, model, x, n_network_threads())
             how: dict[str, Any] = {
                 "n_episodes": settings.n_episodes,
                 "seed": args.seed,

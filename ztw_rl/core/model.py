@@ -16,8 +16,8 @@ class EarlyExitModel(nn.Module):
 
     Exits are numbered 0 … E−1: the ICs in order of depth, then the backbone's own head. The work
     between two exits is a *segment*; running segment m after segment m−1 is all that exit m
-    costs. Offline code calls ``activations``, ``logits`` and ``ensembled``; online code
-    (``core.runtime``) runs one segment after another.
+    costs. Offline code calls ``activations``, ``ic_logits`` and ``ensembled``; online code
+    runs one segment after another, as ``core.stage`` cuts them.
 
     Args:
         blocks: The backbone without its head, in order.
@@ -97,20 +97,6 @@ class EarlyExitModel(nn.Module):
     def is_ensembled(self, m: int) -> bool:
         """Whether exit m answers with the ensemble rather than alone."""
         return self.ensemble is not None and m < self.ensemble.n_exits
-
-    def answer(self, m: int, log_probs: Tensor) -> Tensor:
-        """What exit m would say, given the exits up to it.
-
-        Args:
-            m: Exit, 0 … E−1.
-            log_probs: (B, m + 1, C), each exit's own log-probabilities.
-
-        Returns:
-            (B, C) log-probabilities.
-        """
-        if self.ensemble is not None and m < self.ensemble.n_exits:
-            return self.ensemble.at(m, log_probs)
-        return log_probs[:, m]
 
     def backbone(self, x: Tensor) -> Tensor:
         """Logits of the backbone alone: no IC is evaluated.

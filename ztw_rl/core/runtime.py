@@ -38,7 +38,7 @@ class Decision(NamedTuple):
     """(B,) the exit that answered; another than ``left_at`` only by choice of the fallback."""
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def decide(
     stages: Sequence[StageFunction], x: Tensor, rule: ExitRule, fallback: Fallback = last
 ) -> Decision:
@@ -92,8 +92,8 @@ def make_backend(name: str, model: EarlyExitModel, x: Tensor, n_threads: int = 1
 
     Args:
         name: ``eager``, ``compiled`` or ``onnx``.
-        model: In eval mode, on the CPU.
-        x: (1, …), any input of the right shape and type.
+        model: In eval mode; for ``onnx`` on the CPU.
+        x: (1, …), any input of the right shape and type, where the model is.
         n_threads: Of ONNX Runtime; PyTorch's are set with ``timing.threads``.
 
     Raises:

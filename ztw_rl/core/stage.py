@@ -91,4 +91,4 @@ def stages(model: EarlyExitModel) -> list[StageFunction]:
     Args:
         model: In eval mode, trained, and where it shall run.
     """
-    return [Stage(model, m).eval() for m in range(model.n_exits)]
+    return [Stage(model, m) for m in range(model.n_exits)]

@@ -103,9 +103,7 @@ def add_task(desk: Desk | None, name: str, total: int, done: int = 0) -> TaskID 
     return desk.progress.add_task(name, total=total, completed=done, rate="", loss=0.0)
 
 
-def restore(
-    run_dir: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None = None
-) -> int:
+def restore(run_dir: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Put the newest checkpoint into a module and its optimiser.
 
     Returns:
@@ -116,8 +114,7 @@ def restore(
     """
     folder = newest_checkpoint(run_dir)
     moments = load_training(folder, module, "belongs to another network")
-    if optimizer is not None:
-        load_optimizer_tensors(optimizer, moments)
+    load_optimizer_tensors(optimizer, moments)
     return load_state(State, folder).n_batches
 
 

@@ -6,11 +6,18 @@ import shutil
 
 import pytest
 import torch
+from torch._dynamo import config as dynamo_config
 
 from ztw_rl.core.backends.compiled import compiled
 from ztw_rl.core.backends.staged import eager
 from ztw_rl.core.exits import Confidence, select
+from ztw_rl.core.runtime import decide
 from ztw_rl.core.timing import forced_thresholds, time_exits
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None,
+    reason="torch.compile needs a C++ compiler",
+)
 
 
 def check(model, x, thresholds, backend=None):
@@ -37,10 +44,7 @@ def test_equals_the_offline_selection(make_model, method, n_exits, batch_size):
         check(model, x, (threshold,) * (n_exits - 1))
 
 
-@pytest.mark.skipif(
-    shutil.which(os.environ.get("CXX", "g++")) is None,
-    reason="torch.compile needs a C++ compiler",
-)
+@needs_compiler
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 def test_compiled_stages_equal_the_offline_selection(make_model):
     model = make_model(3)
@@ -48,6 +52,24 @@ def test_compiled_stages_equal_the_offline_selection(make_model):
     for batch_size in (1, 7, 256, 0):
         for threshold in (0.0, 0.6, 1.5):
             check(model, torch.randn(batch_size, 3, 9, 9), (threshold, threshold), backend)
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_compiled_stages_play_batches_of_any_size(make_model, monkeypatch):
+    """Else PyTorch compiles for a few of them, and runs the rest without a word."""
+    monkeypatch.setattr(dynamo_config, "fail_on_recompile_limit_hit", True)
+    monkeypatch.setattr(dynamo_config, "recompile_limit", 3)
+    model = make_model(5)
+    backend = compiled(model)
+    backend.predict(torch.randn(1, 3, 9, 9), forced_thresholds(4, 5))
+    found = set()
+    for batch_size in (*range(1, 20), 256):
+        x, rule = torch.randn(batch_size, 3, 9, 9), Confidence(torch.rand(batch_size, 4) * 1.5)
+        decision = decide(backend.stages, x, rule)
+        assert decision.left_at.tolist() == select(model(x), rule)[0].tolist()
+        found.update(decision.left_at.tolist())
+    assert found == {0, 1, 2, 3, 4}
 
 
 @pytest.mark.parametrize("method", ["ztw", "additive"])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from types import FunctionType, MethodType
 
 import torch
 
 from ztw_rl.core.backends.staged import StagedBackend
 from ztw_rl.core.model import EarlyExitModel
-from ztw_rl.core.stage import stages
+from ztw_rl.core.stage import Stage, StageFunction
 from ztw_rl.errors import UserError
 
 
@@ -41,5 +42,14 @@ def compiled(model: EarlyExitModel) -> StagedBackend:
         UserError: There is no C++ compiler.
     """
     require_compiler("use the backend eager")
-    compiled_stages = [torch.compile(stage) for stage in stages(model)]
+    compiled_stages = [torch.compile(_alone(Stage(model, m))) for m in range(model.n_exits)]
     return StagedBackend("torch.compile", compiled_stages, torch.compile(model.backbone))
+
+
+def _alone(stage: Stage) -> StageFunction:
+    """A stage's ``forward`` with a code object of its own.
+
+    PyTorch compiles a code object for eight cases at most, of which every stage would be one.
+    """
+    forward = Stage.forward
+    return MethodType(FunctionType(forward.__code__.replace(), forward.__globals__), stage)
