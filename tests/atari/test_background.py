@@ -7,55 +7,59 @@ import threading
 
 import pytest
 
-from ztw_rl.atari.background import background_threads
+from ztw_rl.atari.background import in_background
 
 linux = pytest.mark.skipif(
     not hasattr(os, "SCHED_BATCH"), reason="only Linux has scheduling policies of threads"
 )
 
 
-def policy_of_a_new_thread():
+def standing():
+    """Policy and niceness of the calling thread."""
+    return os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def standing_of_a_new_thread():
     found = []
-    thread = threading.Thread(target=lambda: found.append(os.sched_getscheduler(0)))
+    thread = threading.Thread(target=lambda: found.append(standing()))
     thread.start()
     thread.join()
     return found[0]
 
 
 @linux
-def test_threads_started_inside_wait_and_the_others_do_not():
-    before = os.sched_getscheduler(0)
-    if before != os.SCHED_OTHER:
+@pytest.mark.parametrize("niceness", [0, 3])
+def test_threads_started_inside_wait_and_the_others_do_not(niceness):
+    before = standing()
+    if before[0] != os.SCHED_OTHER:
         pytest.skip("the tests run under a scheduling policy of the user's own")
-    with background_threads():
-        assert policy_of_a_new_thread() == os.SCHED_BATCH
-    assert os.sched_getscheduler(0) == before
-    assert policy_of_a_new_thread() == before
+    wanted = (os.SCHED_BATCH, min(before[1] + niceness, 19))
+    assert in_background(standing_of_a_new_thread, niceness) == wanted
+    assert standing() == standing_of_a_new_thread() == before
 
 
 @linux
-def test_an_error_inside_leaves_the_caller_as_it_was():
-    before = os.sched_getscheduler(0)
-    with pytest.raises(ZeroDivisionError), background_threads():
-        raise ZeroDivisionError
-    assert os.sched_getscheduler(0) == before
+def test_an_error_inside_is_the_callers_and_leaves_it_as_it_was():
+    before = standing()
+    with pytest.raises(ZeroDivisionError):
+        in_background(lambda: 1 // 0)
+    assert standing() == before
 
 
 @linux
-@pytest.mark.parametrize("name", ["sched_getscheduler", "sched_setscheduler"])
-def test_where_policies_are_forbidden_nothing_changes(monkeypatch, name):
+@pytest.mark.parametrize("name", ["sched_getscheduler", "sched_setscheduler", "setpriority"])
+def test_what_is_forbidden_stays_as_it_is(monkeypatch, name):
     def refuse(*arguments):
         raise PermissionError(1, "Operation not permitted")
 
-    before = os.sched_getscheduler(0)
+    before = standing()
     with monkeypatch.context() as patch:
         patch.setattr(os, name, refuse)
-        with background_threads():
-            pass
-    assert os.sched_getscheduler(0) == before
+        assert in_background(lambda: "made", 3) == "made"
+    assert standing() == before
 
 
 def test_elsewhere_nothing_changes(monkeypatch):
     monkeypatch.delattr(os, "SCHED_BATCH", raising=False)
-    with background_threads():
-        assert threading.active_count() >= 1
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    assert in_background(lambda: os.getpriority(os.PRIO_PROCESS, 0), 3) == before

@@ -1,15 +1,18 @@
-"""Emulation threads that do not interrupt whoever hands them work."""
+"""Emulation threads that step back behind whoever hands them work."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-@contextmanager
-def background_threads() -> Iterator[None]:
-    """Threads started inside wait for a free core instead of pushing a running thread off its own.
+def in_background(make: Callable[[], T], niceness: int = 0) -> T:
+    """Call ``make`` so that threads it starts wait for a free core instead of taking another's.
 
     A thread that wakes emulators goes on at once, and its own work and theirs overlap; on a busy
     machine with few cores it would otherwise be suspended until they have finished. That pays
@@ -17,22 +20,24 @@ def background_threads() -> Iterator[None]:
     PyTorch that spins between two operations would keep such emulators waiting. Only Linux
     knows such threads (``SCHED_BATCH``); elsewhere, where the process runs under a policy of the
     user's own, and where it may not choose one (a container's seccomp profile), nothing changes.
+
+    Args:
+        make: What starts the threads; it runs in a thread of its own, from which they inherit.
+        niceness: How much less of a contested core they get, in steps of a fifth; Linux only.
+
+    Returns:
+        What ``make`` returns.
     """
-    if not hasattr(os, "SCHED_BATCH") or not _changed(os.SCHED_OTHER, os.SCHED_BATCH):
-        yield
+    with ThreadPoolExecutor(1, initializer=_step_back, initargs=(niceness,)) as thread:
+        return thread.submit(make).result()
+
+
+def _step_back(niceness: int) -> None:
+    """Put the calling thread, and those that it will start, behind the others if it may."""
+    if not hasattr(os, "SCHED_BATCH"):
+        # Niceness would be the whole process's.
         return
-    try:
-        yield
-    finally:
-        _changed(os.SCHED_BATCH, os.SCHED_OTHER)
-
-
-def _changed(before: int, after: int) -> bool:
-    """Put the calling thread, and those that it will start, under another policy if it may."""
-    try:
-        if os.sched_getscheduler(0) != before:
-            return False
-        os.sched_setscheduler(0, after, os.sched_param(0))
-    except OSError:
-        return False
-    return True
+    with suppress(OSError):
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+            os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + niceness)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from ztw_rl.atari.background import background_threads
+from ztw_rl.atari.background import in_background
 from ztw_rl.atari.config import AtariConfig
 from ztw_rl.atari.emulator_batch import EmulatorBatch
 from ztw_rl.atari.emulators import Emulators
+
+NICENESS = 4
+"""Of emulators that take turns: enough for the network's thread to keep a core to itself."""
 
 
 def make_emulators(config: AtariConfig, n_envs: int, n_threads: int = 0) -> EmulatorBatch:
@@ -40,5 +43,4 @@ def make_batches(config: AtariConfig, n_envs: int) -> list[EmulatorBatch]:
         UserError: ALE has no such game.
     """
     sizes = [n_envs // 2, n_envs - n_envs // 2] if config.pixels == "ale" else [n_envs]
-    with background_threads():
-        return [make_emulators(config, size) for size in sizes if size]
+    return in_background(lambda: [make_emulators(config, size) for size in sizes if size], NICENESS)

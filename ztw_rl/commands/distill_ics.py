@@ -189,11 +189,10 @@ def _console() -> Console:
 @contextmanager
 def _games(teacher: Teacher, n_envs: int) -> Iterator[EmulatorBatch]:
     """Emulators that the teacher can play on."""
-    from ztw_rl.atari.background import background_threads
+    from ztw_rl.atari.background import in_background
     from ztw_rl.atari.make_emulators import make_emulators
 
-    with background_threads():
-        emulators = make_emulators(teacher.atari, n_envs)
+    emulators = in_background(lambda: make_emulators(teacher.atari, n_envs))
     try:
         n = int(emulators.action_space.n)
         if n != teacher.n_actions:
