@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks import harness, plain
 from benchmarks.env import emulation_rate
-from ztw_rl.atari.background import background_threads
+from ztw_rl.atari.background import in_background
 from ztw_rl.atari.collector import Collector, Experience
 from ztw_rl.atari.config import AtariConfig, DistillConfig
 from ztw_rl.atari.distill import build_optimizer
@@ -150,8 +150,7 @@ def main(settings: Settings) -> float:
     contenders: dict[str, Callable[[], int]] = {}
     closing: list[Callable[[], None]] = []
     for stage, name in enumerate(STAGES):
-        with background_threads():
-            emulators = make_emulators(atari, n_envs)
+        emulators = in_background(lambda: make_emulators(atari, n_envs))
         n_actions = int(emulators.action_space.n)
         ours = plain.random_network(n_actions, seed)
         collector = Collector(
