@@ -7,7 +7,9 @@ import threading
 
 import pytest
 
+from ztw_rl.atari import make_emulators
 from ztw_rl.atari.background import in_background
+from ztw_rl.atari.config import AtariConfig
 
 linux = pytest.mark.skipif(
     not hasattr(os, "SCHED_BATCH"), reason="only Linux has scheduling policies of threads"
@@ -36,6 +38,17 @@ def test_threads_started_inside_wait_and_the_others_do_not(niceness):
     wanted = (os.SCHED_BATCH, min(before[1] + niceness, 19))
     assert in_background(standing_of_a_new_thread, niceness) == wanted
     assert standing() == standing_of_a_new_thread() == before
+
+
+@linux
+def test_emulators_that_take_turns_step_back(monkeypatch):
+    before = standing()
+    if before[0] != os.SCHED_OTHER:
+        pytest.skip("the tests run under a scheduling policy of the user's own")
+    monkeypatch.setattr(make_emulators, "make_emulators", lambda config, n: (n, standing()))
+    behind = (os.SCHED_BATCH, min(before[1] + make_emulators.NICENESS, 19))
+    assert make_emulators.NICENESS > 0
+    assert make_emulators.make_batches(AtariConfig(), 5) == [(2, behind), (3, behind)]
 
 
 @linux
