@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from ztw_rl.atari.config import PPOConfig, PPOState, RecentGame
+from ztw_rl.atari.frame_buffer import FrameBuffer
 from ztw_rl.atari.policy import ChannelsLastCnnPolicy
 from ztw_rl.core.checkpoint import (
     load_optimizer_tensors,
@@ -65,7 +66,12 @@ def build_ppo(env: VecEnv, config: PPOConfig, seed: int, device: torch.device) -
         ent_coef=config.ent_coef,
         vf_coef=config.vf_coef,
         max_grad_norm=config.max_grad_norm,
-        policy_kwargs={"precision": config.precision},
+        policy_kwargs={
+            "precision": config.precision,
+            # SB3's epsilon, which it gives up along with its other defaults.
+            "optimizer_kwargs": {"eps": 1e-5, "fused": True},
+        },
+        rollout_buffer_class=FrameBuffer,
         seed=seed,
         device=device,
     )
