@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -45,6 +46,26 @@ def test_an_agent_comes_back(tmp_path, method):
     x = torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8)
     with torch.no_grad():
         assert torch.equal(loaded.model(x), agent.model.eval()(x))
+
+
+@pytest.mark.parametrize(("method", "bare"), [("ztw", "cascade"), ("ensemble", "sdn")])
+def test_an_agent_without_its_ensembles(method, bare):
+    config = AgentConfig(AtariConfig(), 6, ("conv1", "conv2"), method)
+    torch.manual_seed(0)
+    agent = Agent(config, build_model(config).eval())
+    torch.manual_seed(0)
+    other = replace(config, method=bare)
+    expected = Agent(other, build_model(other).eval())
+    found = agent.without_ensembles()
+    assert found.config == other
+    assert found.identity() == expected.identity() != agent.identity()
+    assert found.identity().policy == agent.identity().policy
+    assert found.relative_macs() == expected.relative_macs()
+    x = torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(found.model(x), expected.model(x))
+    with pytest.raises(ValueError, match=f"{bare} is no other method with ensembles"):
+        found.without_ensembles()
 
 
 def test_settings_come_back(agent, tmp_path):

@@ -110,6 +110,17 @@ def test_methods_have_the_stages_they_need(teacher, games, tmp_path, method, sta
     assert (result.model.ensemble is None) == (stages == 1)
 
 
+@pytest.mark.parametrize(("method", "bare"), [("ztw", "cascade"), ("ensemble", "sdn")])
+def test_ensembles_come_after_ics_that_know_nothing_of_them(teacher, games, tmp_path, method, bare):
+    config = replace(TINY, n_timesteps=32)
+    whole, alone = (
+        run(teacher, games, tmp_path / name, replace(config, method=name)).model.state_dict()
+        for name in (method, bare)
+    )
+    ics = {name: t for name, t in whole.items() if not name.startswith("ensemble.")}
+    torch.testing.assert_close(ics, alone, rtol=0, atol=0)
+
+
 def scalars(run_dir):
     """Tag to [(step, value)] of a run's logs."""
     found = EventAccumulator(str(run_dir / "logs")).Reload()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ztw_rl import cli
-from ztw_rl.atari.agent import load_agent
+from ztw_rl.atari.agent import load_agent, save_agent
 from ztw_rl.atari.emulators import Emulators
 from ztw_rl.deploy import DeployedModel
 
@@ -111,6 +111,21 @@ def test_patience(distill_run):
     ]
     assert rows[0]["exit_share_0"] == "1.0"
     assert rows[1]["exit_share_2"] == "1.0"
+
+
+def test_the_ics_without_their_ensembles(distill_run, one_error):
+    whole = load_agent(distill_run / "agent")
+    arguments = ["--no-ensembles", "--thresholds=0.5", "--output=b"]
+    assert cli.main([*SMALL, *arguments]) == 0
+    stored = json.loads(Path("b/curve.json").read_text())
+    assert stored["method"] == "cascade"
+    assert stored["exits"] == ["conv1", "conv2"]
+    assert stored["identity"]["policy"] == whole.identity().policy
+    assert stored["identity"]["agent"] == whole.without_ensembles().identity().agent
+    save_agent(Path("bare"), whole.without_ensembles())
+    message = "bare is cascade, without ensembles; leave out --no-ensembles"
+    assert message in one_error("eval", "--agent=bare", "--no-ensembles", "--output=c")
+    assert not Path("c").exists()
 
 
 def test_the_backend_that_was_asked_for_plays_and_is_timed(distill_run, monkeypatch):

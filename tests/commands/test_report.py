@@ -174,6 +174,9 @@ def test_other_methods(pong):
     sampled = [row("confidence", 0.5, kept("pong", 0.96), 0.5), full]
     how = {"action_mode": "sample"}
     write_table(pong / "curve-sampled.json", "pong", sampled, evaluation=how)
+    early = [row("confidence", 0.5, kept("pong", 0.89), 0.3), full]
+    places = ["input", "conv1", "conv2"]
+    write_table(pong / "curve-input.json", "pong", early, exits=places, identity=identity)
     for place, share, cost in (("conv1", 0.89, 0.376), ("conv2", 0.97, 0.676)):
         write_table(
             pong / f"curve-student-{place}.json",
@@ -190,8 +193,10 @@ def test_other_methods(pong):
         "sdn",
         "pbee",
         "student",
+        "ztw, exits input conv1 conv2",
         "ztw, sampled",
     ]
+    assert found["ztw, exits input conv1 conv2", "0.8800"]["relative_macs"] == "0.3000"
     assert found["student", "0.9500"]["threshold"] == "conv2"
     assert found["student", "0.8800"]["threshold"] == "conv1"
     assert found["student", "0.8800"]["relative_macs"] == "0.3760"

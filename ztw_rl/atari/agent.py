@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from ztw_rl.atari.student import Widths, macs, policy
 from ztw_rl.core.checkpoint import load_json, load_weights, save_json, save_tensors
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.fingerprint import fingerprint
-from ztw_rl.core.methods import METHODS
+from ztw_rl.core.methods import METHODS, without_ensemble
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.errors import UserError
 from ztw_rl.schema import parse
@@ -92,6 +93,21 @@ class Agent:
             n = self.config.n_actions
             return (macs(self.config.widths, n) / macs(WIDTHS, n),)
         return exit_costs(self.model, self.example()).relative_macs
+
+    def without_ensembles(self) -> Agent:
+        """The agent as it was when its ICs were fitted: of another method, its layers shared.
+
+        ICs come first and then stay as they are, so this is what distilling that method gives.
+
+        Raises:
+            ValueError: It has no ensembles.
+        """
+        if self.is_student:
+            raise ValueError("a student has no ensembles")
+        model = self.model
+        bare = EarlyExitModel(list(model.blocks), model.head, list(model.ics), model.attach)
+        method = cast(MethodName, without_ensemble(self.config.method))
+        return Agent(replace(self.config, method=method), bare.eval())
 
     def identity(self) -> Identity:
         """Which weights these are, also before they were rounded to be stored."""

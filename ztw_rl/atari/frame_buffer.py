@@ -1,4 +1,4 @@
-"""SB3's rollout buffer with its pictures on the learner's device, in the network's memory layout."""
+"""SB3's rollout buffer, its pictures on the learner's device and channels-last."""
 
 from __future__ import annotations
 

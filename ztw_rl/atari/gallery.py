@@ -74,7 +74,7 @@ def read_game(folder: Path) -> GameResults:
         tables.append(other)
     methods: dict[str, MethodResult] = {}
     for table in tables:
-        label = method_label(table)
+        label = method_label(table, agent.config.exits)
         methods[label] = _joined(methods.get(label), table, label, own)
     return GameResults(folder.name, tuple(sorted(methods.values(), key=lambda m: rank(m.method))))
 
@@ -97,11 +97,18 @@ def check_agent(folder: Path, agent: Agent) -> None:
         )
 
 
-def method_label(table: StoredTable) -> str:
-    """How a table's method is called: PBEE is SDN's agent under the patience rule."""
+def method_label(table: StoredTable, exits: tuple[str, ...]) -> str:
+    """How a table's method is called: PBEE is SDN's agent under the patience rule.
+
+    Args:
+        table: The table.
+        exits: Where the game's own agent has its ICs; other places become part of the name.
+    """
     method: str = table.method
     if table.rule == "patience":
         method = "pbee" if method == "sdn" else f"{method}, patience"
+    if table.exits and table.exits != exits:
+        method = f"{method}, exits {' '.join(table.exits)}"
     return method if table.action_mode == "greedy" else f"{method}, sampled"
 
 

@@ -69,6 +69,8 @@ class StoredTable:
     identity: Identity
     """Weights it was made with."""
     rows: tuple[StoredRow, ...]
+    exits: tuple[str, ...] | None = None
+    """Places of the ICs; early tables do not tell."""
     student_of: str | None = None
     """Students only: the exit whose operations they match."""
     path: Path = Path()

@@ -67,6 +67,7 @@ def write(
         {
             "game": game,
             "method": agent.config.method,
+            "exits": agent.config.exits,
             "student_of": agent.config.student_of,
             "identity": dataclasses.asdict(agent.identity()),
             **dataclasses.asdict(run),

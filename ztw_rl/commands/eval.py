@@ -49,6 +49,9 @@ class Eval:
     agent: str | None = None
     """A shipped agent's name, an agent's folder or a distillation run; by default the newest
     distillation run, else the shipped agent."""
+    ensembles: bool = True
+    """--no-ensembles asks the ICs alone, fitted before the ensembles: of a ztw agent that is the
+    cascade method, of an ensemble agent sdn."""
     backend: Literal["eager", "compiled", "onnx"] = "eager"
     """What runs the network, in the games and where a decision's relative_time is measured. onnx
     needs the extra of that name, compiled a C++ compiler."""
@@ -122,6 +125,8 @@ def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
     console = Console()
     device = resolve_device("cpu" if args.backend == "onnx" else args.device)
     agent = load_agent(folder)
+    if not args.ensembles:
+        agent = _bare(agent, folder)
     x = agent.example()
     backend = make_backend(args.backend, agent.model, x)
     costs, times = agent.relative_macs(), _time(agent, backend, args.backend)
@@ -145,6 +150,17 @@ def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
     if not agent.is_student:
         console.print(f"picture: {output}/{PNG}")
     return 0
+
+
+def _bare(agent: Agent, folder: Path) -> Agent:
+    """The agent without its ensembles."""
+    try:
+        return agent.without_ensembles()
+    except ValueError:
+        method = agent.config.method
+        raise UserError(f"{folder} is {method}, without ensembles; leave out --no-ensembles") from (
+            None
+        )
 
 
 def _advance(progress: Progress, task: TaskID, total: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ztw_rl.core.ensembles import AdditiveEnsemble, Ensemble, GeometricEnsemble
 
@@ -28,3 +28,19 @@ METHODS: dict[str, Method] = {
     "no_stop_gradient": Method(cascade=True, ensemble=GeometricEnsemble, stop_gradient=False),
 }
 """By name. PBEE is no model of its own: it is ``sdn`` under the patience rule."""
+
+
+def without_ensemble(name: str) -> str:
+    """The method whose model is the same but for the ensembles.
+
+    Args:
+        name: One of ``METHODS``.
+
+    Raises:
+        ValueError: It has no ensembles, or no other method has its ICs.
+    """
+    wanted = replace(METHODS[name], ensemble=None)
+    for other, method in METHODS.items():
+        if method == wanted and other != name:
+            return other
+    raise ValueError(f"{name} is no other method with ensembles on top")
