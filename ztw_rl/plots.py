@@ -129,6 +129,10 @@ POINTS = ("pbee", "student")
 """Methods whose settings have nothing between them."""
 
 
+VARIANTS = {", sampled": "v:", ", exits": "^--", ", patience": "s-."}
+"""Lines of a method's variants, which share its colour."""
+
+
 def plot_games(points: pd.DataFrame, note: str, path: Path) -> None:
     """Draw one panel per game: return with spread against relative time, one line per method.
 
@@ -171,7 +175,7 @@ def _draw_method(axis: Axes, method: str, rows: pd.DataFrame) -> Any:
     color = METHOD_COLORS.get(base)
     if base in POINTS:
         return axis.errorbar(x, mean, std, fmt="s", color=color, ms=4, capsize=3, zorder=3)
-    style = "o-" if method == base else "o--"
+    style = next((s for word, s in VARIANTS.items() if word in method), "o-")
     (line,) = axis.plot(x, mean, style, color=color, ms=3)
     # Bands of many methods at full strength would hide one another.
     alpha = 0.16 if method == "ztw" else 0.04
