@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from ztw_rl.atari import ppo, vec_env
@@ -32,23 +31,8 @@ class Curve(BaseCallback):
         self.points.append(float(self.model.rollout_buffer.rewards.mean()))
 
 
-def stock_ppo(env, config, seed, device):
-    return PPO(
-        "CnnPolicy",
-        env,
-        learning_rate=config.learning_rate,
-        n_steps=config.n_steps,
-        batch_size=config.batch_size,
-        n_epochs=config.n_epochs,
-        gamma=config.gamma,
-        gae_lambda=config.gae_lambda,
-        clip_range=config.clip_range,
-        ent_coef=config.ent_coef,
-        vf_coef=config.vf_coef,
-        max_grad_norm=config.max_grad_norm,
-        seed=seed,
-        device=device,
-    )
+def our_ppo(env, config, seed):
+    return ppo.build_ppo(env, config, seed, torch.device("cpu"))
 
 
 def curves(build, first_seed):
@@ -57,20 +41,20 @@ def curves(build, first_seed):
     for seed in range(first_seed, first_seed + N_SEEDS):
         env = AtariVecEnv(AtariConfig(), N_ENVS, seed=100 * seed)
         curve = Curve()
-        model = build(env, CONFIG, seed, torch.device("cpu"))
+        model = build(env, CONFIG, seed)
         model.learn(CONFIG.n_timesteps, callback=curve)
         found.append(curve.points)
     return np.array(found)
 
 
 @pytest.mark.slow
-def test_the_curves_overlap(patch_games, monkeypatch):
+def test_the_curves_overlap(patch_games, monkeypatch, stock_ppo):
     def games(config, n_envs, n_threads):
         return patch_games(n_envs, n_actions=N_ACTIONS, size=84)
 
     monkeypatch.setattr(vec_env, "make_emulators", games)
     # Other seeds: two samples of what training may give, not twice the same one.
-    ours, stock = curves(ppo.build_ppo, 0), curves(stock_ppo, N_SEEDS)
+    ours, stock = curves(our_ppo, 0), curves(stock_ppo, N_SEEDS)
     assert ours.shape == stock.shape == (N_SEEDS, 8)
     # Both begin at random play's third, and both learn.
     for found in (ours, stock):

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.logger import Logger
 
@@ -217,21 +216,10 @@ def same_rollout(source: RolloutBuffer, target: RolloutBuffer) -> None:
 
 
 @pytest.mark.parametrize("config", [ONE_STEP, TINY], ids=["one optimiser step", "four"])
-def test_an_update_equals_stock_ppos(env, config):
+def test_an_update_equals_stock_ppos(env, config, stock_ppo):
     """Same weights, rollout and minibatches give the same losses and the same new weights."""
     fast = ppo.build_ppo(env, config, seed=0, device=CPU)
-    stock = PPO(
-        "CnnPolicy",
-        env,
-        learning_rate=config.learning_rate,
-        n_steps=config.n_steps,
-        batch_size=config.batch_size,
-        n_epochs=config.n_epochs,
-        clip_range=config.clip_range,
-        ent_coef=config.ent_coef,
-        seed=0,
-        device=CPU,
-    )
+    stock = stock_ppo(env, config, 0)
     initial = {k: v.clone() for k, v in stock.policy.state_dict().items()}
     assert initial.keys() == fast.policy.state_dict().keys()
     torch.testing.assert_close(dict(fast.policy.state_dict()), initial, rtol=0, atol=0)
