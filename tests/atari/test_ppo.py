@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.logger import Logger
 
@@ -92,6 +93,21 @@ def test_a_checkpoint_holds_weights_moments_and_counters(env, trained):
         assert after[index]["step"] == 2 * 2 * TINY.n_epochs
         assert state["exp_avg_sq"].any()
         torch.testing.assert_close(state, after[index], rtol=0, atol=0)
+
+
+def test_what_is_learnt_next_does_not_depend_on_an_interruption(env, tmp_path):
+    straight = ppo.build_ppo(env, TINY, seed=0, device=CPU)
+    straight.learn(TINY.n_timesteps)
+    resumed = ppo.build_ppo(env, TINY, seed=1, device=CPU)
+    ppo.load(resumed, ppo.save(straight, tmp_path))
+    _, callback = straight._setup_learn(TINY.n_timesteps)
+    assert straight.collect_rollouts(env, callback, straight.rollout_buffer, TINY.n_steps)
+    resumed.rollout_buffer = straight.rollout_buffer
+    for model in (straight, resumed):
+        train_once(model)
+    torch.testing.assert_close(
+        dict(resumed.policy.state_dict()), dict(straight.policy.state_dict()), rtol=0, atol=0
+    )
 
 
 def test_resuming_continues_counter_schedule_and_logs(env, trained):
@@ -206,6 +222,14 @@ def test_a_checkpoint_of_another_game(trained):
     env.close()
 
 
+def train_once(model: PPO) -> None:
+    """Learn from the rollout that the buffer holds, its minibatches drawn with a fixed seed."""
+    model.set_logger(Logger(None, []))
+    model._current_progress_remaining = 1.0
+    np.random.seed(0)  # noqa: NPY002 - SB3 shuffles minibatches with the global generator.
+    model.train()
+
+
 def same_rollout(source: RolloutBuffer, target: RolloutBuffer) -> None:
     """Fill ``target`` with what ``source`` holds."""
     for step in range(source.buffer_size):
@@ -235,10 +259,7 @@ def test_an_update_equals_stock_ppos(env, config, stock_ppo):
 
     losses = []
     for model in (stock, fast):
-        model.set_logger(Logger(None, []))
-        model._current_progress_remaining = 1.0
-        np.random.seed(0)  # noqa: NPY002 - SB3 shuffles minibatches with the global generator.
-        model.train()
+        train_once(model)
         losses.append({k: v for k, v in model.logger.name_to_value.items() if "train/" in k})
     assert losses[0].keys() >= {
         "train/policy_gradient_loss",

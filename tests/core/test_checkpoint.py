@@ -198,20 +198,33 @@ def test_no_checkpoint_yet(tmp_path):
         newest_checkpoint(tmp_path)
 
 
-def test_an_optimiser_goes_on_where_it_was(tmp_path):
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    "weight",
+    [
+        torch.tensor([1.0, -2.0]),
+        torch.arange(1.0, 49.0).view(2, 3, 2, 4).to(memory_format=torch.channels_last),
+        torch.arange(1.0, 7.0).view(3, 2).t(),
+    ],
+    ids=["plain", "channels-last", "by column"],
+)
+def test_an_optimiser_goes_on_where_it_was(tmp_path, weight, fused):
     def steps(weight, optimizer, n):
         for i in range(n):
             optimizer.zero_grad()
             (weight * (i + 1.0)).square().sum().backward()
             optimizer.step()
 
-    straight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimizer = torch.optim.Adam([straight], lr=0.1)
+    straight = torch.nn.Parameter(weight.clone())
+    assert straight.stride() == weight.stride()
+    optimizer = torch.optim.Adam([straight], lr=0.1, fused=fused)
     steps(straight, optimizer, 3)
     save_tensors(tmp_path / "o", optimizer_tensors(optimizer))
     resumed = torch.nn.Parameter(straight.detach().clone())
-    other = torch.optim.Adam([resumed], lr=0.1)
+    other = torch.optim.Adam([resumed], lr=0.1, fused=fused)
     load_optimizer_tensors(other, load_tensors(tmp_path / "o"))
+    # Fused kernels read memory in order, and on a GPU refuse another layout.
+    assert other.state[resumed]["exp_avg_sq"].stride() == resumed.stride()
     steps(straight, optimizer, 3)
     steps(resumed, other, 3)
     assert torch.equal(straight, resumed)
