@@ -152,3 +152,34 @@ def test_any_number_of_games(tmp_path, n):
     assert first.startswith(b"\x89PNG")
     plots.plot_games(table, "", tmp_path / "games.png")
     assert (tmp_path / "games.png").read_bytes() == first
+
+
+LABELS = [
+    *["backbone", "backbone, sampled", "ztw", "cascade", "ensemble", "sdn", "pbee", "student"],
+    *["pbee, sampled", "ztw, sampled", "ztw, patience", "ztw, exits input conv1 conv2"],
+    *["ztw, exits conv1", "ztw, exits conv1, sampled"],
+]
+
+
+@pytest.mark.parametrize("n", [1, 2, 8])
+def test_all_variants_can_be_told_apart_and_the_legend_is_whole(tmp_path, drawn, n):
+    table = pd.DataFrame(
+        point(f"game{i}", label, 0.4 + t, 10.0 + t)
+        for i in range(n)
+        for label in LABELS
+        for t in (0.0, 0.5)
+    )
+    plots.plot_games(table, "", tmp_path / "games.png")
+    (figure,) = drawn
+    (legend,) = figure.legends
+    extent, whole = legend.get_window_extent(), figure.bbox
+    assert whole.x0 <= extent.x0 < extent.x1 <= whole.x1
+    assert whole.y0 <= extent.y0 < extent.y1 <= whole.y1
+    assert [text.get_text() for text in legend.get_texts()] == LABELS
+    # Error bars have caps that are lines as well.
+    lines = [a for a in figure.axes[0].get_lines() if a.get_marker() not in ("None", "_", "|")]
+    looks = {
+        (a.get_color(), a.get_marker(), a.get_linestyle(), a.get_markerfacecolor() == "white")
+        for a in lines
+    }
+    assert len(looks) == len(lines) == len(LABELS)

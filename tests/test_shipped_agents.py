@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from ztw_rl import recipes
 from ztw_rl.atari.agent import load_agent, policy_fingerprint
 from ztw_rl.atari.backbone import from_sb3
 from ztw_rl.atari.evaluate import play
@@ -19,6 +20,7 @@ from ztw_rl.core.backends.staged import eager
 from ztw_rl.core.checkpoint import load_tensors
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.metrics import relative_cost
+from ztw_rl.core.selection import normalized
 
 FOLDERS = sorted(
     path.parent for path in (Path(__file__).parents[1] / "agents").glob("*/agent.json")
@@ -35,6 +37,16 @@ def test_what_ppo_can_go_on_from_is_the_agents_policy(folder):
         pytest.skip("its PPO is done")
     policy = from_sb3(load_tensors(path), str(path))
     assert policy_fingerprint(policy) == load_agent(folder).identity().policy
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_shipped_policy_has_half_of_what_others_reach(folder):
+    recipe, table = recipes.load(folder.name), load_table(folder / "curve.json")
+    assert recipe.reference_return is not None
+    assert recipe.random_return is not None
+    assert table.backbone is not None
+    share = normalized(table.backbone.mean, recipe.random_return, recipe.reference_return[0])
+    assert share >= 0.5
 
 
 @pytest.mark.slow

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 
@@ -129,10 +130,6 @@ POINTS = ("pbee", "student")
 """Methods whose settings have nothing between them."""
 
 
-VARIANTS = {", sampled": "v:", ", exits": "^--", ", patience": "s-."}
-"""Lines of a method's variants, which share its colour."""
-
-
 def plot_games(points: pd.DataFrame, note: str, path: Path) -> None:
     """Draw one panel per game: return with spread against relative time, one line per method.
 
@@ -149,34 +146,76 @@ def plot_games(points: pd.DataFrame, note: str, path: Path) -> None:
     figure, axes = plt.subplots(
         n_rows, n_columns, figsize=size, squeeze=False, layout="constrained"
     )
+    styles = _styles(points["method"].astype(str))
     shown: dict[str, Any] = {}
     for axis, (game, rows) in zip(axes.flat, games, strict=False):
-        for method, own in rows.groupby("method", sort=False):
-            shown[str(method)] = _draw_method(axis, str(method), own.sort_values("relative_time"))
+        for name, own in rows.groupby("method", sort=False):
+            method = str(name)
+            drawn = _draw_method(axis, method, own.sort_values("relative_time"), styles[method])
+            shown[method] = drawn
         axis.set_title(str(game), fontsize=10)
         axis.grid(alpha=0.25)
     for axis in axes.flat[len(games) :]:
         axis.set_visible(False)
     figure.legend(
-        list(shown.values()), list(shown), loc="outside upper center", ncols=len(shown), fontsize=8
+        list(shown.values()),
+        list(shown),
+        loc="outside upper center",
+        ncols=min(len(shown), n_columns + 2),
+        fontsize=8,
     )
     figure.supylabel("return: mean ± standard deviation of games", fontsize=9)
     figure.supxlabel(f"{COSTS['relative_time']}\n{note}", fontsize=8)
     _save(figure, path)
 
 
-def _draw_method(axis: Axes, method: str, rows: pd.DataFrame) -> Any:
+class Style(NamedTuple):
+    """What tells methods, and the variants of one, apart."""
+
+    color: str | None
+    marker: str
+    line: str
+    hollow: bool
+
+
+def _styles(methods: Iterable[str]) -> dict[str, Style]:
+    """By label, such as ``sdn`` or ``ztw, exits input conv1 conv2, sampled``.
+
+    Colour is the method's; sampled actions are dotted and hollow; variants of other kinds have
+    dashes, and markers of their own.
+    """
+    styles: dict[str, Style] = {}
+    kinds: list[str] = []
+    for label in dict.fromkeys(methods):
+        base, *variant = label.split(", ")
+        sampled = "sampled" in variant
+        kind = ", ".join(word for word in variant if word != "sampled")
+        if kind and kind not in kinds:
+            kinds.append(kind)
+        plain = "D" if base == "backbone" else "s" if base in POINTS else "o"
+        marker = MARKERS[kinds.index(kind) % len(MARKERS)] if kind else plain
+        line = ":" if sampled else "--" if kind else "-"
+        color = BACKBONE if base == "backbone" else METHOD_COLORS.get(base)
+        styles[label] = Style(color, marker, line, sampled)
+    return styles
+
+
+MARKERS = "^vP*X"
+
+
+def _draw_method(axis: Axes, method: str, rows: pd.DataFrame, style: Style) -> Any:
     """One method's points or line in one game; returns what its legend shows."""
     base = method.split(",")[0]
     x, mean, std = rows["relative_time"], rows["return_mean"], rows["return_std"]
-    if method == "backbone":
-        axis.axhline(mean.iloc[0], color=BACKBONE, lw=1, ls=":", zorder=1)
-        return axis.errorbar(x, mean, std, fmt="D", color=BACKBONE, ms=5, capsize=3, zorder=4)
-    color = METHOD_COLORS.get(base)
+    look: dict[str, Any] = {"color": style.color, "marker": style.marker}
+    if style.hollow:
+        look["markerfacecolor"] = "white"
+    if base == "backbone":
+        axis.axhline(mean.iloc[0], color=style.color, lw=1, ls=":", zorder=1)
+        return axis.errorbar(x, mean, std, ls="none", ms=5, capsize=3, zorder=4, **look)
     if base in POINTS:
-        return axis.errorbar(x, mean, std, fmt="s", color=color, ms=4, capsize=3, zorder=3)
-    style = next((s for word, s in VARIANTS.items() if word in method), "o-")
-    (line,) = axis.plot(x, mean, style, color=color, ms=3)
+        return axis.errorbar(x, mean, std, ls="none", ms=4, capsize=3, zorder=3, **look)
+    (line,) = axis.plot(x, mean, ls=style.line, ms=3, **look)
     # Bands of many methods at full strength would hide one another.
     alpha = 0.16 if method == "ztw" else 0.04
     axis.fill_between(x, mean - std, mean + std, color=line.get_color(), alpha=alpha, lw=0)

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ztw_rl.atari import distill as module
 from ztw_rl.atari.backbone import early_exit_nature_cnn
 from ztw_rl.atari.config import AtariConfig, DistillConfig
-from ztw_rl.atari.distill import build_student, distill
+from ztw_rl.atari.distill import build_early_exit_model, distill
 from ztw_rl.atari.teacher import Provenance, Teacher
 from ztw_rl.core.checkpoint import checkpoints, load_tensors, newest_checkpoint
 from ztw_rl.errors import UserError
@@ -65,7 +65,7 @@ def changed(before, after, prefix):
 def test_each_stage_changes_its_own_part_and_nothing_else(teacher, games, tmp_path):
     untouched = {name: tensor.clone() for name, tensor in teacher.parameters.items()}
     torch.manual_seed(0)
-    begin = build_student(teacher, TINY).state_dict()
+    begin = build_early_exit_model(teacher, TINY).state_dict()
     result = run(teacher, games, tmp_path)
     assert (result.n_timesteps, result.finished) == (96, True)
     assert [p.name for p in checkpoints(tmp_path)] == ["step_000000048", "step_000000096"]
@@ -89,12 +89,12 @@ def test_the_trunk_runs_once_per_step_and_never_again(teacher, games, tmp_path, 
     seen = []
 
     def watched(*args):
-        model = build_student(*args)
+        model = build_early_exit_model(*args)
         for i, block in enumerate(model.blocks):
             block.register_forward_hook(lambda m, args, out, i=i: seen.append((i, len(out))))
         return model
 
-    monkeypatch.setattr(module, "build_student", watched)
+    monkeypatch.setattr(module, "build_early_exit_model", watched)
     run(teacher, games, tmp_path)
     n_samples = [sum(n for i, n in seen if i == block) for block in range(5)]
     assert n_samples == [96] * 5

@@ -11,7 +11,7 @@ import torch
 from ztw_rl.atari.agent import Agent, AgentConfig, load_agent, policy_fingerprint, save_agent
 from ztw_rl.atari.backbone import WIDTHS, early_exit_nature_cnn
 from ztw_rl.atari.config import AtariConfig, DistillConfig
-from ztw_rl.atari.distill import build_student, distill
+from ztw_rl.atari.distill import build_early_exit_model, distill
 from ztw_rl.atari.evaluate import play
 from ztw_rl.atari.seats import Row
 from ztw_rl.atari.student import exit_macs, macs, policy, student_of, widths_for
@@ -111,7 +111,7 @@ def test_the_teacher_stays_as_it_was(distilled, teacher):
 def test_it_acts_itself_and_all_of_it_learns(teacher, patch_games, tmp_path):
     torch.manual_seed(0)
     config = replace(CONFIG, n_timesteps=128)
-    student = student_of(build_student(teacher, config))
+    student = student_of(build_early_exit_model(teacher, config))
     begin = student.state_dict()
     seen = torch.from_numpy(patch_games(8, size=84).reset(np.arange(8)))
     with torch.no_grad():
@@ -160,7 +160,7 @@ def test_early_exit_agents_are_told_by_their_policy_whatever_the_method():
     found = set()
     for method in ("ztw", "sdn"):
         config = AgentConfig(AtariConfig(), 6, EXITS, method)
-        model = build_student(
+        model = build_early_exit_model(
             Teacher(weights, AtariConfig(), Provenance()), DistillConfig(method=method)
         )
         found.add(Agent(config, model).identity())

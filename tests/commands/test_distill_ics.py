@@ -111,6 +111,12 @@ def test_resume_without_a_value_takes_the_newest(distill_run, capsys):
     assert (distill_run / "agent" / "agent.json").is_file()
 
 
+def test_a_resumed_run_may_be_called_by_its_game(distill_run, one_error):
+    assert cli.main(["distill-ics", "--resume", "--env=ALE/Pong-v5", "--device=cpu"]) == 0
+    error = one_error("distill-ics", "--resume", "--env=Breakout")
+    assert error == f"error: {distill_run} plays pong, not Breakout; leave out --env\n"
+
+
 def test_runs_without_a_checkpoint_are_passed_over(ppo_run, distill_run, distill, capsys):
     """As a kill before the first checkpoint leaves them."""
     for run in (ppo_run, distill_run):

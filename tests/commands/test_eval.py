@@ -42,6 +42,7 @@ def test_the_newest_agent_at_several_thresholds(distill_run, capsys):
     assert f"agent: {distill_run}/agent" in out
     assert "runs/eval/pong-001/curve.csv" in out
     assert "runs/eval/pong-001/curve.png" in out
+    assert "full policies that others trained on pong score 20 to 21" in out
 
     rows = rows_of(Path("runs/eval/pong-001/curve.csv"))
     assert list(rows[0]) == COLUMNS
@@ -68,6 +69,12 @@ def test_the_newest_agent_at_several_thresholds(distill_run, capsys):
     # Forced to its end, the agent plays the backbone's games.
     assert forced[2]["return_mean"] == backbone["return_mean"]
 
+    settings = json.loads(Path("runs/eval/pong-001/config.json").read_text())
+    assert (settings["backend"], settings["device"], settings["ensembles"]) == (
+        "eager",
+        "cpu",
+        True,
+    )
     stored = json.loads(Path("runs/eval/pong-001/curve.json").read_text())
     assert stored["agent"] == f"{distill_run}/agent"
     assert stored["thresholds"] == [0.1, 0.3, 0.5]
@@ -118,7 +125,7 @@ def test_the_ics_without_their_ensembles(distill_run, one_error):
     arguments = ["--no-ensembles", "--thresholds=0.5", "--output=b"]
     assert cli.main([*SMALL, *arguments]) == 0
     stored = json.loads(Path("b/curve.json").read_text())
-    assert stored["method"] == "cascade"
+    assert (stored["method"], stored["ensembles"]) == ("cascade", False)
     assert stored["exits"] == ["conv1", "conv2"]
     assert stored["identity"]["policy"] == whole.identity().policy
     assert stored["identity"]["agent"] == whole.without_ensembles().identity().agent
@@ -139,7 +146,12 @@ def test_the_backend_that_was_asked_for_plays_and_is_timed(distill_run, monkeypa
     assert cli.main([*SMALL, "--backend=onnx", "--thresholds=0.5", "--output=o"]) == 0
     # One observation is timed, and several games are played at a time.
     assert len(sizes) > 1
-    assert json.loads(Path("o/curve.json").read_text())["backend"] == "ONNX Runtime"
+    stored = json.loads(Path("o/curve.json").read_text())
+    assert (stored["backend"], stored["device"], stored["ensembles"]) == (
+        "ONNX Runtime",
+        "cpu",
+        True,
+    )
 
 
 def test_disagreement_is_stored_game_by_game(distill_run):

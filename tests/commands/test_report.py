@@ -119,7 +119,9 @@ def test_one_game(pong, capsys):
     assert [float(r["kept"]) for r in found] == pytest.approx([0.995, 0.96, 0.9])
     assert [r["separated"] for r in found] == ["yes"] * 3
     text = Path("agents/games.md").read_text()
-    assert "| pong | ztw | 0.900 (0.9) | 0.600 (0.5) | 0.400 (0.2) |" in text
+    line = "| pong | ztw | 3 × 10 | 0.900, 99.5% (0.9) | 0.600, 96.0% (0.5) | 0.400, 90.0% (0.2) |"
+    assert line in text
+    assert (found[0]["settings"], found[0]["games"]) == ("3", "10")
     assert "10 full games per setting; times: eager PyTorch, one thread." in text
     assert Path("agents/games.png").read_bytes().startswith(b"\x89PNG")
 
@@ -195,7 +197,11 @@ def test_other_methods(pong):
         "student",
         "ztw, exits input conv1 conv2",
         "ztw, sampled",
+        "ztw, 1 × 10",
     ]
+    # With 0.5 alone to choose from, as the others had.
+    assert found["ztw", "0.8800"]["relative_macs"] == "0.4000"
+    assert found["ztw, 1 × 10", "0.8800"]["relative_macs"] == "0.6000"
     assert found["ztw, exits input conv1 conv2", "0.8800"]["relative_macs"] == "0.3000"
     assert found["student", "0.9500"]["threshold"] == "conv2"
     assert found["student", "0.8800"]["threshold"] == "conv1"
@@ -266,10 +272,39 @@ def a_student_on_other_games(pong):
     return f"{pong}/curve-student.json needs the games of {pong}/curve.json: 10 greedy ones from"
 
 
+def the_same_method(pong, **changes):
+    """A second table of ztw at another threshold."""
+    rows = [
+        row("confidence", 0.6, FULL["pong"], 0.4),
+        row("backbone", None, FULL["pong"], 1),
+    ]
+    write_table(pong / "curve-fine.json", "pong", rows, **changes)
+    return f"{pong}/curve-fine.json and {pong}/curve.json are both of 'ztw', "
+
+
 def the_same_method_on_other_games(pong):
-    rows = [row("confidence", 0.6, FULL["pong"], 0.4), row("backbone", None, FULL["pong"], 1)]
-    write_table(pong / "curve-fine.json", "pong", rows, seed=5)
-    return f"{pong}/curve-fine.json and {pong}/curve.json are both of 'ztw' but of other games"
+    return the_same_method(pong, seed=5) + "but of other games"
+
+
+def the_same_method_of_other_weights(pong):
+    identity = {"agent": "0" * 16, "policy": make_agent("pong").identity().policy}
+    return the_same_method(pong, identity=identity) + "but of other weights"
+
+
+def the_same_method_on_another_backend(pong):
+    return the_same_method(pong, backend="ONNX Runtime") + "but timed on other backends"
+
+
+def the_same_setting_twice(pong):
+    shutil.copy(pong / "curve.json", pong / "curve-again.json")
+    return f"{pong}/curve-again.json and {pong}/curve.json are both of 'ztw', and both hold 0.2 0.5"
+
+
+def the_same_student_twice(pong):
+    for name in ("curve-student.json", "curve-student-2.json"):
+        rows = [row("student", None, FULL["pong"], 0.4)]
+        write_table(pong / name, "pong", rows, method="student", student_of="conv1")
+    return "are both of 'student', and both hold conv1"
 
 
 def a_poor_backbone(pong):
@@ -302,6 +337,10 @@ def nothing_at_all(pong):
         another_policys_method,
         a_student_on_other_games,
         the_same_method_on_other_games,
+        the_same_method_of_other_weights,
+        the_same_method_on_another_backend,
+        the_same_setting_twice,
+        the_same_student_twice,
         a_poor_backbone,
         a_single_game,
         nothing_at_all,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ztw_rl.core.levels import Contest, Level
+from ztw_rl.core.levels import Level, PairedScores
 from ztw_rl.core.selection import Costs, CrossFit, cross_fit, keeping
 
 
@@ -12,9 +12,9 @@ def same_in_all(costs, n_games, n):
     return Costs(np.tile(np.array(costs)[:, None], (n_games, 1, n)), np.ones((1, 1, n)))
 
 
-def contest(scores, costs, full, random=0.0):
+def paired(scores, costs, full, random=0.0):
     """Of one game."""
-    return Contest(
+    return PairedScores(
         np.array([scores], float),
         same_in_all(costs, 1, len(full)),
         np.array([full], float),
@@ -25,9 +25,10 @@ def contest(scores, costs, full, random=0.0):
 def test_one_game_is_chosen_as_by_mean_scores():
     rng = np.random.default_rng(0)
     scores, full = rng.normal(15, 3, (4, 20)), rng.normal(18, 2, 20)
-    costs = np.array([0.4, 0.6, 0.8, 1.02])
+    scores[1] = scores[0]
+    costs = np.array([0.4, 0.4, 0.8, 1.02])
     for keep in (0.99, 0.9, 0.5):
-        found = contest(scores, costs, full, -20).level(keep)
+        found = paired(scores, costs, full, -20).level(keep)
         each = Costs(np.tile(costs[:, None], 20), np.ones((4, 20)))
         wanted = cross_fit(keeping(-20, keep), scores, each, full, -20)
         assert found.selection.chosen == wanted.chosen
@@ -37,13 +38,13 @@ def test_one_game_is_chosen_as_by_mean_scores():
 
 
 def test_without_spread_the_interval_has_no_width():
-    found = contest([[8, 8, 8, 8]], [0.5], [10, 10, 10, 10]).level(0.7)
+    found = paired([[8, 8, 8, 8]], [0.5], [10, 10, 10, 10]).level(0.7)
     assert (found.selection.chosen, found.selection.cost) == ((0, 0), 0.5)
     assert (found.low, found.high) == (0.8, 0.8)
 
 
 def test_the_full_model_itself_is_sure():
-    found = contest([[1, 2, 3, 4]], [0.5], [10, 12, 10, 12]).level(0.95)
+    found = paired([[1, 2, 3, 4]], [0.5], [10, 12, 10, 12]).level(0.95)
     assert found.selection == CrossFit((None, None), 1.0, 1.0)
     assert (found.low, found.high) == (1.0, 1.0)
     assert not found.unclear((0.99, 0.88))
@@ -52,7 +53,7 @@ def test_the_full_model_itself_is_sure():
 def test_agent_and_full_model_are_resampled_together():
     # The agent always gets nine tenths, however the games went.
     full = np.array([1.0, 50, 3, 70, 9, 20])
-    found = contest([0.9 * full], [0.5], full).level(0.8)
+    found = paired([0.9 * full], [0.5], full).level(0.8)
     assert found.low == pytest.approx(0.9)
     assert found.high == pytest.approx(0.9)
 
@@ -62,7 +63,7 @@ def test_over_games_by_hand():
     # 0, 0.5, 1, 1 in the second; the full model gets 1 everywhere.
     scores = np.array([[[10.0, 10, 10, 10]], [[0.0, 500, 1000, 1000]]])
     full = np.array([[10.0] * 4, [1000.0] * 4])
-    both = Contest(scores, same_in_all([0.5], 2, 4), full, np.zeros(2))
+    both = PairedScores(scores, same_in_all([0.5], 2, 4), full, np.zeros(2))
     everything = np.tile(np.arange(4), (1, 2, 1))
     # Sorted: 0, ½, 1, 1, 1, 1, 1, 1, whose middle half is all ones.
     assert both.shares(0, everything)[0] == 1.0
@@ -72,7 +73,7 @@ def test_over_games_by_hand():
 
 def test_over_games_random_play_is_the_floor():
     scores = np.array([[[-20.0, -20]], [[100.0, 100]]])
-    both = Contest(
+    both = PairedScores(
         scores,
         same_in_all([0.5], 2, 2),
         np.array([[20.0, 20], [200.0, 200]]),
@@ -86,7 +87,7 @@ def test_over_games_costs_are_averaged_on_the_reported_seeds():
     scores, full = np.full((2, 1, 4), 10.0), np.full((2, 4), 10.0)
     # The first game's even seeds cost 0.2 and its odd ones 0.4; the second game's 0.6 and 0.8.
     costs = Costs(np.array([[[0.2, 0.4, 0.2, 0.4]], [[0.6, 0.8, 0.6, 0.8]]]), np.ones((2, 1, 4)))
-    found = Contest(scores, costs, full, np.zeros(2)).level(0.9).selection
+    found = PairedScores(scores, costs, full, np.zeros(2)).level(0.9).selection
     assert found.cost == pytest.approx(((0.4 + 0.8) / 2 + (0.2 + 0.6) / 2) / 2)
 
 
@@ -102,11 +103,11 @@ def test_levels_that_the_interval_reaches_are_unclear():
 )
 def test_what_cannot_be_judged(full, message):
     with pytest.raises(ValueError, match=message):
-        contest([[0.0] * len(full)], [0.4], full)
+        paired([[0.0] * len(full)], [0.4], full)
 
 
 def test_the_same_seed_gives_the_same_interval():
     rng = np.random.default_rng(0)
-    found = contest(rng.normal(9, 1, (2, 30)), [0.4, 0.8], rng.normal(10, 1, 30))
+    found = paired(rng.normal(9, 1, (2, 30)), [0.4, 0.8], rng.normal(10, 1, 30))
     assert found.level(0.8) == found.level(0.8)
     assert found.level(0.8).low != found.level(0.8, seed=1).low

@@ -60,7 +60,7 @@ class State:
     """Environment steps learnt from, over all stages."""
 
 
-def build_student(teacher: Teacher, config: DistillConfig) -> EarlyExitModel:
+def build_early_exit_model(teacher: Teacher, config: DistillConfig) -> EarlyExitModel:
     """The teacher's network with ICs yet to be fitted, frozen and in eval mode."""
     if config.method == "student":
         model = beside_teacher(teacher.parameters, config.exits, config.student_of)
@@ -108,7 +108,7 @@ def distill(
     torch.manual_seed(seed)
     if config.method == "student":
         config = replace(config, learning_rates=config.student_learning_rates)
-    model = build_student(teacher, config).to(device)
+    model = build_early_exit_model(teacher, config).to(device)
     stages = build_stages(model, config)
     total = config.n_timesteps * len(stages)
     done, moments = 0, None

@@ -24,10 +24,18 @@ class MethodResult:
     settings: dict[str, StoredRow]
     """By threshold, or by the exit that a student matches."""
     backbone: StoredRow
-    path: Path
-    """A table that it comes from."""
-    backend: str
-    seed: int
+    table: StoredTable
+    """The first that it comes from."""
+
+    @property
+    def path(self) -> Path:
+        """A table that it comes from."""
+        return self.table.path
+
+    @property
+    def backend(self) -> str:
+        """What its times were measured on."""
+        return self.table.backend
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,11 @@ def rank(method: str) -> tuple[int, str]:
 def _joined(
     before: MethodResult | None, table: StoredTable, label: str, own: StoredTable
 ) -> MethodResult:
-    """``before`` and what ``table`` adds to it."""
+    """``before`` and what ``table`` adds to it.
+
+    Raises:
+        UserError: The two do not belong together.
+    """
     full = table.backbone
     if full is None:
         full = own.backbone
@@ -132,14 +144,31 @@ def _joined(
                 f"{table.path} needs the games of {own.path}: {own.n_games} {own.action_mode} ones "
                 f"from seed {own.seed}"
             )
-    if before is not None and (before.seed, before.backbone.returns) != (table.seed, full.returns):
-        raise UserError(
-            f"{table.path} and {before.path} are both of '{label}' but of other games; evaluate "
-            "one of them again"
-        )
     rows = {
         f"{row.threshold:g}" if row.threshold is not None else str(table.student_of): row
         for row in table.adaptive
     }
-    known = before.settings if before else {}
-    return MethodResult(label, {**known, **rows}, full, table.path, table.backend, table.seed)
+    if before is None:
+        return MethodResult(label, rows, full, table)
+    conflict = _conflict(before, table, full, set(rows))
+    if conflict:
+        raise UserError(
+            f"{table.path} and {before.path} are both of '{label}', {conflict}; keep one of them, "
+            "or evaluate again"
+        )
+    return MethodResult(label, {**before.settings, **rows}, full, before.table)
+
+
+def _conflict(
+    before: MethodResult, table: StoredTable, full: StoredRow, settings: set[str]
+) -> str | None:
+    """Why a table can add nothing to what is known of its method, in words."""
+    first = before.table
+    if (first.seed, before.backbone.returns) != (table.seed, full.returns):
+        return "but of other games"
+    if table.method != "student" and table.identity.agent != first.identity.agent:
+        return "but of other weights"
+    if table.backend != first.backend:
+        return "but timed on other backends"
+    twice = settings & before.settings.keys()
+    return f"and both hold {' '.join(sorted(twice))}" if twice else None

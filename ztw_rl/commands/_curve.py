@@ -29,8 +29,13 @@ class EvalRun:
     thresholds: tuple[float, ...]
     rule: str
     disagreement: bool
+    ensembles: bool
     seed: int
     evaluation: EvaluationConfig
+    backend: str
+    """Its name on the command line; in ``curve.json``, the name for tables."""
+    device: str
+    """Where the games' network ran."""
 
 
 def write(

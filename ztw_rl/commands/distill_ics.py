@@ -85,7 +85,10 @@ def main(arguments: list[str]) -> int:
             policy=Path(stored.policy), seed=stored.seed, distill=stored.distill, atari=stored.atari
         )
         args = _full(parse(DistillICs, arguments, PROG, lambda: default))
-        check_resumable(run_dir, args.resume, default, args)
+        played = canonical(stored.atari.game)
+        if args.env and canonical(args.env) != played:
+            raise UserError(f"{run_dir} plays {played}, not {args.env}; leave out --env")
+        check_resumable(run_dir, args.resume, default, replace(args, env=None))
         return _go_on(run_dir, stored, args)
 
     def find() -> Path:
@@ -136,7 +139,7 @@ def _defaults(policy: Path, env: str | None) -> DistillICs:
 
 def _start(args: DistillICs, policy: Path) -> int:
     """Distil in a new run folder."""
-    from ztw_rl.atari.distill import build_student
+    from ztw_rl.atari.distill import build_early_exit_model
     from ztw_rl.core.checkpoint import save_tensors
     from ztw_rl.core.device import resolve_device
 
@@ -144,7 +147,7 @@ def _start(args: DistillICs, policy: Path) -> int:
     atari = replace(args.atari, game=rom_id(args.atari.game))
     teacher = load_teacher(policy, atari)
     # Exits that do not exist show here, before there is a run folder.
-    build_student(teacher, args.distill)
+    build_early_exit_model(teacher, args.distill)
     with _games(teacher, args.distill.n_envs) as emulators:
         console = _console()
         if is_zip(policy):
@@ -211,13 +214,13 @@ def _show_imported(
     """Play a few games, so that wrong pixels or a wrong game are seen before hours are spent."""
     import torch
 
-    from ztw_rl.atari.distill import build_student
+    from ztw_rl.atari.distill import build_early_exit_model
     from ztw_rl.atari.evaluate import play
     from ztw_rl.atari.seats import Row
     from ztw_rl.core.backends.staged import eager
 
     (result,) = play(
-        eager(build_student(teacher, args.distill)),
+        eager(build_early_exit_model(teacher, args.distill)),
         [emulators],
         [Row("backbone")],
         n_episodes=IMPORT_GAMES,

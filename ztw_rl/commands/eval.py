@@ -137,15 +137,28 @@ def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
     results = _play(args, folder, agent, backend, thresholds, device, console)
     frame = table(results, costs, times.relative)
     run = EvalRun(
-        str(folder), tuple(thresholds), args.rule, args.disagreement, args.seed, args.evaluation
+        agent=str(folder),
+        thresholds=tuple(thresholds),
+        rule=args.rule,
+        disagreement=args.disagreement,
+        ensembles=args.ensembles,
+        seed=args.seed,
+        evaluation=args.evaluation,
+        backend=args.backend,
+        device=str(device),
     )
     game = canonical(agent.config.atari.game)
     output = args.output or runs.create(args.runs_dir, KIND, game, run)
     write(output, agent, run, frame, results, costs, times)
     console.print(f"agent: {folder}", soft_wrap=True)
     console.print(screen(frame, game))
-    for line in kept_lines(output / JSON, recipes.load(game).random_return):
+    recipe = recipes.load(game)
+    for line in kept_lines(output / JSON, recipe.random_return):
         console.print(line)
+    if recipe.reference_return is not None:
+        low, high = (f"{bound:,.0f}" for bound in recipe.reference_return)
+        shown = low if low == high else f"{low} to {high}"
+        console.print(f"full policies that others trained on {game} score {shown}")
     console.print(f"times: {times.backend}, one thread; results: {output}/{CSV}, {JSON}")
     if not agent.is_student:
         console.print(f"picture: {output}/{PNG}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ztw_rl.atari.gallery import GameResults, MethodResult
+    from ztw_rl.atari.tables import StoredRow
     from ztw_rl.core.levels import Level
 
 CSV, MARKDOWN, PNG = "games.csv", "games.md", "games.png"
@@ -44,6 +45,9 @@ class Entry:
     game: str
     method: str
     settings: tuple[str, ...]
+    """What it was chosen from."""
+    n_games: int
+    """Of each setting in each game."""
     level: Level
 
     @property
@@ -96,7 +100,35 @@ def _random_return(game: str, path: Path) -> float:
 
 
 def _of_game(game: GameResults) -> list[Entry]:
-    return [entry for method in game.methods for entry in _levels(game.game, [game], [method])]
+    methods = [*game.methods, *_on_the_others_terms(game.methods)]
+    return [entry for method in methods for entry in _levels(game.game, [game], [method])]
+
+
+def _on_the_others_terms(methods: Sequence[MethodResult]) -> list[MethodResult]:
+    """The agent's own method with no more settings and games than the others had.
+
+    A choice from more thresholds is cheaper, whatever the method.
+    """
+    own = methods[0]
+    others = [
+        m
+        for m in methods[1:]
+        if m.table.rule == own.table.rule and m.settings.keys() <= own.settings.keys()
+    ]
+    if not others:
+        return []
+    shared = [s for s in own.settings if all(s in m.settings for m in others)]
+    n = min(len(m.backbone.returns) for m in (own, *others))
+    if not shared or (len(shared), n) == (len(own.settings), len(own.backbone.returns)):
+        return []
+    return [
+        replace(
+            own,
+            method=f"{own.method}, {len(shared)} × {n}",
+            settings={s: own.settings[s] for s in shared},
+            backbone=replace(own.backbone, returns=own.backbone.returns[:n]),
+        )
+    ]
 
 
 def _over_games(gallery: Sequence[GameResults]) -> list[Entry]:
@@ -116,7 +148,7 @@ def _levels(
     import numpy as np
 
     from ztw_rl.atari.tables import decision_costs
-    from ztw_rl.core.levels import Contest
+    from ztw_rl.core.levels import PairedScores
     from ztw_rl.core.selection import KEEP, Costs
 
     settings = [s for s in methods[0].settings if all(s in m.settings for m in methods)]
@@ -127,7 +159,7 @@ def _levels(
     rows = [[method.settings[s] for s in settings] for method in methods]
     costs = [decision_costs(of_game, "macs") for of_game in rows]
     try:
-        contest = Contest(
+        paired = PairedScores(
             scores=np.array([[row.returns[:n] for row in of_game] for of_game in rows]),
             costs=Costs(
                 np.array([each.means[:, :n] for each in costs]),
@@ -139,9 +171,9 @@ def _levels(
             ),
         )
     except ValueError as error:
-        raise UserError(f"{methods[0].path}: {error}") from None
+        raise UserError(f"{', '.join(str(m.path) for m in methods)}: {error}") from None
     labels = tuple(settings)
-    return [Entry(name, methods[0].method, labels, contest.level(keep)) for keep in KEEP]
+    return [Entry(name, methods[0].method, labels, n, paired.level(keep)) for keep in KEEP]
 
 
 def _frame(entries: Sequence[Entry]) -> pd.DataFrame:
@@ -160,6 +192,8 @@ def _frame(entries: Sequence[Entry]) -> pd.DataFrame:
             "kept_ci_low": entry.level.low,
             "kept_ci_high": entry.level.high,
             "separated": "no" if entry.level.unclear(KEEP) else "yes",
+            "settings": len(entry.settings),
+            "games": entry.n_games,
         }
         for entry in entries
     )
@@ -170,28 +204,42 @@ def _markdown(entries: Sequence[Entry], gallery: Sequence[GameResults]) -> str:
     from ztw_rl.core.selection import KEEP
 
     lines = [
-        f"| game | method | {' | '.join(f'≥ {keep:.0%}' for keep in KEEP)} |",
-        f"|---|---|{'---|' * len(KEEP)}",
+        f"| game | method | settings × games | {' | '.join(f'≥ {keep:.0%}' for keep in KEEP)} |",
+        f"|---|---|---|{'---|' * len(KEEP)}",
     ]
     for i in range(0, len(entries), len(KEEP)):
         cells = [
-            f"{e.level.selection.cost:.3f} ({e.chosen}){' ~' if e.level.unclear(KEEP) else ''}"
+            f"{e.level.selection.cost:.3f}, {e.level.selection.kept:.1%} ({e.chosen})"
+            f"{' ~' if e.level.unclear(KEEP) else ''}"
             for e in entries[i : i + len(KEEP)]
         ]
-        lines.append(f"| {entries[i].game} | {entries[i].method} | {' | '.join(cells)} |")
+        first = entries[i]
+        grid = f"{len(first.settings)} × {first.n_games}"
+        lines.append(f"| {first.game} | {first.method} | {grid} | {' | '.join(cells)} |")
     return (
         "\n".join(lines)
         + f"""
 
 The cheapest cost (share of the full policy's MACs) that keeps a share of its return over random
-play; in brackets the setting: threshold, patience, or the exit whose cost a student has. Each is
-chosen on one half of the seeds and reported on the other, cost and return alike, swapped and
-averaged; two settings mean that the halves chose differently. ~: the 95 % bootstrap interval of
-what was kept reaches another of the levels, so the games cannot tell them apart. Evaluation noise
-only: one training seed each.
-{_note(gallery)}.
+play, and what it kept; in brackets the setting: threshold, patience, or the exit whose cost a
+student has. Each is chosen on one half of the seeds and reported on the other, cost and return
+alike, swapped and averaged; two settings mean that the halves chose differently. ~: the 95 %
+bootstrap interval of what was kept reaches another of the levels, so the games cannot tell them
+apart. Evaluation noise only: one training seed each.
+More settings to choose from make cheaper choices, whatever the method: beside methods that have
+fewer, the agents' own is listed again with as few settings and games.
+{_over_games_note(gallery)}{_note(gallery)}.
 """
     )
+
+
+def _over_games_note(gallery: Sequence[GameResults]) -> str:
+    if len(gallery) < 2:
+        return ""
+    return f"""{ALL_GAMES}: of all games' episodes, each normalised by its game's full policy.
+One setting, of those that all games have, serves them all; each game counts with equally many
+episodes, its first; the cost is the games' mean.
+"""
 
 
 def _note(gallery: Sequence[GameResults]) -> str:
@@ -219,7 +267,15 @@ def _points(gallery: Sequence[GameResults]) -> pd.DataFrame:
         for method in game.methods
         for name, row in [
             *((method.method, row) for row in method.settings.values()),
-            *([("backbone", method.backbone)] if method is game.methods[0] else []),
+            *_backbone(game, method),
         ]
     )
     return frame
+
+
+def _backbone(game: GameResults, method: MethodResult) -> list[tuple[str, StoredRow]]:
+    """The full policy as it is drawn: once for each way of choosing actions."""
+    mode = method.table.action_mode
+    if method is not next(m for m in game.methods if m.table.action_mode == mode):
+        return []
+    return [("backbone" if mode == "greedy" else "backbone, sampled", method.backbone)]

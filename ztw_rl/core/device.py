@@ -13,6 +13,9 @@ from ztw_rl.errors import UserError
 def resolve_device(name: str) -> torch.device:
     """``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
 
+    On CUDA it switches TF32 off, in which PyTorch's float32 convolutions keep 10 bits of 23:
+    confidences and returns should not depend on where they were computed.
+
     Raises:
         UserError: The name is unknown or this machine has no such device.
     """
@@ -26,7 +29,10 @@ def resolve_device(name: str) -> torch.device:
         not torch.cuda.is_available() or int(known[1] or 0) >= torch.cuda.device_count()
     ):
         raise UserError(f"device '{name}' is not available here; use --device cpu")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+    return device
 
 
 def n_network_threads() -> int:

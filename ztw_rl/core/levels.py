@@ -35,7 +35,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Contest:
+class PairedScores:
     """Settings and the full model on the same seeds of one or more games.
 
     Within a game a share is the ratio of mean scores over random play. Over games, episodes are
@@ -101,7 +101,8 @@ class Contest:
             known = costs(seeds)
             cheaper = np.flatnonzero(known < 1).tolist()
             good = [t for t in cheaper if share(t, seeds) >= keep]
-            return min(good, key=lambda t: float(known[t]), default=None)
+            # Of equally cheap ones the last, as ``selection.keeping`` chooses.
+            return min(reversed(good), key=lambda t: float(known[t]), default=None)
 
         selection = by_halves(choose, cost, share, n)
         rng = np.random.default_rng(seed)
