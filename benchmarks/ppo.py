@@ -15,15 +15,19 @@ from pathlib import Path
 import torch
 import tyro
 from stable_baselines3 import PPO
+from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from benchmarks import harness
 from benchmarks.env import emulation_rate, stock_env
 from ztw_rl.atari.config import AtariConfig, PPOConfig
 from ztw_rl.atari.games import rom_id
+from ztw_rl.atari.policy import ChannelsLastCnnPolicy
 from ztw_rl.atari.ppo import build_ppo
 from ztw_rl.atari.vec_env import AtariVecEnv
+from ztw_rl.core.device import resolve_device
 
+TARGETS = {"cpu": 2.5, "cuda": 5.0}
 BFLOAT16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
 
 
@@ -41,12 +45,20 @@ class Settings:
     """Rounds that count; one more warms up."""
     seed: int = 0
     """Of the games and the weights."""
+    device: str = "cpu"
+    """Where all contenders' networks live: cpu, cuda, cuda:1, ..."""
 
 
-def stock_ppo(env: VecEnv, config: PPOConfig, seed: int) -> PPO:
-    """SB3's PPO as it comes, with the hyperparameters of ``config``."""
+def stock_ppo(
+    env: VecEnv,
+    config: PPOConfig,
+    seed: int,
+    device: torch.device,
+    policy: type[ActorCriticCnnPolicy] = ActorCriticCnnPolicy,
+) -> PPO:
+    """SB3's PPO, its policy aside, as it comes, with the hyperparameters of ``config``."""
     return PPO(
-        "CnnPolicy",
+        policy,
         env,
         learning_rate=config.learning_rate,
         n_steps=config.n_steps,
@@ -59,7 +71,7 @@ def stock_ppo(env: VecEnv, config: PPOConfig, seed: int) -> PPO:
         vf_coef=config.vf_coef,
         max_grad_norm=config.max_grad_norm,
         seed=seed,
-        device="cpu",
+        device=device,
     )
 
 
@@ -87,7 +99,7 @@ def main(settings: Settings) -> float:
     atari = AtariConfig(game=rom_id(settings.env))
     config = PPOConfig(n_envs=settings.n_envs, n_steps=settings.n_steps)
     half = replace(config, precision="bfloat16")
-    seed, cpu = settings.seed, torch.device("cpu")
+    seed, device = settings.seed, resolve_device(settings.device)
 
     def ours() -> AtariVecEnv:
         return AtariVecEnv(atari, settings.n_envs, seed)
@@ -97,25 +109,29 @@ def main(settings: Settings) -> float:
         return stock_env(atari.game, settings.n_envs, seed, sticky, vec_env)
 
     learners = {
-        "SB3, DummyVecEnv": stock_ppo(stock(DummyVecEnv), config, seed),
-        "SB3, SubprocVecEnv": stock_ppo(stock(SubprocVecEnv), config, seed),
-        "SB3, our games": stock_ppo(ours(), config, seed),
-        "ztw-rl float32": build_ppo(ours(), config, seed, cpu),
-        "ztw-rl bfloat16": build_ppo(ours(), half, seed, cpu),
+        "SB3, DummyVecEnv": stock_ppo(stock(DummyVecEnv), config, seed, device),
+        "SB3, SubprocVecEnv": stock_ppo(stock(SubprocVecEnv), config, seed, device),
+        "SB3, our games": stock_ppo(ours(), config, seed, device),
+        "+ channels-last": stock_ppo(ours(), config, seed, device, ChannelsLastCnnPolicy),
+        "ztw-rl float32": build_ppo(ours(), config, seed, device),
+        "ztw-rl bfloat16": build_ppo(ours(), half, seed, device),
     }
     contenders = {name: learner(ppo) for name, ppo in learners.items()}
     rates = harness.interleave(contenders, settings.rounds)
     n_actions = int(learners["ztw-rl float32"].action_space.n)  # type: ignore[attr-defined]
-    at_peak = harness.rate_at_peak(
-        contenders["ztw-rl float32"],
-        emulation_rate(atari, settings.n_envs, n_actions, seed),
-        harness.peak_macs(),
-    )
+    opponent = harness.fastest(rates, ["SB3, DummyVecEnv", "SB3, SubprocVecEnv"])
+    bounds: dict[str, float] = {}
+    if device.type == "cpu":
+        at_peak = harness.rate_at_peak(
+            contenders["ztw-rl float32"],
+            emulation_rate(atari, settings.n_envs, n_actions, seed),
+            harness.peak_macs(),
+        )
+        bounds["bound_at_peak"] = round(at_peak / statistics.median(rates[opponent]), 3)
     for ppo in learners.values():
         env = ppo.get_env()
         assert env is not None
         env.close()
-    opponent = harness.fastest(rates, ["SB3, DummyVecEnv", "SB3, SubprocVecEnv"])
     instructions = bfloat16_instructions()
     print(f"bfloat16 instructions of this processor: {', '.join(instructions) or 'none known'}")
     return harness.report(
@@ -123,11 +139,12 @@ def main(settings: Settings) -> float:
         rates,
         ours="ztw-rl float32",
         opponent=opponent,
-        target=2.0,
+        target=TARGETS[device.type],
         machine_line=machine,
         game=atari.game,
         n_envs=settings.n_envs,
-        bound_at_peak=round(at_peak / statistics.median(rates[opponent]), 3),
+        device=str(device),
+        **bounds,
         ratio_bfloat16=round(harness.ratio(rates, "ztw-rl bfloat16", opponent), 3),
         bfloat16_instructions=instructions,
     )
