@@ -129,7 +129,7 @@ def test_one_game(pong, capsys):
 def test_the_same_tables_give_the_same_bytes(both):
     assert cli.main(["report", "agents", "--output=a"]) == 0
     assert cli.main(["report", "agents/", "--output=b"]) == 0
-    for name in ("games.csv", "games.md", "games.png"):
+    for name in ("games.csv", "points.csv", "games.md", "games.png"):
         assert Path("a", name).read_bytes() == Path("b", name).read_bytes()
     assert not Path("agents/games.csv").exists()
 
@@ -374,5 +374,5 @@ def test_the_shipped_agents(monkeypatch):
     """What is in ``agents/`` belongs together, and its report is up to date."""
     shipped = Path(__file__).parents[2] / "agents"
     assert cli.main(["report", str(shipped), "--output=made"]) == 0
-    for name in ("games.csv", "games.md"):
+    for name in ("games.csv", "points.csv", "games.md"):
         assert Path("made", name).read_text() == (shipped / name).read_text()

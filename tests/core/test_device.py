@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ztw_rl.core.device import resolve_device
+from ztw_rl.core.device import exact_device, resolve_device
 
 
 @pytest.fixture
@@ -16,9 +16,11 @@ def one_gpu(monkeypatch):
 @pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0"])
 def test_float32_is_float32_on_a_gpu(one_gpu, name):
     assert resolve_device(name).type == "cuda"
+    assert torch.backends.cudnn.allow_tf32
+    assert exact_device(name).type == "cuda"
     assert not torch.backends.cudnn.allow_tf32
 
 
 def test_the_cpu_leaves_a_gpu_as_it_is(one_gpu):
-    assert resolve_device("cpu").type == "cpu"
+    assert exact_device("cpu").type == "cpu"
     assert torch.backends.cudnn.allow_tf32

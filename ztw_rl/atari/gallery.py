@@ -33,6 +33,11 @@ class MethodResult:
         return self.table.path
 
     @property
+    def n_games(self) -> int:
+        """Games of each setting."""
+        return len(self.backbone.returns)
+
+    @property
     def backend(self) -> str:
         """What its times were measured on."""
         return self.table.backend

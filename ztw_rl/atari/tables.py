@@ -40,6 +40,18 @@ class StoredRow:
     disagreement: tuple[float, ...] | None = None
     """Share of each game's decisions that differ from the full model's, if it was asked."""
 
+    def first(self, n: int) -> StoredRow:
+        """The row of its first n games alone."""
+        differs = self.disagreement
+        return dataclasses.replace(
+            self,
+            returns=self.returns[:n],
+            decisions=self.decisions[:n],
+            macs=self.macs[:n],
+            time=self.time[:n],
+            disagreement=None if differs is None else differs[:n],
+        )
+
     @property
     def mean(self) -> float:
         """Mean return."""
@@ -49,6 +61,11 @@ class StoredRow:
     def std(self) -> float:
         """Standard deviation of the games' returns."""
         return float(np.std(self.returns))
+
+    @property
+    def relative_macs(self) -> float:
+        """Mean operations of a decision, relative to the backbone's."""
+        return float(decision_costs([self], "macs").on()[0])
 
     @property
     def relative_time(self) -> float:

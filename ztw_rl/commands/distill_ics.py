@@ -141,9 +141,9 @@ def _start(args: DistillICs, policy: Path) -> int:
     """Distil in a new run folder."""
     from ztw_rl.atari.distill import build_early_exit_model
     from ztw_rl.core.checkpoint import save_tensors
-    from ztw_rl.core.device import resolve_device
+    from ztw_rl.core.device import exact_device
 
-    resolve_device(args.device)
+    exact_device(args.device)
     atari = replace(args.atari, game=rom_id(args.atari.game))
     teacher = load_teacher(policy, atari)
     # Exits that do not exist show here, before there is a run folder.
@@ -248,7 +248,7 @@ def _distill(
     """Distil, and leave the agent or say how to go on."""
     from ztw_rl.atari.agent import save_agent
     from ztw_rl.atari.distill import distill
-    from ztw_rl.core.device import resolve_device
+    from ztw_rl.core.device import exact_device
 
     result = distill(
         teacher,
@@ -256,7 +256,7 @@ def _distill(
         run.distill,
         run_dir,
         seed=run.seed,
-        device=resolve_device(args.device),
+        device=exact_device(args.device),
         resume=resume,
         console=console,
     )

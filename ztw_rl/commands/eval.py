@@ -119,11 +119,11 @@ def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
 
     from ztw_rl.atari.agent import load_agent
     from ztw_rl.atari.evaluate import table
-    from ztw_rl.core.device import n_network_threads, resolve_device
+    from ztw_rl.core.device import exact_device, n_network_threads
     from ztw_rl.core.runtime import make_backend
 
     console = Console()
-    device = resolve_device("cpu" if args.backend == "onnx" else args.device)
+    device = exact_device("cpu" if args.backend == "onnx" else args.device)
     agent = load_agent(folder)
     if not args.ensembles:
         agent = _bare(agent, folder)

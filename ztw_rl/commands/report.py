@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ztw_rl.atari.tables import StoredRow
     from ztw_rl.core.levels import Level
 
-CSV, MARKDOWN, PNG = "games.csv", "games.md", "games.png"
+CSV, POINTS, MARKDOWN, PNG = "games.csv", "points.csv", "games.md", "games.png"
 ALL_GAMES = "IQM over games"
 
 
@@ -29,7 +29,7 @@ class Report:
     """Put the agents of a folder side by side: what keeping the full policy's return costs.
 
     Reads each agent's curve.json, and curve-*.json of other methods that imitate the same policy.
-    Writes games.csv, games.md and games.png; the same tables give the same files.
+    Writes games.csv and games.md, points.csv and games.png; the same tables give the same files.
     """
 
     agents: tyro.conf.Positional[Path] = Path("agents")
@@ -82,9 +82,11 @@ def main(arguments: list[str]) -> int:
     frame = _frame(entries)
     write_atomically(output / CSV, lambda p: frame.to_csv(p, index=False, float_format="%.4f"))
     write_atomically(output / MARKDOWN, lambda p: _write_text(p, text))
-    plot_games(_points(gallery), _note(gallery), output / PNG)
+    points = _points(gallery)
+    write_atomically(output / POINTS, lambda p: points.to_csv(p, index=False, float_format="%.4f"))
+    plot_games(points, _figure_note(gallery), output / PNG)
     print(text)
-    print(f"results: {output / CSV}, {output / MARKDOWN}; picture: {output / PNG}")
+    print(f"results: {output / CSV}, {POINTS}, {MARKDOWN}; picture: {output / PNG}")
     return 0
 
 
@@ -105,29 +107,28 @@ def _of_game(game: GameResults) -> list[Entry]:
 
 
 def _on_the_others_terms(methods: Sequence[MethodResult]) -> list[MethodResult]:
-    """The agent's own method with no more settings and games than the others had.
+    """The agent's own method with no more settings and games than others had to choose from.
 
-    A choice from more thresholds is cheaper, whatever the method.
+    Once for each kind of table that plain methods have; variants, and what has no thresholds,
+    don't count.
     """
     own = methods[0]
-    others = [
-        m
+    grids = dict.fromkeys(
+        (tuple(s for s in own.settings if s in m.settings), min(own.n_games, m.n_games))
         for m in methods[1:]
-        if m.table.rule == own.table.rule and m.settings.keys() <= own.settings.keys()
-    ]
-    if not others:
-        return []
-    shared = [s for s in own.settings if all(s in m.settings for m in others)]
-    n = min(len(m.backbone.returns) for m in (own, *others))
-    if not shared or (len(shared), n) == (len(own.settings), len(own.backbone.returns)):
-        return []
+        if ", " not in m.method
+        and m.table.rule == own.table.rule
+        and m.settings.keys() <= own.settings.keys()
+    )
     return [
         replace(
             own,
-            method=f"{own.method}, {len(shared)} × {n}",
-            settings={s: own.settings[s] for s in shared},
-            backbone=replace(own.backbone, returns=own.backbone.returns[:n]),
+            method=f"{own.method}, {len(settings)} × {n}",
+            settings={s: own.settings[s] for s in settings},
+            backbone=own.backbone.first(n),
         )
+        for settings, n in grids
+        if (len(settings), n) != (len(own.settings), own.n_games)
     ]
 
 
@@ -155,7 +156,7 @@ def _levels(
     if not settings:
         return []
     # Equally many games of each.
-    n = min(len(method.backbone.returns) for method in methods)
+    n = min(method.n_games for method in methods)
     rows = [[method.settings[s] for s in settings] for method in methods]
     costs = [decision_costs(of_game, "macs") for of_game in rows]
     try:
@@ -226,11 +227,17 @@ student has. Each is chosen on one half of the seeds and reported on the other, 
 alike, swapped and averaged; two settings mean that the halves chose differently. ~: the 95 %
 bootstrap interval of what was kept reaches another of the levels, so the games cannot tell them
 apart. Evaluation noise only: one training seed each.
-More settings to choose from make cheaper choices, whatever the method: beside methods that have
-fewer, the agents' own is listed again with as few settings and games.
-{_over_games_note(gallery)}{_note(gallery)}.
+{_terms_note(gallery)}{_over_games_note(gallery)}{_note(gallery)}.
 """
     )
+
+
+def _terms_note(gallery: Sequence[GameResults]) -> str:
+    if not any(_on_the_others_terms(game.methods) for game in gallery):
+        return ""
+    return """Choices from more settings tend to be cheaper, whatever the method: an agent's own
+method is listed once more with as few settings and games as those beside it had.
+"""
 
 
 def _over_games_note(gallery: Sequence[GameResults]) -> str:
@@ -244,38 +251,57 @@ episodes, its first; the cost is the games' mean.
 
 def _note(gallery: Sequence[GameResults]) -> str:
     """Games per setting and what measured the times."""
-    methods = [method for game in gallery for method in game.methods]
-    counts = sorted({len(method.backbone.returns) for method in methods})
-    backends = sorted({method.backend for method in methods})
-    shown = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return _counted([m.n_games for game in gallery for m in game.methods], gallery)
+
+
+def _figure_note(gallery: Sequence[GameResults]) -> str:
+    """The same for the figure, whose rows have equally many games."""
+    counts = [_n_compared(game, m) for game in gallery for m in game.methods]
+    return "the first " + _counted(counts, gallery)
+
+
+def _counted(counts: Sequence[int], gallery: Sequence[GameResults]) -> str:
+    low, high = min(counts), max(counts)
+    shown = str(low) if low == high else f"{low} to {high}"
+    backends = sorted({method.backend for game in gallery for method in game.methods})
     return f"{shown} full games per setting; times: {', '.join(backends)}, one thread"
 
 
 def _points(gallery: Sequence[GameResults]) -> pd.DataFrame:
-    """What the figure shows."""
+    """What the figure shows: within a game, rows of the same games."""
     import pandas as pd
 
     frame: pd.DataFrame = pd.DataFrame(
         {
             "game": game.game,
             "method": name,
-            "relative_time": row.relative_time,
-            "return_mean": row.mean,
-            "return_std": row.std,
+            "threshold": setting,
+            "games": n,
+            "relative_macs": row.first(n).relative_macs,
+            "relative_time": row.first(n).relative_time,
+            "return_mean": row.first(n).mean,
+            "return_std": row.first(n).std,
         }
         for game in gallery
         for method in game.methods
-        for name, row in [
-            *((method.method, row) for row in method.settings.values()),
+        for n in [_n_compared(game, method)]
+        for name, setting, row in [
+            *((method.method, setting, row) for setting, row in method.settings.items()),
             *_backbone(game, method),
         ]
     )
     return frame
 
 
-def _backbone(game: GameResults, method: MethodResult) -> list[tuple[str, StoredRow]]:
+def _n_compared(game: GameResults, method: MethodResult) -> int:
+    """Games that all methods have which choose actions alike."""
+    mode = method.table.action_mode
+    return min(m.n_games for m in game.methods if m.table.action_mode == mode)
+
+
+def _backbone(game: GameResults, method: MethodResult) -> list[tuple[str, str, StoredRow]]:
     """The full policy as it is drawn: once for each way of choosing actions."""
     mode = method.table.action_mode
     if method is not next(m for m in game.methods if m.table.action_mode == mode):
         return []
-    return [("backbone" if mode == "greedy" else "backbone, sampled", method.backbone)]
+    return [("backbone" if mode == "greedy" else "backbone, sampled", "", method.backbone)]

@@ -120,9 +120,9 @@ def _train(run: PPORun, resumed: Path | None, args: TrainPPO) -> int:
     from ztw_rl.atari import ppo
     from ztw_rl.atari.vec_env import AtariVecEnv
     from ztw_rl.core.checkpoint import newest_checkpoint
-    from ztw_rl.core.device import resolve_device
+    from ztw_rl.core.device import exact_device
 
-    device = resolve_device(args.device)
+    device = exact_device(args.device)
     if resumed is not None:
         newest_checkpoint(resumed)
     init = None if run.init is None or resumed is not None else Path(run.init)

@@ -13,9 +13,6 @@ from ztw_rl.errors import UserError
 def resolve_device(name: str) -> torch.device:
     """``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, ...
 
-    On CUDA it switches TF32 off, in which PyTorch's float32 convolutions keep 10 bits of 23:
-    confidences and returns should not depend on where they were computed.
-
     Raises:
         UserError: The name is unknown or this machine has no such device.
     """
@@ -29,7 +26,19 @@ def resolve_device(name: str) -> torch.device:
         not torch.cuda.is_available() or int(known[1] or 0) >= torch.cuda.device_count()
     ):
         raise UserError(f"device '{name}' is not available here; use --device cpu")
-    device = torch.device(name)
+    return torch.device(name)
+
+
+def exact_device(name: str) -> torch.device:
+    """``resolve_device``, and on CUDA float32 that is float32, for the whole process.
+
+    TF32, PyTorch's default for convolutions there, keeps 10 bits of 23; an agent's confidences
+    and returns should not depend on where they were computed.
+
+    Raises:
+        UserError: The name is unknown or this machine has no such device.
+    """
+    device = resolve_device(name)
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False
     return device
