@@ -7,8 +7,10 @@ import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from ztw_rl.atari import ppo, vec_env
+from benchmarks.ppo import stock_ppo
+from ztw_rl.atari import vec_env
 from ztw_rl.atari.config import AtariConfig, PPOConfig
+from ztw_rl.atari.ppo import build_ppo
 from ztw_rl.atari.vec_env import AtariVecEnv
 
 N_SEEDS, N_ENVS, N_ACTIONS = 10, 8, 3
@@ -31,30 +33,26 @@ class Curve(BaseCallback):
         self.points.append(float(self.model.rollout_buffer.rewards.mean()))
 
 
-def our_ppo(env, config, seed):
-    return ppo.build_ppo(env, config, seed, torch.device("cpu"))
-
-
 def curves(build, first_seed):
     """(N_SEEDS, updates) of one learner; each seed has its own games and weights."""
     found = []
     for seed in range(first_seed, first_seed + N_SEEDS):
         env = AtariVecEnv(AtariConfig(), N_ENVS, seed=100 * seed)
         curve = Curve()
-        model = build(env, CONFIG, seed)
+        model = build(env, CONFIG, seed, torch.device("cpu"))
         model.learn(CONFIG.n_timesteps, callback=curve)
         found.append(curve.points)
     return np.array(found)
 
 
 @pytest.mark.slow
-def test_the_curves_overlap(patch_games, monkeypatch, stock_ppo):
+def test_the_curves_overlap(patch_games, monkeypatch):
     def games(config, n_envs, n_threads):
         return patch_games(n_envs, n_actions=N_ACTIONS, size=84)
 
     monkeypatch.setattr(vec_env, "make_emulators", games)
     # Other seeds: two samples of what training may give, not twice the same one.
-    ours, stock = curves(our_ppo, 0), curves(stock_ppo, N_SEEDS)
+    ours, stock = curves(build_ppo, 0), curves(stock_ppo, N_SEEDS)
     assert ours.shape == stock.shape == (N_SEEDS, 8)
     # Both begin at random play's third, and both learn.
     for found in (ours, stock):

@@ -13,6 +13,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.logger import Logger
 
+from benchmarks.ppo import stock_ppo
 from ztw_rl.atari import ppo
 from ztw_rl.atari.config import AtariConfig, PPOConfig
 from ztw_rl.atari.vec_env import AtariVecEnv
@@ -240,10 +241,10 @@ def same_rollout(source: RolloutBuffer, target: RolloutBuffer) -> None:
 
 
 @pytest.mark.parametrize("config", [ONE_STEP, TINY], ids=["one optimiser step", "four"])
-def test_an_update_equals_stock_ppos(env, config, stock_ppo):
+def test_an_update_equals_stock_ppos(env, config):
     """Same weights, rollout and minibatches give the same losses and the same new weights."""
     fast = ppo.build_ppo(env, config, seed=0, device=CPU)
-    stock = stock_ppo(env, config, 0)
+    stock = stock_ppo(env, config, 0, torch.device("cpu"))
     initial = {k: v.clone() for k, v in stock.policy.state_dict().items()}
     assert initial.keys() == fast.policy.state_dict().keys()
     torch.testing.assert_close(dict(fast.policy.state_dict()), initial, rtol=0, atol=0)

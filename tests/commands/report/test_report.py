@@ -1,0 +1,134 @@
+"""Agents side by side."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from tests.commands.report.tables import FULL, kept, make_agent, row, write_table
+from ztw_rl import cli
+
+
+def lines() -> list[dict[str, str]]:
+    with Path("agents/games.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_game(pong, capsys):
+    assert cli.main(["report"]) == 0
+    assert "picture: agents/games.png" in capsys.readouterr().out
+    found = lines()
+    assert [(r["game"], r["method"]) for r in found] == [("pong", "ztw")] * 3
+    assert list(found[0])[:5] == ["game", "method", "keep", "relative_macs", "threshold"]
+    assert [r["keep"] for r in found] == ["0.9900", "0.9500", "0.8800"]
+    assert [r["relative_macs"] for r in found] == ["0.9000", "0.6000", "0.4000"]
+    assert [r["threshold"] for r in found] == ["0.9", "0.5", "0.2"]
+    assert [float(r["kept"]) for r in found] == pytest.approx([0.995, 0.96, 0.9])
+    assert [r["separated"] for r in found] == ["yes"] * 3
+    text = Path("agents/games.md").read_text()
+    line = "| pong | ztw | 3 × 10 | 0.900, 99.5% (0.9) | 0.600, 96.0% (0.5) | 0.400, 90.0% (0.2) |"
+    assert line in text
+    assert (found[0]["settings"], found[0]["games"]) == ("3", "10")
+    assert "10 full games per setting; times: eager PyTorch, one thread." in text
+    assert Path("agents/games.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_tables_give_the_same_bytes(both):
+    assert cli.main(["report", "agents", "--output=a"]) == 0
+    assert cli.main(["report", "agents/", "--output=b"]) == 0
+    for name in ("games.csv", "points.csv", "games.md", "games.png"):
+        assert Path("a", name).read_bytes() == Path("b", name).read_bytes()
+    assert not Path("agents/games.csv").exists()
+
+
+def test_over_games(both):
+    assert cli.main(["report"]) == 0
+    found = lines()
+    names = ["breakout", "pong", "IQM over games"]
+    assert [r["game"] for r in found[::3]] == names
+    assert [r["relative_macs"] for r in found[6:]] == ["0.9000", "0.6000", "0.4000"]
+
+
+def test_levels_the_interval_cannot_tell_apart_are_marked(pong):
+    loud = [
+        row("confidence", 0.5, kept("pong", 0.96, spread=8), 0.6),
+        row("backbone", None, FULL["pong"], 1.0),
+    ]
+    write_table(pong / "curve.json", "pong", loud)
+    assert cli.main(["report"]) == 0
+    assert lines()[2]["separated"] == "no"
+    assert ") ~ |" in Path("agents/games.md").read_text()
+
+
+def test_where_nothing_keeps_enough_the_backbone_stands_in(pong):
+    poor = [
+        row("confidence", 0.5, kept("pong", 0.5), 0.6),
+        row("backbone", None, FULL["pong"], 1.0),
+    ]
+    write_table(pong / "curve.json", "pong", poor)
+    assert cli.main(["report"]) == 0
+    assert {(r["relative_macs"], r["threshold"]) for r in lines()} == {("1.0000", "backbone")}
+
+
+def test_other_methods(pong):
+    policy = make_agent("pong").identity().policy
+    identity = {"agent": "0" * 16, "policy": policy}
+    full = row("backbone", None, FULL["pong"], 1.0)
+    sdn = [row("confidence", 0.5, kept("pong", 0.9), 0.7), full]
+    write_table(pong / "curve-sdn.json", "pong", sdn, method="sdn", identity=identity)
+    patient = [row("patience", t, kept("pong", 0.96), 0.4 + t / 10) for t in (1.0, 2.0)]
+    write_table(
+        pong / "curve-patience.json", "pong", [*patient, full], method="sdn", rule="patience"
+    )
+    sampled = [row("confidence", 0.5, kept("pong", 0.96), 0.5), full]
+    how = {"action_mode": "sample"}
+    write_table(pong / "curve-sampled.json", "pong", sampled, evaluation=how)
+    early = [row("confidence", 0.5, kept("pong", 0.89), 0.3), full]
+    places = ["input", "conv1", "conv2"]
+    write_table(pong / "curve-input.json", "pong", early, exits=places, identity=identity)
+    for place, share, cost in (("conv1", 0.89, 0.376), ("conv2", 0.97, 0.676)):
+        write_table(
+            pong / f"curve-student-{place}.json",
+            "pong",
+            [row("student", None, kept("pong", share), cost)],
+            method="student",
+            student_of=place,
+            identity=identity,
+        )
+    assert cli.main(["report"]) == 0
+    found = {(r["method"], r["keep"]): r for r in lines()}
+    assert list(dict.fromkeys(m for m, _ in found)) == [
+        "ztw",
+        "sdn",
+        "pbee",
+        "student",
+        "ztw, exits input conv1 conv2",
+        "ztw, sampled",
+        "ztw, 1 × 10",
+    ]
+    # With 0.5 alone to choose from, as the others had.
+    assert found["ztw", "0.8800"]["relative_macs"] == "0.4000"
+    assert found["ztw, 1 × 10", "0.8800"]["relative_macs"] == "0.6000"
+    assert found["ztw, exits input conv1 conv2", "0.8800"]["relative_macs"] == "0.3000"
+    assert found["student", "0.9500"]["threshold"] == "conv2"
+    assert found["student", "0.8800"]["threshold"] == "conv1"
+    assert found["student", "0.8800"]["relative_macs"] == "0.3760"
+    assert found["pbee", "0.9500"]["threshold"] == "1"
+    assert found["ztw, sampled", "0.9500"]["relative_macs"] == "0.5000"
+
+
+def test_settings_that_two_tables_of_a_method_share_out(pong):
+    rows = [row("confidence", 0.3, kept("pong", 0.97), 0.5), row("backbone", None, FULL["pong"], 1)]
+    write_table(pong / "curve-fine.json", "pong", rows)
+    assert cli.main(["report"]) == 0
+    assert [(r["threshold"], r["relative_macs"]) for r in lines()][1] == ("0.3", "0.5000")
+
+
+def test_the_shipped_agents():
+    """What is in ``agents/`` belongs together, and its report is up to date."""
+    shipped = Path(__file__).parents[3] / "agents"
+    assert cli.main(["report", str(shipped), "--output=made"]) == 0
+    for name in ("games.csv", "points.csv", "games.md"):
+        assert Path("made", name).read_text() == (shipped / name).read_text()
