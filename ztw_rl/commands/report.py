@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tyro
 
-from ztw_rl import recipes, runs
+from ztw_rl import runs
 from ztw_rl.commands._arguments import read
-from ztw_rl.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from ztw_rl.atari.gallery import GameResults, MethodResult
-    from ztw_rl.atari.tables import StoredRow
-    from ztw_rl.core.levels import Level
 
 CSV, POINTS, MARKDOWN, PNG = "games.csv", "points.csv", "games.md", "games.png"
-ALL_GAMES = "IQM over games"
 
 
 @dataclass(frozen=True)
@@ -38,25 +27,6 @@ class Report:
     """Folder for the results; by default that of the agents."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One line of the table."""
-
-    game: str
-    method: str
-    settings: tuple[str, ...]
-    """What it was chosen from."""
-    n_games: int
-    """Of each setting in each game."""
-    level: Level
-
-    @property
-    def chosen(self) -> str:
-        """The settings chosen on the two halves of the games."""
-        names = ["backbone" if i is None else self.settings[i] for i in self.level.selection.chosen]
-        return "/".join(dict.fromkeys(names))
-
-
 def main(arguments: list[str]) -> int:
     """Run the command; see ``ztw-rl report --help``.
 
@@ -71,20 +41,20 @@ def main(arguments: list[str]) -> int:
     runs.check_writable(output)
 
     from ztw_rl.atari.gallery import read_gallery
+    from ztw_rl.commands._report_levels import as_frame, as_markdown, levels
+    from ztw_rl.commands._report_points import figure_note, points_of
     from ztw_rl.core.checkpoint import write_atomically
     from ztw_rl.plots import plot_games
 
     gallery = read_gallery(args.agents)
-    entries = [entry for game in gallery for entry in _of_game(game)]
-    if len(gallery) > 1:
-        entries += _over_games(gallery)
-    text = _markdown(entries, gallery)
-    frame = _frame(entries)
+    entries = levels(gallery)
+    text = as_markdown(entries, gallery)
+    frame = as_frame(entries)
     write_atomically(output / CSV, lambda p: frame.to_csv(p, index=False, float_format="%.4f"))
     write_atomically(output / MARKDOWN, lambda p: _write_text(p, text))
-    points = _points(gallery)
+    points = points_of(gallery)
     write_atomically(output / POINTS, lambda p: points.to_csv(p, index=False, float_format="%.4f"))
-    plot_games(points, _figure_note(gallery), output / PNG)
+    plot_games(points, figure_note(gallery), output / PNG)
     print(text)
     print(f"results: {output / CSV}, {POINTS}, {MARKDOWN}; picture: {output / PNG}")
     return 0
@@ -92,216 +62,3 @@ def main(arguments: list[str]) -> int:
 
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-
-
-def _random_return(game: str, path: Path) -> float:
-    found = recipes.load(game).random_return
-    if found is None:
-        raise UserError(f"{path}: the recipe of {game} has no random_return to normalise by")
-    return found
-
-
-def _of_game(game: GameResults) -> list[Entry]:
-    methods = [*game.methods, *_on_the_others_terms(game.methods)]
-    return [entry for method in methods for entry in _levels(game.game, [game], [method])]
-
-
-def _on_the_others_terms(methods: Sequence[MethodResult]) -> list[MethodResult]:
-    """The agent's own method with no more settings and games than others had to choose from.
-
-    Once for each kind of table that plain methods have; variants, and what has no thresholds,
-    don't count.
-    """
-    own = methods[0]
-    grids = dict.fromkeys(
-        (tuple(s for s in own.settings if s in m.settings), min(own.n_games, m.n_games))
-        for m in methods[1:]
-        if ", " not in m.method
-        and m.table.rule == own.table.rule
-        and m.settings.keys() <= own.settings.keys()
-    )
-    return [
-        replace(
-            own,
-            method=f"{own.method}, {len(settings)} × {n}",
-            settings={s: own.settings[s] for s in settings},
-            backbone=own.backbone.first(n),
-        )
-        for settings, n in grids
-        if (len(settings), n) != (len(own.settings), own.n_games)
-    ]
-
-
-def _over_games(gallery: Sequence[GameResults]) -> list[Entry]:
-    """Of each method that every game has, at settings that every game has."""
-    entries = []
-    for first in gallery[0].methods:
-        found = [m for game in gallery for m in game.methods if m.method == first.method]
-        if len(found) == len(gallery):
-            entries += _levels(ALL_GAMES, gallery, found)
-    return entries
-
-
-def _levels(
-    name: str, games: Sequence[GameResults], methods: Sequence[MethodResult]
-) -> list[Entry]:
-    """One line for each share to keep."""
-    import numpy as np
-
-    from ztw_rl.atari.tables import decision_costs
-    from ztw_rl.core.levels import PairedScores
-    from ztw_rl.core.selection import KEEP, Costs
-
-    settings = [s for s in methods[0].settings if all(s in m.settings for m in methods)]
-    if not settings:
-        return []
-    # Equally many games of each.
-    n = min(method.n_games for method in methods)
-    rows = [[method.settings[s] for s in settings] for method in methods]
-    costs = [decision_costs(of_game, "macs") for of_game in rows]
-    try:
-        paired = PairedScores(
-            scores=np.array([[row.returns[:n] for row in of_game] for of_game in rows]),
-            costs=Costs(
-                np.array([each.means[:, :n] for each in costs]),
-                np.array([each.decisions[:, :n] for each in costs]),
-            ),
-            full=np.array([method.backbone.returns[:n] for method in methods]),
-            random=np.array(
-                [_random_return(g.game, m.path) for g, m in zip(games, methods, strict=True)]
-            ),
-        )
-    except ValueError as error:
-        raise UserError(f"{', '.join(str(m.path) for m in methods)}: {error}") from None
-    labels = tuple(settings)
-    return [Entry(name, methods[0].method, labels, n, paired.level(keep)) for keep in KEEP]
-
-
-def _frame(entries: Sequence[Entry]) -> pd.DataFrame:
-    import pandas as pd
-
-    from ztw_rl.core.selection import KEEP
-
-    frame: pd.DataFrame = pd.DataFrame(
-        {
-            "game": entry.game,
-            "method": entry.method,
-            "keep": entry.level.keep,
-            "relative_macs": entry.level.selection.cost,
-            "threshold": entry.chosen,
-            "kept": entry.level.selection.kept,
-            "kept_ci_low": entry.level.low,
-            "kept_ci_high": entry.level.high,
-            "separated": "no" if entry.level.unclear(KEEP) else "yes",
-            "settings": len(entry.settings),
-            "games": entry.n_games,
-        }
-        for entry in entries
-    )
-    return frame
-
-
-def _markdown(entries: Sequence[Entry], gallery: Sequence[GameResults]) -> str:
-    from ztw_rl.core.selection import KEEP
-
-    lines = [
-        f"| game | method | settings × games | {' | '.join(f'≥ {keep:.0%}' for keep in KEEP)} |",
-        f"|---|---|---|{'---|' * len(KEEP)}",
-    ]
-    for i in range(0, len(entries), len(KEEP)):
-        cells = [
-            f"{e.level.selection.cost:.3f}, {e.level.selection.kept:.1%} ({e.chosen})"
-            f"{' ~' if e.level.unclear(KEEP) else ''}"
-            for e in entries[i : i + len(KEEP)]
-        ]
-        first = entries[i]
-        grid = f"{len(first.settings)} × {first.n_games}"
-        lines.append(f"| {first.game} | {first.method} | {grid} | {' | '.join(cells)} |")
-    return (
-        "\n".join(lines)
-        + f"""
-
-The cheapest cost (share of the full policy's MACs) that keeps a share of its return over random
-play, and what it kept; in brackets the setting: threshold, patience, or the exit whose cost a
-student has. Each is chosen on one half of the seeds and reported on the other, cost and return
-alike, swapped and averaged; two settings mean that the halves chose differently. ~: the 95 %
-bootstrap interval of what was kept reaches another of the levels, so the games cannot tell them
-apart. Evaluation noise only: one training seed each.
-{_terms_note(gallery)}{_over_games_note(gallery)}{_note(gallery)}.
-"""
-    )
-
-
-def _terms_note(gallery: Sequence[GameResults]) -> str:
-    if not any(_on_the_others_terms(game.methods) for game in gallery):
-        return ""
-    return """Choices from more settings tend to be cheaper, whatever the method: an agent's own
-method is listed once more with as few settings and games as those beside it had.
-"""
-
-
-def _over_games_note(gallery: Sequence[GameResults]) -> str:
-    if len(gallery) < 2:
-        return ""
-    return f"""{ALL_GAMES}: of all games' episodes, each normalised by its game's full policy.
-One setting, of those that all games have, serves them all; each game counts with equally many
-episodes, its first; the cost is the games' mean.
-"""
-
-
-def _note(gallery: Sequence[GameResults]) -> str:
-    """Games per setting and what measured the times."""
-    return _counted([m.n_games for game in gallery for m in game.methods], gallery)
-
-
-def _figure_note(gallery: Sequence[GameResults]) -> str:
-    """The same for the figure, whose rows have equally many games."""
-    counts = [_n_compared(game, m) for game in gallery for m in game.methods]
-    return "the first " + _counted(counts, gallery)
-
-
-def _counted(counts: Sequence[int], gallery: Sequence[GameResults]) -> str:
-    low, high = min(counts), max(counts)
-    shown = str(low) if low == high else f"{low} to {high}"
-    backends = sorted({method.backend for game in gallery for method in game.methods})
-    return f"{shown} full games per setting; times: {', '.join(backends)}, one thread"
-
-
-def _points(gallery: Sequence[GameResults]) -> pd.DataFrame:
-    """What the figure shows: within a game, rows of the same games."""
-    import pandas as pd
-
-    frame: pd.DataFrame = pd.DataFrame(
-        {
-            "game": game.game,
-            "method": name,
-            "threshold": setting,
-            "games": n,
-            "relative_macs": row.first(n).relative_macs,
-            "relative_time": row.first(n).relative_time,
-            "return_mean": row.first(n).mean,
-            "return_std": row.first(n).std,
-        }
-        for game in gallery
-        for method in game.methods
-        for n in [_n_compared(game, method)]
-        for name, setting, row in [
-            *((method.method, setting, row) for setting, row in method.settings.items()),
-            *_backbone(game, method),
-        ]
-    )
-    return frame
-
-
-def _n_compared(game: GameResults, method: MethodResult) -> int:
-    """Games that all methods have which choose actions alike."""
-    mode = method.table.action_mode
-    return min(m.n_games for m in game.methods if m.table.action_mode == mode)
-
-
-def _backbone(game: GameResults, method: MethodResult) -> list[tuple[str, str, StoredRow]]:
-    """The full policy as it is drawn: once for each way of choosing actions."""
-    mode = method.table.action_mode
-    if method is not next(m for m in game.methods if m.table.action_mode == mode):
-        return []
-    return [("backbone" if mode == "greedy" else "backbone, sampled", "", method.backbone)]

@@ -1,0 +1,199 @@
+"""The report's table: what keeping a share of the full policy's return costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ztw_rl import recipes
+from ztw_rl.atari.gallery import GameResults, MethodResult
+from ztw_rl.atari.tables import decision_costs
+from ztw_rl.commands._report_points import counted
+from ztw_rl.core.levels import Level, PairedScores
+from ztw_rl.core.selection import KEEP, Costs
+from ztw_rl.errors import UserError
+
+ALL_GAMES = "IQM over games"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table."""
+
+    game: str
+    method: str
+    settings: tuple[str, ...]
+    """What it was chosen from."""
+    n_games: int
+    """Of each setting in each game."""
+    level: Level
+
+    @property
+    def chosen(self) -> str:
+        """The settings chosen on the two halves of the games."""
+        names = ["backbone" if i is None else self.settings[i] for i in self.level.selection.chosen]
+        return "/".join(dict.fromkeys(names))
+
+
+def levels(gallery: Sequence[GameResults]) -> list[Entry]:
+    """All lines of the table: each game's methods, then what they cost over games.
+
+    Raises:
+        UserError: A game has no random score, or a table holds too few games.
+    """
+    entries = [entry for game in gallery for entry in _of_game(game)]
+    return entries + (_over_games(gallery) if len(gallery) > 1 else [])
+
+
+def _random_return(game: str, path: Path) -> float:
+    found = recipes.load(game).random_return
+    if found is None:
+        raise UserError(f"{path}: the recipe of {game} has no random_return to normalise by")
+    return found
+
+
+def _of_game(game: GameResults) -> list[Entry]:
+    methods = [*game.methods, *_on_the_others_terms(game.methods)]
+    return [entry for method in methods for entry in _levels(game.game, [game], [method])]
+
+
+def _on_the_others_terms(methods: Sequence[MethodResult]) -> list[MethodResult]:
+    """The agent's own method with no more settings and games than others had to choose from.
+
+    Once for each kind of table that plain methods have; variants, and what has no thresholds,
+    don't count.
+    """
+    own = methods[0]
+    grids = dict.fromkeys(
+        (tuple(s for s in own.settings if s in m.settings), min(own.n_games, m.n_games))
+        for m in methods[1:]
+        if ", " not in m.method
+        and m.table.rule == own.table.rule
+        and m.settings.keys() <= own.settings.keys()
+    )
+    return [
+        replace(
+            own,
+            method=f"{own.method}, {len(settings)} × {n}",
+            settings={s: own.settings[s] for s in settings},
+            backbone=own.backbone.first(n),
+        )
+        for settings, n in grids
+        if (len(settings), n) != (len(own.settings), own.n_games)
+    ]
+
+
+def _over_games(gallery: Sequence[GameResults]) -> list[Entry]:
+    """Of each method that every game has, at settings that every game has."""
+    entries = []
+    for first in gallery[0].methods:
+        found = [m for game in gallery for m in game.methods if m.method == first.method]
+        if len(found) == len(gallery):
+            entries += _levels(ALL_GAMES, gallery, found)
+    return entries
+
+
+def _levels(
+    name: str, games: Sequence[GameResults], methods: Sequence[MethodResult]
+) -> list[Entry]:
+    """One line for each share to keep."""
+    settings = [s for s in methods[0].settings if all(s in m.settings for m in methods)]
+    if not settings:
+        return []
+    # Equally many games of each.
+    n = min(method.n_games for method in methods)
+    rows = [[method.settings[s] for s in settings] for method in methods]
+    costs = [decision_costs(of_game, "macs") for of_game in rows]
+    try:
+        paired = PairedScores(
+            scores=np.array([[row.returns[:n] for row in of_game] for of_game in rows]),
+            costs=Costs(
+                np.array([each.means[:, :n] for each in costs]),
+                np.array([each.decisions[:, :n] for each in costs]),
+            ),
+            full=np.array([method.backbone.returns[:n] for method in methods]),
+            random=np.array(
+                [_random_return(g.game, m.path) for g, m in zip(games, methods, strict=True)]
+            ),
+        )
+    except ValueError as error:
+        raise UserError(f"{', '.join(str(m.path) for m in methods)}: {error}") from None
+    labels = tuple(settings)
+    return [Entry(name, methods[0].method, labels, n, paired.level(keep)) for keep in KEEP]
+
+
+def as_frame(entries: Sequence[Entry]) -> pd.DataFrame:
+    """The table for machines."""
+    frame: pd.DataFrame = pd.DataFrame(
+        {
+            "game": entry.game,
+            "method": entry.method,
+            "keep": entry.level.keep,
+            "relative_macs": entry.level.selection.cost,
+            "threshold": entry.chosen,
+            "kept": entry.level.selection.kept,
+            "kept_ci_low": entry.level.low,
+            "kept_ci_high": entry.level.high,
+            "separated": "no" if entry.level.unclear(KEEP) else "yes",
+            "settings": len(entry.settings),
+            "games": entry.n_games,
+        }
+        for entry in entries
+    )
+    return frame
+
+
+def as_markdown(entries: Sequence[Entry], gallery: Sequence[GameResults]) -> str:
+    """The table for people, and how to read it."""
+    lines = [
+        f"| game | method | settings × games | {' | '.join(f'≥ {keep:.0%}' for keep in KEEP)} |",
+        f"|---|---|---|{'---|' * len(KEEP)}",
+    ]
+    for i in range(0, len(entries), len(KEEP)):
+        cells = [
+            f"{e.level.selection.cost:.3f}, {e.level.selection.kept:.1%} ({e.chosen})"
+            f"{' ~' if e.level.unclear(KEEP) else ''}"
+            for e in entries[i : i + len(KEEP)]
+        ]
+        first = entries[i]
+        grid = f"{len(first.settings)} × {first.n_games}"
+        lines.append(f"| {first.game} | {first.method} | {grid} | {' | '.join(cells)} |")
+    return (
+        "\n".join(lines)
+        + f"""
+
+The cheapest cost (share of the full policy's MACs) that keeps a share of its return over random
+play, and what it kept; in brackets the setting: threshold, patience, or the exit whose cost a
+student has. Each is chosen on one half of the seeds and reported on the other, cost and return
+alike, swapped and averaged; two settings mean that the halves chose differently. ~: the 95 %
+bootstrap interval of what was kept reaches another of the levels, so the games cannot tell them
+apart. Evaluation noise only: one training seed each.
+{_terms_note(gallery)}{_over_games_note(gallery)}{_note(gallery)}.
+"""
+    )
+
+
+def _terms_note(gallery: Sequence[GameResults]) -> str:
+    if not any(_on_the_others_terms(game.methods) for game in gallery):
+        return ""
+    return """Choices from more settings tend to be cheaper, whatever the method: an agent's own
+method is listed once more with as few settings and games as those beside it had.
+"""
+
+
+def _over_games_note(gallery: Sequence[GameResults]) -> str:
+    if len(gallery) < 2:
+        return ""
+    return f"""{ALL_GAMES}: of all games' episodes, each normalised by its game's full policy.
+One setting, of those that all games have, serves them all; each game counts with equally many
+episodes, its first; the cost is the games' mean.
+"""
+
+
+def _note(gallery: Sequence[GameResults]) -> str:
+    """Games per setting and what measured the times."""
+    return counted([m.n_games for game in gallery for m in game.methods], gallery)

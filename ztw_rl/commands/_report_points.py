@@ -1,0 +1,62 @@
+"""The points of the report's figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from ztw_rl.atari.gallery import GameResults, MethodResult
+from ztw_rl.atari.tables import StoredRow
+
+
+def points_of(gallery: Sequence[GameResults]) -> pd.DataFrame:
+    """What the figure shows: within a game, rows of the same games."""
+    frame: pd.DataFrame = pd.DataFrame(
+        {
+            "game": game.game,
+            "method": name,
+            "threshold": setting,
+            "games": n,
+            "relative_macs": row.first(n).relative_macs,
+            "relative_time": row.first(n).relative_time,
+            "return_mean": row.first(n).mean,
+            "return_std": row.first(n).std,
+        }
+        for game in gallery
+        for method in game.methods
+        for n in [_n_compared(game, method)]
+        for name, setting, row in [
+            *((method.method, setting, row) for setting, row in method.settings.items()),
+            *_backbone(game, method),
+        ]
+    )
+    return frame
+
+
+def _n_compared(game: GameResults, method: MethodResult) -> int:
+    """Games that all methods have which choose actions alike."""
+    mode = method.table.action_mode
+    return min(m.n_games for m in game.methods if m.table.action_mode == mode)
+
+
+def _backbone(game: GameResults, method: MethodResult) -> list[tuple[str, str, StoredRow]]:
+    """The full policy as it is drawn: once for each way of choosing actions."""
+    mode = method.table.action_mode
+    if method is not next(m for m in game.methods if m.table.action_mode == mode):
+        return []
+    return [("backbone" if mode == "greedy" else "backbone, sampled", "", method.backbone)]
+
+
+def figure_note(gallery: Sequence[GameResults]) -> str:
+    """What stands below the figure; within a game its rows have equally many games."""
+    counts = [_n_compared(game, m) for game in gallery for m in game.methods]
+    return "the first " + counted(counts, gallery)
+
+
+def counted(counts: Sequence[int], gallery: Sequence[GameResults]) -> str:
+    """Games per setting, given by ``counts``, and what measured the times, in words."""
+    low, high = min(counts), max(counts)
+    shown = str(low) if low == high else f"{low} to {high}"
+    backends = sorted({method.backend for game in gallery for method in game.methods})
+    return f"{shown} full games per setting; times: {', '.join(backends)}, one thread"
