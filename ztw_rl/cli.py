@@ -16,6 +16,7 @@ from ztw_rl.errors import UserError
 
 COMMANDS = {
     "train-ppo": "train a PPO policy on an Atari game",
+    "score": "play full games with a policy before it is distilled",
     "distill-ics": "fit internal classifiers to a trained policy",
     "eval": "measure an early-exit agent's return against what its decisions cost",
     "report": "put all agents' tables side by side: what keeping the return costs",

@@ -14,7 +14,9 @@ from torch import Tensor
 from ztw_rl.atari.agent import Provenance, load_agent
 from ztw_rl.atari.backbone import from_sb3
 from ztw_rl.atari.config import AtariConfig, PPOState
+from ztw_rl.atari.student import policy
 from ztw_rl.core.checkpoint import load_state, load_tensors
+from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.errors import UserError
 
 POLICY_ENTRY = "policy.pth"
@@ -35,6 +37,27 @@ class Teacher:
     def n_actions(self) -> int:
         """Size of the action space."""
         return len(self.parameters["head.bias"])
+
+    def check_actions(self, n: int) -> None:
+        """Make sure that the game has the policy's actions.
+
+        Args:
+            n: The game's number of actions.
+
+        Raises:
+            UserError: It does not.
+        """
+        if n != self.n_actions:
+            raise UserError(
+                f"the policy has {self.n_actions} actions, but {self.atari.game} has {n}; "
+                "say the right game with --env"
+            )
+
+    def model(self) -> EarlyExitModel:
+        """The policy as it is, without any IC, in eval mode."""
+        model = policy(self.n_actions)
+        model.load_state_dict(dict(self.parameters))
+        return model.eval()
 
 
 def from_checkpoint(folder: Path, atari: AtariConfig, seed: int) -> Teacher:

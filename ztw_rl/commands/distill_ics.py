@@ -11,12 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ztw_rl import agents, recipes, runs
+from ztw_rl import agents, runs
 from ztw_rl.atari.config import AtariConfig, DistillConfig, MethodName
 from ztw_rl.atari.games import canonical, rom_id
 from ztw_rl.commands._arguments import parse, peek
 from ztw_rl.commands._distilled import DistillRun, made_agent
-from ztw_rl.commands._policy import TEACHER_FILE, is_zip, load_teacher, stored_atari
+from ztw_rl.commands._policy import (
+    TEACHER_FILE,
+    check_pixels,
+    find_policy,
+    is_zip,
+    load_teacher,
+    policy_recipe,
+)
 from ztw_rl.commands._resume import check_resumable
 from ztw_rl.core.settings import require_seed
 from ztw_rl.errors import UserError
@@ -29,7 +36,6 @@ if TYPE_CHECKING:
 
 PROG = "ztw-rl distill-ics"
 KIND = "distill"
-PPO_KIND = "ppo"
 IMPORT_GAMES = 5
 INTERRUPTED = 130
 
@@ -79,7 +85,7 @@ def main(arguments: list[str]) -> int:
     early = peek(arguments, "policy", "env", "resume", "runs-dir")
     root = Path(early["runs-dir"] or "runs")
     if early["resume"] is not None:
-        run_dir = Path(early["resume"]) if early["resume"] else _newest(root, KIND)
+        run_dir = Path(early["resume"]) if early["resume"] else _newest(root)
         stored = runs.load_config(DistillRun, run_dir)
         default = DistillICs(
             policy=Path(stored.policy), seed=stored.seed, distill=stored.distill, atari=stored.atari
@@ -92,12 +98,15 @@ def main(arguments: list[str]) -> int:
         return _go_on(run_dir, stored, args)
 
     def find() -> Path:
-        return Path(early["policy"]) if early["policy"] else _newest(root, PPO_KIND)
+        return find_policy(early["policy"], root)
 
-    args = _full(parse(DistillICs, arguments, PROG, lambda: _defaults(find(), early["env"])))
+    def defaults() -> DistillICs:
+        recipe = policy_recipe(find(), early["env"])
+        return DistillICs(distill=recipe.distill, atari=recipe.atari)
+
+    args = _full(parse(DistillICs, arguments, PROG, defaults))
     policy = find()
-    if not is_zip(policy) and args.atari != stored_atari(policy):
-        raise UserError(f"{policy} was trained on the pixels it says; leave out --atari.* flags")
+    check_pixels(policy, args.atari)
     runs.check_writable(args.runs_dir / KIND)
     return _start(args, policy)
 
@@ -109,32 +118,13 @@ def _full(args: DistillICs) -> DistillICs:
     return replace(args, method=None, distill=replace(args.distill, method=args.method))
 
 
-def _newest(root: Path, kind: str) -> Path:
-    found = runs.newest(root, kind, holding=runs.CHECKPOINT)
+def _newest(root: Path) -> Path:
+    found = runs.newest(root, KIND, holding=runs.CHECKPOINT)
     if found is None:
-        remedy = "ztw-rl train-ppo --env Pong" if kind == PPO_KIND else "ztw-rl distill-ics"
-        raise UserError(f"there is no run with a checkpoint in {root / kind}; begin with: {remedy}")
+        raise UserError(
+            f"there is no run with a checkpoint in {root / KIND}; begin with: ztw-rl distill-ics"
+        )
     return found
-
-
-def _defaults(policy: Path, env: str | None) -> DistillICs:
-    """What the command line starts from: the policy's pixels, its game's recipe."""
-    if is_zip(policy):
-        if not policy.is_file():
-            raise UserError(f"{policy} does not exist")
-        try:
-            recipe = recipes.load(env or policy.stem)
-        except UserError:
-            if env:
-                raise
-            raise UserError(f"say which game {policy} plays, such as --env Pong") from None
-        atari = replace(recipe.atari, pixels="sb3")
-    else:
-        atari = stored_atari(policy)
-        recipe = recipes.load(atari.game)
-        if env and canonical(env) != canonical(atari.game):
-            raise UserError(f"{policy} plays {atari.game}, not {env}; leave out --env")
-    return DistillICs(distill=recipe.distill, atari=atari)
 
 
 def _start(args: DistillICs, policy: Path) -> int:
@@ -197,12 +187,7 @@ def _games(teacher: Teacher, n_envs: int) -> Iterator[EmulatorBatch]:
 
     emulators = in_background(lambda: make_emulators(teacher.atari, n_envs))
     try:
-        n = int(emulators.action_space.n)
-        if n != teacher.n_actions:
-            raise UserError(
-                f"the policy has {teacher.n_actions} actions, but {teacher.atari.game} has {n}; "
-                "say the right game with --env"
-            )
+        teacher.check_actions(int(emulators.action_space.n))
         yield emulators
     finally:
         emulators.close()
@@ -214,13 +199,12 @@ def _show_imported(
     """Play a few games, so that wrong pixels or a wrong game are seen before hours are spent."""
     import torch
 
-    from ztw_rl.atari.distill import build_early_exit_model
     from ztw_rl.atari.evaluate import play
     from ztw_rl.atari.seats import Row
     from ztw_rl.core.backends.staged import eager
 
     (result,) = play(
-        eager(build_early_exit_model(teacher, args.distill)),
+        eager(teacher.model()),
         [emulators],
         [Row("backbone")],
         n_episodes=IMPORT_GAMES,

@@ -13,13 +13,13 @@ from ztw_rl.atari.config import EvaluationConfig
 from ztw_rl.atari.games import canonical
 from ztw_rl.commands._arguments import parse, peek
 from ztw_rl.commands._curve import CSV, JSON, PNG, EvalRun, kept_lines, screen, write
+from ztw_rl.commands._games import counted_games, reference_line
 from ztw_rl.core.settings import require, require_seed
 from ztw_rl.core.thresholds import parse_thresholds
 from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
 
     from ztw_rl.atari.agent import Agent
     from ztw_rl.atari.evaluate import RowResult
@@ -156,9 +156,7 @@ def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
     for line in kept_lines(output / JSON, recipe.random_return):
         console.print(line)
     if recipe.reference_return is not None:
-        low, high = (f"{bound:,.0f}" for bound in recipe.reference_return)
-        shown = low if low == high else f"{low} to {high}"
-        console.print(f"full policies that others trained on {game} score {shown}")
+        console.print(reference_line(game, recipe.reference_return))
     console.print(f"times: {times.backend}, one thread; results: {output}/{CSV}, {JSON}")
     if not agent.is_student:
         console.print(f"picture: {output}/{PNG}")
@@ -174,14 +172,6 @@ def _bare(agent: Agent, folder: Path) -> Agent:
         raise UserError(f"{folder} is {method}, without ensembles; leave out --no-ensembles") from (
             None
         )
-
-
-def _advance(progress: Progress, task: TaskID, total: int) -> None:
-    """Count a game; in a log file, where no bar moves, leave a line at every tenth of them."""
-    progress.advance(task)
-    done = int(next(shown.completed for shown in progress.tasks if shown.id == task))
-    if not progress.console.is_terminal and done * 10 // total > (done - 1) * 10 // total:
-        progress.console.print(f"games: {done} of {total}")
 
 
 def _time(agent: Agent, backend: Backend, name: str) -> ExitTimes:
@@ -207,14 +197,6 @@ def _play(
     console: Console,
 ) -> list[RowResult]:
     """Play the agent's table; of a student, its single row."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
     from ztw_rl.atari.evaluate import evaluate, n_games, play
     from ztw_rl.atari.make_emulators import make_batches
     from ztw_rl.atari.seats import Row
@@ -224,15 +206,6 @@ def _play(
     if not agent.is_student:
         total = n_games(len(thresholds), agent.model.n_exits, settings.n_episodes)
     batches = make_batches(agent.config.atari, min(settings.n_envs, total))
-    progress = Progress(
-        TextColumn("games"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
     try:
         n_actions = int(batches[0].action_space.n)
         if n_actions != agent.config.n_actions:
@@ -240,14 +213,13 @@ def _play(
                 f"{folder / agents.CONFIG_FILE}: the agent has {agent.config.n_actions} actions, "
                 f"but {agent.config.atari.game} has {n_actions}; these are another game's weights"
             )
-        with progress:
-            task = progress.add_task("", total=total)
+        with counted_games(total, console) as count:
             how: dict[str, Any] = {
                 "n_episodes": settings.n_episodes,
                 "seed": args.seed,
                 "action_mode": settings.action_mode,
                 "device": device,
-                "on_game": lambda game: _advance(progress, task, total),
+                "on_game": count,
             }
             if agent.is_student:
                 (whole,) = play(backend, batches, [Row("backbone")], **how)

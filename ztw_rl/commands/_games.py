@@ -1,0 +1,66 @@
+"""Full games: counted while a command waits for them, and what others score in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ztw_rl.atari.seats import Game
+
+
+@contextmanager
+def counted_games(total: int, console: Console) -> Iterator[Callable[[Game], None]]:
+    """A bar while games are played; in a log file, where no bar moves, a line at every tenth.
+
+    Args:
+        total: Games that will end.
+        console: Where to show it.
+
+    Yields:
+        To be called with each game that has ended.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    progress = Progress(
+        TextColumn("games"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+    task = progress.add_task("", total=total)
+    done = 0
+
+    def count(_: Game) -> None:
+        nonlocal done
+        done += 1
+        progress.advance(task)
+        if not console.is_terminal and done * 10 // total > (done - 1) * 10 // total:
+            console.print(f"games: {done} of {total}")
+
+    with progress:
+        yield count
+
+
+def reference_line(game: str, reference_return: tuple[float, float]) -> str:
+    """What others' full policies score, in words.
+
+    Args:
+        game: As recipes are called.
+        reference_return: The lowest and the highest that they report.
+    """
+    low, high = (f"{bound:,.0f}" for bound in reference_return)
+    shown = low if low == high else f"{low} to {high}"
+    return f"full policies that others trained on {game} score {shown}"

@@ -1,0 +1,132 @@
+"""``ztw-rl score``: what a policy scores in full games, before hours go into its exits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from ztw_rl import recipes
+from ztw_rl.atari.config import AtariConfig, EvaluationConfig
+from ztw_rl.atari.games import canonical, rom_id
+from ztw_rl.commands._arguments import parse, peek
+from ztw_rl.commands._games import counted_games, reference_line
+from ztw_rl.commands._policy import check_pixels, find_policy, load_teacher, policy_recipe
+from ztw_rl.core.settings import require_seed
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ztw_rl.atari.evaluate import RowResult
+    from ztw_rl.atari.teacher import Teacher
+
+PROG = "ztw-rl score"
+
+
+@dataclass(frozen=True)
+class Score:
+    """Play full games with a policy as it is, on raw points, before its distillation.
+
+    Prints its mean return beside random play's and what others' policies reach. Nothing is
+    written.
+    """
+
+    policy: Path | None = None
+    """A run of train-ppo, an agent's folder, or an SB3 .zip of a CnnPolicy (say its game with
+    --env, and --atari.pixels ale unless it was trained on SB3's own wrappers); by default the
+    newest run of train-ppo."""
+    env: str | None = None
+    """The game of an SB3 .zip."""
+    seed: int = 0
+    """Game k has seed + k."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
+    runs_dir: Path = Path("runs")
+    """Where run folders are."""
+    evaluation: tyro.conf.OmitArgPrefixes[EvaluationConfig] = field(
+        default_factory=EvaluationConfig
+    )
+    """How many games, and how they are played."""
+    atari: AtariConfig = field(default_factory=AtariConfig)
+    """How the emulator's frames become observations; only an SB3 .zip leaves that open."""
+
+    def __post_init__(self) -> None:
+        require_seed(self)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; see ``ztw-rl score --help``.
+
+    Returns:
+        0.
+
+    Raises:
+        UserError: The command line or the policy has an error.
+    """
+    early = peek(arguments, "policy", "env", "runs-dir")
+
+    def find() -> Path:
+        return find_policy(early["policy"], Path(early["runs-dir"] or "runs"))
+
+    def defaults() -> Score:
+        recipe = policy_recipe(find(), early["env"])
+        return Score(evaluation=recipe.evaluation, atari=recipe.atari)
+
+    args = parse(Score, arguments, PROG, defaults)
+    policy = find()
+    check_pixels(policy, args.atari)
+
+    from rich.console import Console
+
+    from ztw_rl.core.statistics import summarize
+
+    teacher = load_teacher(policy, replace(args.atari, game=rom_id(args.atari.game)))
+    console = Console()
+    result = _play(teacher, args, console)
+    game = canonical(teacher.atari.game)
+    summary = summarize(result.returns)
+    mode = args.evaluation.action_mode
+    console.print(
+        f"{policy} scores {summary.mean:,.1f} (95 % interval {summary.ci_low:,.1f} to "
+        f"{summary.ci_high:,.1f}; standard deviation of games {summary.std:,.1f}) in "
+        f"{len(result.returns)} full games of {game}, {mode} actions",
+        soft_wrap=True,
+    )
+    recipe = recipes.load(game)
+    if recipe.random_return is not None:
+        console.print(f"random play scores {recipe.random_return:,.1f}")
+    if recipe.reference_return is not None:
+        console.print(reference_line(game, recipe.reference_return))
+    return 0
+
+
+def _play(teacher: Teacher, args: Score, console: Console) -> RowResult:
+    """All games of the policy."""
+    from ztw_rl.atari.evaluate import play
+    from ztw_rl.atari.make_emulators import make_batches
+    from ztw_rl.atari.seats import Row
+    from ztw_rl.core.backends.staged import eager
+    from ztw_rl.core.device import exact_device
+
+    device = exact_device(args.device)
+    settings = args.evaluation
+    batches = make_batches(teacher.atari, min(settings.n_envs, settings.n_episodes))
+    try:
+        teacher.check_actions(int(batches[0].action_space.n))
+        with counted_games(settings.n_episodes, console) as count:
+            (result,) = play(
+                eager(teacher.model().to(device)),
+                batches,
+                [Row("backbone")],
+                n_episodes=settings.n_episodes,
+                seed=args.seed,
+                action_mode=settings.action_mode,
+                device=device,
+                on_game=count,
+            )
+    finally:
+        for emulators in batches:
+            emulators.close()
+    return result
