@@ -6,8 +6,11 @@ import difflib
 from pathlib import Path
 
 from ztw_rl import runs
+from ztw_rl.atari.config import AtariConfig
 from ztw_rl.atari.games import canonical
+from ztw_rl.core.files import load_json
 from ztw_rl.errors import UserError
+from ztw_rl.schema import parse
 
 AGENT = "agent"
 """Folder of a distillation run that holds the agent it made."""
@@ -54,3 +57,17 @@ def find(wanted: str | None, runs_dir: Path) -> Path:
     near = difflib.get_close_matches(wanted, available, n=1, cutoff=0.0)
     hint = f"did you mean '{near[0]}'?" if near else "make one with: ztw-rl distill-ics"
     raise UserError(f"there is no agent '{wanted}'; {hint}")
+
+
+def stored_atari(folder: Path) -> AtariConfig:
+    """Game and pixels of an agent, read without loading torch.
+
+    Args:
+        folder: What ``find`` gives.
+
+    Raises:
+        UserError: Its configuration is damaged.
+    """
+    path = folder / CONFIG_FILE
+    stored = load_json(path)
+    return parse(AtariConfig, stored.get("atari") if isinstance(stored, dict) else None, path)

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from ztw_rl.core.checkpoint import write_atomically
+from ztw_rl.core.files import write_atomically
 
 COSTS = {
     "relative_time": "inference time, relative to the backbone",

@@ -10,6 +10,7 @@ import uuid
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ztw_rl.core.files import load_json, save_json
 from ztw_rl.errors import UserError
 from ztw_rl.schema import parse
 
@@ -94,8 +95,6 @@ def _numbered(folder: Path) -> list[tuple[str, int, Path]]:
 
 def save_config(run_dir: Path, config: Any) -> None:
     """Write a dataclass as ``run_dir/config.json``, atomically."""
-    from ztw_rl.core.checkpoint import save_json
-
     save_json(run_dir / CONFIG, dataclasses.asdict(config))
 
 
@@ -105,8 +104,6 @@ def load_config(kind: type[T], run_dir: Path) -> T:
     Raises:
         UserError: There is no such run, or its config is missing or damaged.
     """
-    from ztw_rl.core.checkpoint import load_json
-
     if not run_dir.is_dir():
         raise UserError(f"there is no run folder {run_dir}")
     return parse(kind, load_json(run_dir / CONFIG), run_dir / CONFIG)

@@ -244,7 +244,7 @@ def same_rollout(source: RolloutBuffer, target: RolloutBuffer) -> None:
 def test_an_update_equals_stock_ppos(env, config):
     """Same weights, rollout and minibatches give the same losses and the same new weights."""
     fast = ppo.build_ppo(env, config, seed=0, device=CPU)
-    stock = stock_ppo(env, config, 0, torch.device("cpu"))
+    stock = stock_ppo(env, config, 0, CPU)
     initial = {k: v.clone() for k, v in stock.policy.state_dict().items()}
     assert initial.keys() == fast.policy.state_dict().keys()
     torch.testing.assert_close(dict(fast.policy.state_dict()), initial, rtol=0, atol=0)

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from ztw_rl.atari.agent import Agent, AgentConfig, load_agent, policy_fingerprint, save_agent
-from ztw_rl.atari.backbone import WIDTHS, early_exit_nature_cnn
+from ztw_rl.atari.backbone import WIDTHS, early_exit_nature_cnn, policy_alone
 from ztw_rl.atari.config import AtariConfig, DistillConfig
 from ztw_rl.atari.distill import build_early_exit_model, distill
 from ztw_rl.atari.evaluate import play
 from ztw_rl.atari.seats import Row
-from ztw_rl.atari.student import exit_macs, macs, policy, student_of, widths_for
+from ztw_rl.atari.student import exit_macs, macs, student_of, widths_for
 from ztw_rl.atari.teacher import Provenance, Teacher, from_agent
 from ztw_rl.core.backends.staged import eager
 from ztw_rl.core.checkpoint import newest_checkpoint
@@ -28,7 +28,7 @@ EXITS = ("conv1", "conv2")
 
 @pytest.mark.parametrize("widths", [WIDTHS, (17, 34, 34, 305), (3, 5, 7, 11)])
 def test_macs_as_counted(widths):
-    model = policy(6, widths).eval()
+    model = policy_alone(6, widths).eval()
     assert macs(widths, 6) == count_macs(lambda: model.backbone(PIXELS))
 
 
@@ -52,7 +52,7 @@ def test_the_full_width_for_the_full_cost():
 def teacher():
     """Answers with the place of the brightest third, as ``PatchGames`` want it."""
     torch.manual_seed(0)
-    model = policy(3)
+    model = policy_alone(3)
     x, places = pictures(512)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     for index in torch.arange(512).split(64):
@@ -143,7 +143,7 @@ def test_as_an_agents_folder(tmp_path):
         student_of="conv1",
         widths=(17, 34, 34, 305),
     )
-    agent = Agent(config, policy(6, config.widths).eval())
+    agent = Agent(config, policy_alone(6, config.widths).eval())
     save_agent(tmp_path, agent)
     loaded = load_agent(tmp_path)
     assert loaded.config == config
@@ -156,7 +156,7 @@ def test_as_an_agents_folder(tmp_path):
 
 def test_early_exit_agents_are_told_by_their_policy_whatever_the_method():
     torch.manual_seed(0)
-    weights = policy(6).state_dict()
+    weights = policy_alone(6).state_dict()
     found = set()
     for method in ("ztw", "sdn"):
         config = AgentConfig(AtariConfig(), 6, EXITS, method)

@@ -70,13 +70,14 @@ def distill() -> Callable[..., int]:
 
 
 @pytest.fixture
-def one_error(capsys) -> Callable[..., str]:
+def one_error(capfd) -> Callable[..., str]:
     """Runs a command that a user's mistake stops; its single line on stderr."""
 
     def one_error(*arguments: str) -> str:
-        capsys.readouterr()
+        # Of the process, not only of Python: the emulator writes too.
+        capfd.readouterr()
         assert cli.main(list(arguments)) == 2
-        captured = capsys.readouterr()
+        captured = capfd.readouterr()
         assert captured.out == ""
         assert captured.err.count("\n") == 1, captured.err
         return captured.err

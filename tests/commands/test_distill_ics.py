@@ -35,12 +35,12 @@ def sb3_zip(tmp_path_factory) -> Path:
     return path
 
 
-def test_the_newest_run_is_distilled_by_default(ppo_run, distill, capsys):
+def test_the_newest_run_is_distilled_by_default(ppo_run, distill, capfd):
     older = Path("runs/ppo/pong-000")
     shutil.copytree(ppo_run, older)
     os.utime(older / "config.json", (1, 1))
     assert distill() == 0
-    assert "distilled over 64 steps: runs/distill/pong-001/agent" in capsys.readouterr().out
+    assert "distilled over 64 steps: runs/distill/pong-001/agent" in capfd.readouterr().out
     assert config_of(FIRST)["policy"] == str(ppo_run)
     agent = load_agent(FIRST / "agent")
     provenance = agent.config.provenance
@@ -64,9 +64,9 @@ def test_an_agents_policy_is_distilled_anew(distill_run, distill):
     assert config_of(Path("runs/distill/pong-003"))["seed"] == 3
 
 
-def test_an_sb3_zip(sb3_zip, distill, capsys):
+def test_an_sb3_zip(sb3_zip, distill, capfd):
     assert distill(f"--policy={sb3_zip}", "--atari.max-frames=100") == 0
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     shown = " ".join(captured.err.split())
     assert "the imported policy scores" in shown
     assert "in 5 games of pong with pixels: sb3" in shown
@@ -89,11 +89,11 @@ def stop_after(monkeypatch, n_rollouts: int) -> None:
     monkeypatch.setattr(module, "Epochs", interrupted)
 
 
-def test_ctrl_c_and_resume(ppo_run, distill, capsys, monkeypatch):
+def test_ctrl_c_and_resume(ppo_run, distill, capfd, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
         assert distill() == 130
-    out = capsys.readouterr().out
+    out = capfd.readouterr().out
     assert out.startswith("stopped after 48 steps; go on with: ")
     assert not (FIRST / "agent").exists()
     advice = out.strip().split("go on with: ")[1]
@@ -101,11 +101,11 @@ def test_ctrl_c_and_resume(ppo_run, distill, capsys, monkeypatch):
     # The run holds its teacher, so it does not need the policy any more.
     shutil.rmtree(ppo_run)
     assert cli.main(shlex.split(advice)[1:]) == 0
-    assert "distilled over 64 steps" in capsys.readouterr().out
+    assert "distilled over 64 steps" in capfd.readouterr().out
     assert load_agent(FIRST / "agent").config.provenance.ppo_timesteps == 16
 
 
-def test_resume_without_a_value_takes_the_newest(distill_run, capsys):
+def test_resume_without_a_value_takes_the_newest(distill_run, capfd):
     shutil.rmtree(distill_run / "agent")
     assert cli.main(["distill-ics", "--resume", "--device", "cpu"]) == 0
     assert (distill_run / "agent" / "agent.json").is_file()
@@ -117,13 +117,13 @@ def test_a_resumed_run_may_be_called_by_its_game(distill_run, one_error):
     assert error == f"error: {distill_run} plays pong, not Breakout; leave out --env\n"
 
 
-def test_runs_without_a_checkpoint_are_passed_over(ppo_run, distill_run, distill, capsys):
+def test_runs_without_a_checkpoint_are_passed_over(ppo_run, distill_run, distill, capfd):
     """As a kill before the first checkpoint leaves them."""
     for run in (ppo_run, distill_run):
         shutil.copytree(run, run.with_name("pong-002"))
         shutil.rmtree(run.with_name("pong-002") / "checkpoints")
     assert cli.main(["distill-ics", "--resume", "--device=cpu"]) == 0
-    assert "going on in runs/distill/pong-001" in capsys.readouterr().err
+    assert "going on in runs/distill/pong-001" in capfd.readouterr().err
     assert distill() == 0
     assert config_of(Path("runs/distill/pong-003"))["policy"] == str(ppo_run)
 
@@ -144,7 +144,7 @@ def test_settings_cannot_change_midway(distill_run, one_error):
     ("arguments", "message"),
     [
         ([], "there is no run with a checkpoint in runs/ppo; begin with: ztw-rl train-ppo"),
-        (["--policy=nowhere"], "there is no agent 'nowhere'"),
+        (["--policy=nowhere"], "nowhere is no policy; name a run of train-ppo"),
         (["--policy=gone.zip"], "gone.zip does not exist"),
         (["--policy=gone.zip", "--env=Pong"], "gone.zip does not exist"),
         (["--resume"], "there is no run with a checkpoint in runs/distill; begin with"),
@@ -233,16 +233,16 @@ def test_runs_that_cannot_be_written(ppo_run, folder, one_error):
     assert Path("runs/distill").read_text() == "in the way"
 
 
-def test_a_student(ppo_run, distill, one_error, capsys):
+def test_a_student(ppo_run, distill, one_error, capfd):
     assert distill("--method=student", "--distill.student-of=conv2") == 0
-    assert "distilled over 32 steps" in capsys.readouterr().out
+    assert "distilled over 32 steps" in capfd.readouterr().out
     config = load_agent(FIRST / "agent").config
     assert (config.method, config.student_of, config.exits) == ("student", "conv2", ())
     assert config_of(FIRST)["distill"]["method"] == "student"
     assert cli.main(["distill-ics", "--resume", "--device=cpu"]) == 0
-    assert "distilled over 32 steps" in capsys.readouterr().out
+    assert "distilled over 32 steps" in capfd.readouterr().out
     error = one_error("distill-ics", f"--policy={FIRST}")
-    assert "is a student, a copy of another policy; distil that one" in error
+    assert "is a student, a copy of another policy; name that one" in error
 
 
 @pytest.mark.parametrize("method", ["sdn", "cascade", "ensemble", "ztw"])

@@ -28,12 +28,12 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_newest_agent_at_several_thresholds(distill_run, capsys):
+def test_the_newest_agent_at_several_thresholds(distill_run, capfd):
     older = Path("runs/distill/pong-000")
     shutil.copytree(distill_run, older)
     os.utime(older / "config.json", (1, 1))
     assert cli.main([*SMALL, "--thresholds", "0.1:0.5:0.2", "--seed=4"]) == 0
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     # 10 rows of 2 games; no bar moves where there is no terminal.
     assert [line for line in captured.out.splitlines() if line.startswith("games: ")] == [
         f"games: {n} of 20" for n in range(2, 21, 2)
@@ -254,9 +254,9 @@ def test_a_wrong_type_in_the_recipe(distill_run, folder, one_error):
         (["--treshold", "0.5", "--epizodes", "3"], "did you mean --n-episodes or --thresholds?"),
     ],
 )
-def test_unusable_flags(distill_run, capsys, arguments, message):
+def test_unusable_flags(distill_run, capfd, arguments, message):
     assert cli.main(["eval", *arguments]) == 2
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
     assert message in captured.err
@@ -264,11 +264,11 @@ def test_unusable_flags(distill_run, capsys, arguments, message):
     assert not Path("runs/eval").exists()
 
 
-def test_a_student_is_one_row(ppo_run, distill, capsys):
+def test_a_student_is_one_row(ppo_run, distill, capfd):
     assert distill("--method=student") == 0
-    capsys.readouterr()
+    capfd.readouterr()
     assert cli.main([*SMALL, "--output=s"]) == 0
-    assert "picture" not in capsys.readouterr().out
+    assert "picture" not in capfd.readouterr().out
     assert sorted(p.name for p in Path("s").iterdir()) == ["curve.csv", "curve.json"]
     (row,) = rows_of(Path("s/curve.csv"))
     assert (row["rule"], row["threshold"], row["episodes"]) == ("student", "", "2")

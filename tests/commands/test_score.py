@@ -2,59 +2,147 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
+import pytest
 from stable_baselines3 import PPO
 
 from ztw_rl import cli
 from ztw_rl.atari.config import AtariConfig
 from ztw_rl.atari.vec_env import AtariVecEnv
 
-FEW = ["--n-episodes=3", "--device=cpu"]
+CPU = "--device=cpu"
 
 
-def test_the_newest_run_by_default(ppo_run, capsys):
+@pytest.fixture(scope="module")
+def sb3_zip(tmp_path_factory) -> Path:
+    """What SB3 saves of a policy for Pong."""
+    env = AtariVecEnv(AtariConfig(), 2, n_threads=1)
+    path = tmp_path_factory.mktemp("sb3") / "pong.zip"
+    PPO("CnnPolicy", env, n_steps=8, batch_size=8, device="cpu", seed=0).save(path)
+    env.close()
+    return path
+
+
+@pytest.fixture
+def score(capfd):
+    """Scores a policy; what the command says."""
+
+    def score(*arguments: str) -> str:
+        capfd.readouterr()
+        assert cli.main(["score", CPU, *arguments]) == 0
+        return capfd.readouterr().out
+
+    return score
+
+
+def mean(shown: str) -> str:
+    return re.search(r"scores (-?[\d.]+) \(95 %", shown)[1]
+
+
+@pytest.fixture
+def longer(distill_run) -> Path:
+    """An agent whose games are long enough for points."""
+    config = distill_run / "agent" / "agent.json"
+    config.write_text(config.read_text().replace('"max_frames": 100', '"max_frames": 1200'))
+    return distill_run
+
+
+def test_the_newest_run_by_default(ppo_run, score):
     before = set(Path().rglob("*"))
-    assert cli.main(["score", *FEW]) == 0
-    out = capsys.readouterr().out
-    line = rf"{ppo_run} scores 0\.0 \(95 % interval .*\) in 3 full games of pong, greedy"
-    assert re.search(line, out)
-    assert "random play scores -20.2\n" in out
-    assert "full policies that others trained on pong score 20 to 21\n" in out
+    shown = score("--n-episodes=3")
+    assert f"{ppo_run} scores 0.0 (95 % interval 0.0 to 0.0; " in shown
+    assert "in 3 games of pong: greedy actions, pixels ale, sticky actions 0.1\n" in shown
+    assert "random play scores -20.2 with sticky actions 0.1\n" in shown
+    assert "full policies that others trained on pong score 20 to 21\n" in shown
     # Also where no bar moves.
-    assert "games: 3 of 3" in out
+    assert "games: 3 of 3" in shown
     assert set(Path().rglob("*")) == before
 
 
-def test_the_games_are_those_of_an_evaluation(distill_run, capsys):
-    config = distill_run / "agent" / "agent.json"
-    # Long enough for points.
-    config.write_text(config.read_text().replace('"max_frames": 100', '"max_frames": 800'))
-    assert cli.main(["score", f"--policy={distill_run}", "--seed=4", *FEW]) == 0
-    shown = re.search(r"scores (-?[\d.]+) ", capsys.readouterr().out)
-    assert cli.main(["eval", "--thresholds=0.5", "--seed=4", "--output=out", *FEW]) == 0
+def test_the_games_are_those_of_an_evaluation(longer, score):
+    how = ["--action-mode=sample", "--n-episodes=2"]
+    shown = score(f"--policy={longer}", "--seed=4", *how)
+    assert cli.main(["eval", "--thresholds=0.5", "--seed=4", "--output=out", CPU, *how]) == 0
     rows = json.loads(Path("out/curve.json").read_text())["rows"]
     (backbone,) = (row for row in rows if row["rule"] == "backbone")
-    assert shown[1] == f"{backbone['return_mean']:.1f}" != "0.0"
+    assert mean(shown) == f"{backbone['return_mean']:.1f}"
+    assert "2 games of pong: sample actions" in shown
+    others = {mean(score(f"--policy={longer}", f"--seed={seed}", *how)) for seed in (5, 6, 7)}
+    assert others != {mean(shown)}
 
 
-def test_an_sb3_zip_plays_on_sb3s_pixels_unless_told_otherwise(folder, capsys, one_error):
-    env = AtariVecEnv(AtariConfig(), 2, n_threads=1)
-    PPO("CnnPolicy", env, n_steps=8, batch_size=8, device="cpu", seed=0).save("mine.zip")
-    env.close()
-    assert "say which game mine.zip plays" in one_error("score", "--policy=mine.zip")
-    short = "--atari.max-frames=100"
-    assert cli.main(["score", "--policy=mine.zip", "--env=Pong", short, *FEW]) == 0
-    assert "mine.zip scores" in capsys.readouterr().out
-    message = one_error("score", "--policy=mine.zip", "--env=Breakout", *FEW)
-    assert "the policy has 6 actions, but breakout has 4" in message
+def test_settings_come_from_the_games_recipe(ppo_run, score):
+    Path("envs").mkdir()
+    Path("envs/pong.yaml").write_text("evaluation: {n_episodes: 2}\nreference_return: [21, 21]\n")
+    shown = score()
+    assert "in 2 games of pong" in shown
+    assert "full policies that others trained on pong score 21\n" in shown
+    assert "random play" not in shown
 
 
-def test_what_there_is_not(folder, one_error):
-    assert "begin with: ztw-rl train-ppo --env Pong" in one_error("score")
-    assert "absent.zip does not exist" in one_error("score", "--policy=absent.zip")
+def test_an_sb3_zip_plays_on_sb3s_pixels_unless_told_otherwise(sb3_zip, score):
+    few = ["--n-episodes=1", "--atari.max-frames=100"]
+    assert "pong: greedy actions, pixels sb3" in score(f"--policy={sb3_zip}", *few)
+    shown = score(f"--policy={sb3_zip}", "--atari.pixels=ale", *few)
+    assert "pong: greedy actions, pixels ale" in shown
 
 
-def test_a_policy_says_its_pixels_itself(ppo_run, one_error):
-    assert "leave out --atari.* flags" in one_error("score", "--atari.pixels=sb3")
-    assert "plays pong, not Breakout" in one_error("score", "--env=Breakout")
+def test_paths_are_shown_as_they_are(sb3_zip, score):
+    shutil.copy(sb3_zip, "best[bold].ZIP")
+    shown = score(
+        "--policy=best[bold].ZIP", "--env=Pong", "--n-episodes=1", "--atari.max-frames=100"
+    )
+    assert "best[bold].ZIP scores" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "there is no run with a checkpoint in runs/ppo; begin with: ztw-rl train-ppo"),
+        (["--policy="], "--policy is empty"),
+        (["--policy=absent.zip"], "absent.zip does not exist"),
+        (["--policy=folder.zip"], "folder.zip is a folder"),
+        (["--policy=mine.zip"], "say which game mine.zip plays"),
+        (["--policy=mine.zip", "--env=Pnog"], "'Pnog'"),
+        (["--policy=mine.zip", "--env=Breakout"], "6 actions, but breakout has 4"),
+        (["--policy=mine.zip", "--env=Pong", "--atari.game=surround"], "leave out --atari.game"),
+        (["--policy=mine.zip", "--env=Pong", "--atari.screen-size=64"], "reads 4 frames of 84x84"),
+        (["--policy=mine.zip", "--env=Pong", "--device=gpu"], "gpu"),
+        (["--policy=pongg"], "pongg is no policy; name a run of train-ppo, an agent, or"),
+        (["--policy=weights.safetensors"], "weights.safetensors is no policy"),
+        (["--policy=runs"], "runs is no policy"),
+        (["--n-episodes=0"], "n_episodes"),
+    ],
+)
+def test_policies_that_are_none(folder, sb3_zip, one_error, arguments, message):
+    shutil.copy(sb3_zip, "mine.zip")
+    for path in ("folder.zip", "runs"):
+        Path(path).mkdir()
+    Path("weights.safetensors").write_bytes(b"")
+    assert message in one_error("score", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--atari.pixels=sb3"], "leave out --atari.* flags"),
+        (["--env=Breakout"], "runs/ppo/pong-001 plays pong, not Breakout; leave out --env"),
+        (["--env=Pnog"], "'Pnog'"),
+        (["--policy={checkpoint}"], "is a checkpoint; name its run, runs/ppo/pong-001\n"),
+        (["--policy=runs/other"], "runs/other is no policy"),
+    ],
+)
+def test_a_run_says_itself_what_it_is(ppo_run, one_error, arguments, message):
+    (checkpoint,) = (ppo_run / "checkpoints").iterdir()
+    other = Path("runs/other")
+    other.mkdir()
+    (other / "config.json").write_text('{"agent": "pong"}')
+    given = [argument.format(checkpoint=checkpoint) for argument in arguments]
+    assert message in one_error("score", *given)
+
+
+def test_a_run_without_a_checkpoint(ppo_run, one_error):
+    shutil.rmtree(ppo_run / "checkpoints")
+    assert f"{ppo_run} has no checkpoint yet" in one_error("score", f"--policy={ppo_run}")

@@ -24,7 +24,7 @@ def config_of(run_dir: str) -> dict:
     return json.loads(Path(run_dir, "config.json").read_text())
 
 
-def test_default_recipe_flag(folder, capsys):
+def test_default_recipe_flag(folder, capfd):
     (folder / "envs").mkdir()
     (folder / "envs" / "pong.yaml").write_text(
         "ppo: {n_envs: 3, n_steps: 8, batch_size: 8}\natari: {frame_skip: 2}"
@@ -41,40 +41,40 @@ def test_default_recipe_flag(folder, capsys):
     assert config["atari"]["frame_skip"] == 2
 
 
-def test_train_resume_extend(capsys):
+def test_train_resume_extend(capfd):
     assert cli.main(["train-ppo", "--env", "Breakout", "--n-timesteps", "16", *SMALL]) == 0
-    assert "trained for 16 steps: runs/ppo/breakout-001" in capsys.readouterr().out
+    assert "trained for 16 steps: runs/ppo/breakout-001" in capfd.readouterr().out
     assert cli.main(["train-ppo", "--env", "breakout", "--resume", "--n-timesteps", "48"]) == 0
-    assert "trained for 48 steps" in capsys.readouterr().out
+    assert "trained for 48 steps" in capfd.readouterr().out
     assert config_of("runs/ppo/breakout-001")["ppo"]["n_timesteps"] == 48
     assert cli.main(["train-ppo", "--resume=runs/ppo/breakout-001", "--n-timesteps=64"]) == 0
-    assert "trained for 64 steps" in capsys.readouterr().out
+    assert "trained for 64 steps" in capfd.readouterr().out
     assert cli.main(["train-ppo", "--env", "Breakout", "--n-timesteps", "1", *SMALL]) == 0
-    assert "runs/ppo/breakout-002" in capsys.readouterr().out
+    assert "runs/ppo/breakout-002" in capfd.readouterr().out
 
 
-def test_a_run_without_a_checkpoint_is_passed_over(capsys, one_error):
+def test_a_run_without_a_checkpoint_is_passed_over(capfd, one_error):
     assert cli.main(["train-ppo", "--env", "Pong", "--n-timesteps", "16", *SMALL]) == 0
     shutil.copytree("runs/ppo/pong-001", "runs/ppo/pong-002")
     shutil.rmtree("runs/ppo/pong-002/checkpoints")
     assert cli.main(["train-ppo", "--env=Pong", "--resume", "--n-timesteps=32"]) == 0
-    assert "trained for 32 steps: runs/ppo/pong-001" in capsys.readouterr().out
+    assert "trained for 32 steps: runs/ppo/pong-001" in capfd.readouterr().out
     shutil.rmtree("runs/ppo/pong-001")
     message = "there is no run runs/ppo/pong-* to resume"
     assert message in one_error("train-ppo", "--env=Pong", "--resume")
 
 
-def test_beginning_with_weights(capsys, one_error):
+def test_beginning_with_weights(capfd, one_error):
     assert cli.main(["train-ppo", "--env", "Pong", "--n-timesteps", "16", *SMALL]) == 0
     first = Path("runs/ppo/pong-001/checkpoints/step_000000016/policy.safetensors")
     weights = Path("ppo.safetensors")
     shutil.copy(first, weights)
-    capsys.readouterr()
+    capfd.readouterr()
     # A rate of nearly nothing: what comes out is what went in.
     still = ["--ppo.learning-rate=1e-12", "--seed=5"]
     command = ["train-ppo", "--env=Pong", f"--init={weights}", "--n-timesteps=16", *SMALL, *still]
     assert cli.main(command) == 0
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     shown = " ".join(captured.err.split())
     assert "begins with the weights of ppo.safetensors; steps are counted from 0" in shown
     assert "trained for 16 steps: runs/ppo/pong-002" in captured.out
@@ -86,14 +86,14 @@ def test_beginning_with_weights(capsys, one_error):
     # A resumed run has its own checkpoint, and does not need the file any more.
     weights.unlink()
     assert cli.main(["train-ppo", "--resume=runs/ppo/pong-002", "--n-timesteps=32"]) == 0
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     assert "trained for 32 steps" in captured.out
     assert "begins with" not in captured.err
     error = one_error("train-ppo", "--resume=runs/ppo/pong-002", "--init=other")
     assert "--init is ppo.safetensors in runs/ppo/pong-002 and cannot become other" in error
 
 
-def test_weights_that_no_training_can_begin_with(folder, capsys, one_error):
+def test_weights_that_no_training_can_begin_with(folder, capfd, one_error):
     arguments = ["train-ppo", "--env=Pong", "--n-timesteps=16", *SMALL]
     assert "gone is missing" in one_error(*arguments, "--init=gone")
     Path("text").write_text("no weights")
@@ -104,17 +104,17 @@ def test_weights_that_no_training_can_begin_with(folder, capsys, one_error):
     assert message in one_error(*arguments, "--init=agent")
     assert sorted(p.name for p in folder.iterdir()) == ["agent", "text"]
     assert cli.main(["train-ppo", "--env=Breakout", "--n-timesteps=16", *SMALL]) == 0
-    capsys.readouterr()
+    capfd.readouterr()
     other = "runs/ppo/breakout-001/checkpoints/step_000000016/policy.safetensors"
     message = f"{other} belongs to another network or game"
     assert message in one_error(*arguments, f"--init={other}")
     assert not Path("runs/ppo/pong-001").exists()
 
 
-def test_what_a_resumed_run_may_not_change(capsys, one_error):
+def test_what_a_resumed_run_may_not_change(capfd, one_error):
     assert cli.main(["train-ppo", "--env", "Pong", "--n-timesteps", "16", *SMALL]) == 0
     before = Path("runs/ppo/pong-001/config.json").read_bytes()
-    capsys.readouterr()
+    capfd.readouterr()
     for flag, message in [
         ("--ppo.n-envs=1", "--ppo.n-envs is 2 in runs/ppo/pong-001 and cannot become 1 midway"),
         ("--seed=1", "--seed is 0 in runs/ppo/pong-001 and cannot become 1 midway"),
@@ -127,14 +127,14 @@ def test_what_a_resumed_run_may_not_change(capsys, one_error):
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
-def test_damaged_checkpoints(capsys, damage):
+def test_damaged_checkpoints(capfd, damage):
     assert cli.main(["train-ppo", "--env", "Pong", "--n-timesteps", "16", *SMALL]) == 0
-    capsys.readouterr()
+    capfd.readouterr()
     weights = Path("runs/ppo/pong-001/checkpoints/step_000000016/policy.safetensors")
     if damage == "missing":
         weights.unlink()
     else:
         weights.write_bytes(weights.read_bytes()[:1000])
     assert cli.main(["train-ppo", "--resume", "runs/ppo/pong-001"]) == 2
-    error = capsys.readouterr().err.replace("\n", " ")
+    error = capfd.readouterr().err.replace("\n", " ")
     assert f"error: {weights} is {'missing' if damage == 'missing' else 'damaged'}" in error

@@ -10,11 +10,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ztw_rl.atari.backbone import WIDTHS, early_exit_nature_cnn
+from ztw_rl.atari.backbone import WIDTHS, Widths, early_exit_nature_cnn, policy_alone
 from ztw_rl.atari.config import AtariConfig, MethodName
-from ztw_rl.atari.student import Widths, macs, policy
-from ztw_rl.core.checkpoint import load_json, load_weights, save_json, save_tensors
+from ztw_rl.atari.student import macs
+from ztw_rl.core.checkpoint import load_weights, save_tensors
 from ztw_rl.core.cost import exit_costs
+from ztw_rl.core.files import load_json, save_json
 from ztw_rl.core.fingerprint import fingerprint
 from ztw_rl.core.methods import METHODS, without_ensemble
 from ztw_rl.core.model import EarlyExitModel
@@ -127,7 +128,7 @@ def policy_fingerprint(parameters: Mapping[str, Tensor]) -> str:
 def build_model(config: AgentConfig) -> EarlyExitModel:
     """The network that ``config`` describes, its parameters random."""
     if config.method == "student":
-        return policy(config.n_actions, config.widths)
+        return policy_alone(config.n_actions, config.widths)
     return early_exit_nature_cnn(config.n_actions, config.exits, METHODS[config.method])
 
 

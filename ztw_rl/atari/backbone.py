@@ -19,7 +19,9 @@ from ztw_rl.errors import UserError
 SCREEN_SIZE = 84
 FRAME_STACK = 4
 
-WIDTHS = (32, 64, 64, 512)
+Widths = tuple[int, int, int, int]
+
+WIDTHS: Widths = (32, 64, 64, 512)
 """Channels of the three convolutions, and features."""
 
 ATTACH_POINTS: dict[str, tuple[int, int, int]] = {
@@ -60,9 +62,7 @@ def _column_major(linear: nn.Linear) -> nn.Linear:
     return linear
 
 
-def nature_cnn(
-    n_actions: int, widths: tuple[int, int, int, int] = WIDTHS
-) -> tuple[list[nn.Module], nn.Module]:
+def nature_cnn(n_actions: int, widths: Widths = WIDTHS) -> tuple[list[nn.Module], nn.Module]:
     """Blocks and head of a NatureCNN policy with 4 stacked 84×84 frames as input.
 
     Args:
@@ -81,6 +81,20 @@ def nature_cnn(
         nn.Sequential(nn.Flatten(), _column_major(nn.Linear(third * 7 * 7, features)), nn.ReLU()),
     ]
     return blocks, nn.Linear(features, n_actions)
+
+
+def policy_alone(n_actions: int, widths: Widths = WIDTHS) -> EarlyExitModel:
+    """A NatureCNN policy without any IC, its parameters random.
+
+    Args:
+        n_actions: Size of the action space.
+        widths: Channels of the three convolutions, and features.
+
+    Returns:
+        The model, channels-last.
+    """
+    model = EarlyExitModel(*nature_cnn(n_actions, widths), ics=[], attach=[])
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def early_exit_nature_cnn(

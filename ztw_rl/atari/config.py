@@ -206,9 +206,9 @@ class EvaluationConfig:
     """Full games on raw points."""
 
     n_episodes: int = 10
-    """Games per row of the table."""
+    """Games of each setting."""
     n_envs: int = 32
-    """Games played side by side, of all rows together."""
+    """Games played side by side, of all settings together."""
     action_mode: ActionMode = "greedy"
     """Whether actions are the likeliest or sampled."""
 

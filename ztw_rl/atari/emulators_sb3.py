@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import ale_py
 import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete
@@ -25,6 +26,7 @@ class WrappedEmulators:
     """
 
     def __init__(self, config: AtariConfig, n_envs: int) -> None:
+        ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
         self._envs = [make_env(config) for _ in range(n_envs)]
         self.n_envs = n_envs
         self.observation_space = cast(Box, self._envs[0].observation_space)

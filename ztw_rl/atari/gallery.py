@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,6 +109,19 @@ def check_agent(folder: Path, agent: Agent) -> None:
             f"{config}: the agent has {agent.config.n_actions} actions, but {game} has {wanted}; "
             "these are another game's weights"
         )
+
+
+def games_and_backends(counts: Sequence[int], gallery: Sequence[GameResults]) -> str:
+    """How many games there are and what measured the times, in words.
+
+    Args:
+        counts: Games per setting, of each method.
+        gallery: Whose backends.
+    """
+    low, high = min(counts), max(counts)
+    shown = str(low) if low == high else f"{low} to {high}"
+    backends = sorted({method.backend for game in gallery for method in game.methods})
+    return f"{shown} full games per setting; times: {', '.join(backends)}, one thread"
 
 
 def method_label(table: StoredTable, exits: tuple[str, ...]) -> str:

@@ -17,16 +17,15 @@ from ztw_rl.atari.backbone import (
     FRAME_STACK,
     SCREEN_SIZE,
     WIDTHS,
+    Widths,
     early_exit_nature_cnn,
-    nature_cnn,
+    policy_alone,
 )
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.model import EarlyExitModel
 
 if TYPE_CHECKING:
     from ztw_rl.atari.collector import Experience
-
-Widths = tuple[int, int, int, int]
 
 
 def macs(widths: Widths, n_actions: int) -> int:
@@ -81,12 +80,6 @@ def exit_macs(n_actions: int, exits: Sequence[str], place: str) -> int:
     return exit_costs(model, pixels).macs[list(exits).index(place)]
 
 
-def policy(n_actions: int, widths: Widths = WIDTHS) -> EarlyExitModel:
-    """A NatureCNN without any IC, its parameters random: the student on its own."""
-    model = EarlyExitModel(*nature_cnn(n_actions, widths), ics=[], attach=[])
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
 class Student(nn.Module):
     """A whole policy in the place of an IC, on the pixels.
 
@@ -98,7 +91,7 @@ class Student(nn.Module):
     def __init__(self, n_actions: int, widths: Widths) -> None:
         super().__init__()
         self.widths = widths
-        self.policy = policy(n_actions, widths)
+        self.policy = policy_alone(n_actions, widths)
 
     def forward(self, pixels: Tensor, previous: Tensor | None = None) -> Tensor:
         """Logits (B, A) from pixels; it is the first, so there is no ``previous``."""
@@ -119,7 +112,7 @@ def beside_teacher(
         UserError: There are no such exits.
     """
     n_actions = len(teacher["head.bias"])
-    full = policy(n_actions)
+    full = policy_alone(n_actions)
     full.load_state_dict(dict(teacher))
     student = Student(n_actions, widths_for(exit_macs(n_actions, exits, place), n_actions))
     # What comes before the student is nothing.

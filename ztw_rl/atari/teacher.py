@@ -1,4 +1,4 @@
-"""Where a policy to be distilled comes from."""
+"""A trained policy, and the files that it is read from."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from ztw_rl.atari.agent import Provenance, load_agent
-from ztw_rl.atari.backbone import from_sb3
+from ztw_rl.atari.backbone import FRAME_STACK, SCREEN_SIZE, from_sb3, policy_alone
 from ztw_rl.atari.config import AtariConfig, PPOState
-from ztw_rl.atari.student import policy
 from ztw_rl.core.checkpoint import load_state, load_tensors
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.errors import UserError
@@ -33,6 +32,19 @@ class Teacher:
     provenance: Provenance
     """What is known of its training."""
 
+    def __post_init__(self) -> None:
+        """Check the pixels.
+
+        Raises:
+            UserError: NatureCNN does not read such pixels.
+        """
+        size, stack = self.atari.screen_size, self.atari.frame_stack
+        if (size, stack) != (SCREEN_SIZE, FRAME_STACK):
+            raise UserError(
+                f"screen_size {size} and frame_stack {stack} do not fit the policy: a NatureCNN "
+                f"reads {FRAME_STACK} frames of {SCREEN_SIZE}x{SCREEN_SIZE}"
+            )
+
     @property
     def n_actions(self) -> int:
         """Size of the action space."""
@@ -49,13 +61,13 @@ class Teacher:
         """
         if n != self.n_actions:
             raise UserError(
-                f"the policy has {self.n_actions} actions, but {self.atari.game} has {n}; "
-                "say the right game with --env"
+                f"the policy has {self.n_actions} actions, but {self.atari.game} has {n}: it was "
+                "trained on another game; name that one"
             )
 
     def model(self) -> EarlyExitModel:
         """The policy as it is, without any IC, in eval mode."""
-        model = policy(self.n_actions)
+        model = policy_alone(self.n_actions)
         model.load_state_dict(dict(self.parameters))
         return model.eval()
 
@@ -85,7 +97,7 @@ def from_agent(folder: Path) -> Teacher:
     """
     agent = load_agent(folder)
     if agent.is_student:
-        raise UserError(f"{folder} is a student, a copy of another policy; distil that one")
+        raise UserError(f"{folder} is a student, a copy of another policy; name that one")
     parameters = {
         name: tensor
         for name, tensor in agent.model.state_dict().items()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ztw_rl import runs
+from ztw_rl.commands._console import plain_console
 from ztw_rl.commands._targets import Choice
 from ztw_rl.errors import UserError
 
@@ -137,7 +138,7 @@ def report(
     import pandas as pd
 
     from ztw_rl.core.bench import break_even
-    from ztw_rl.core.checkpoint import write_atomically
+    from ztw_rl.core.files import write_atomically
     from ztw_rl.plots import plot_bench
 
     run = BenchRun(
@@ -161,7 +162,6 @@ def report(
 
 
 def _print(rows: Sequence[Latency], even: float) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     first = rows[0]
@@ -174,4 +174,4 @@ def _print(rows: Sequence[Latency], even: float) -> None:
     for row in rows:
         latencies = (f"{us:,.0f}" for us in (row.p50_us, row.p90_us, row.p99_us))
         table.add_row(row.case, *latencies, f"{row.relative_time:.3f}", f"{row.relative_macs:.3f}")
-    Console().print(table)
+    plain_console().print(table)

@@ -49,7 +49,7 @@ def write(
 ) -> None:
     """The three files, each at once or not at all; a student's single row has no picture."""
     from ztw_rl.atari.games import canonical
-    from ztw_rl.core.checkpoint import save_json, write_atomically
+    from ztw_rl.core.files import save_json, write_atomically
     from ztw_rl.plots import plot_curve
 
     game = canonical(agent.config.atari.game)

@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 
 from ztw_rl import recipes
-from ztw_rl.atari.gallery import GameResults, MethodResult
+from ztw_rl.atari.gallery import GameResults, MethodResult, games_and_backends
 from ztw_rl.atari.tables import decision_costs
-from ztw_rl.commands._report_points import counted
 from ztw_rl.core.levels import Level, PairedScores
 from ztw_rl.core.selection import KEEP, Costs
 from ztw_rl.errors import UserError
@@ -196,4 +195,4 @@ episodes, its first; the cost is the games' mean.
 
 def _note(gallery: Sequence[GameResults]) -> str:
     """Games per setting and what measured the times."""
-    return counted([m.n_games for game in gallery for m in game.methods], gallery)
+    return games_and_backends([m.n_games for game in gallery for m in game.methods], gallery)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ztw_rl.atari.gallery import GameResults, MethodResult
+from ztw_rl.atari.gallery import GameResults, MethodResult, games_and_backends
 from ztw_rl.atari.tables import StoredRow
 
 
@@ -51,12 +51,4 @@ def _backbone(game: GameResults, method: MethodResult) -> list[tuple[str, str, S
 def figure_note(gallery: Sequence[GameResults]) -> str:
     """What stands below the figure; within a game its rows have equally many games."""
     counts = [_n_compared(game, m) for game in gallery for m in game.methods]
-    return "the first " + counted(counts, gallery)
-
-
-def counted(counts: Sequence[int], gallery: Sequence[GameResults]) -> str:
-    """Games per setting, given by ``counts``, and what measured the times, in words."""
-    low, high = min(counts), max(counts)
-    shown = str(low) if low == high else f"{low} to {high}"
-    backends = sorted({method.backend for game in gallery for method in game.methods})
-    return f"{shown} full games per setting; times: {', '.join(backends)}, one thread"
+    return "the first " + games_and_backends(counts, gallery)

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ztw_rl import agents, runs
-from ztw_rl.atari.config import AtariConfig, DistillConfig, MethodName
-from ztw_rl.atari.games import canonical, rom_id
+from ztw_rl.atari.config import DistillConfig, MethodName
+from ztw_rl.atari.games import canonical
 from ztw_rl.commands._arguments import parse, peek
+from ztw_rl.commands._console import plain_console
 from ztw_rl.commands._distilled import DistillRun, made_agent
 from ztw_rl.commands._policy import (
     TEACHER_FILE,
-    check_pixels,
-    find_policy,
+    PolicyArguments,
     is_zip,
     load_teacher,
-    policy_recipe,
+    parse_with_policy,
 )
 from ztw_rl.commands._resume import check_resumable
 from ztw_rl.core.settings import require_seed
@@ -41,33 +41,21 @@ INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
-class DistillICs:
+class DistillICs(PolicyArguments):
     """Fit internal classifiers and their ensembles to a trained policy, by playing.
 
     The result is an early-exit agent, in the run folder's agent/.
     """
 
-    policy: Path | None = None
-    """A run of train-ppo, an agent's folder, or an SB3 .zip of a CnnPolicy (say its game with
-    --env, and --atari.pixels ale unless it was trained on SB3's own wrappers); by default the
-    newest run of train-ppo."""
-    env: str | None = None
-    """The game of an SB3 .zip."""
     method: MethodName | None = None
     """Short for --distill.method."""
     seed: int = 0
     """Of games, initial weights, draws and minibatches."""
-    device: str = "auto"
-    """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
     resume: Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="[RUN]")] = None
     """Go on with this run folder; without a value, with the run started or resumed last that
     has a checkpoint."""
-    runs_dir: Path = Path("runs")
-    """Where run folders are."""
     distill: DistillConfig = field(default_factory=DistillConfig)
     """Distillation."""
-    atari: AtariConfig = field(default_factory=AtariConfig)
-    """How the emulator's frames become observations; only an SB3 .zip leaves that open."""
 
     def __post_init__(self) -> None:
         require_seed(self)
@@ -82,10 +70,10 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: The command line, the policy or the run to resume has an error.
     """
-    early = peek(arguments, "policy", "env", "resume", "runs-dir")
-    root = Path(early["runs-dir"] or "runs")
+    early = peek(arguments, "resume", "runs-dir")
     if early["resume"] is not None:
-        run_dir = Path(early["resume"]) if early["resume"] else _newest(root)
+        named, root = early["resume"], Path(early["runs-dir"] or "runs")
+        run_dir = Path(named) if named else _newest(root)
         stored = runs.load_config(DistillRun, run_dir)
         default = DistillICs(
             policy=Path(stored.policy), seed=stored.seed, distill=stored.distill, atari=stored.atari
@@ -97,16 +85,10 @@ def main(arguments: list[str]) -> int:
         check_resumable(run_dir, args.resume, default, replace(args, env=None))
         return _go_on(run_dir, stored, args)
 
-    def find() -> Path:
-        return find_policy(early["policy"], root)
-
-    def defaults() -> DistillICs:
-        recipe = policy_recipe(find(), early["env"])
-        return DistillICs(distill=recipe.distill, atari=recipe.atari)
-
-    args = _full(parse(DistillICs, arguments, PROG, defaults))
-    policy = find()
-    check_pixels(policy, args.atari)
+    args, policy = parse_with_policy(
+        DistillICs, arguments, PROG, lambda r: DistillICs(distill=r.distill, atari=r.atari)
+    )
+    args = _full(args)
     runs.check_writable(args.runs_dir / KIND)
     return _start(args, policy)
 
@@ -134,24 +116,23 @@ def _start(args: DistillICs, policy: Path) -> int:
     from ztw_rl.core.device import exact_device
 
     exact_device(args.device)
-    atari = replace(args.atari, game=rom_id(args.atari.game))
-    teacher = load_teacher(policy, atari)
+    teacher = load_teacher(policy, args.atari)
     # Exits that do not exist show here, before there is a run folder.
     build_early_exit_model(teacher, args.distill)
     with _games(teacher, args.distill.n_envs) as emulators:
-        console = _console()
+        console = plain_console(stderr=True)
         if is_zip(policy):
             _show_imported(teacher, emulators, args, console)
         run = DistillRun(
             seed=args.seed,
             policy=str(policy),
-            atari=atari,
+            atari=args.atari,
             distill=args.distill,
             ppo_timesteps=teacher.provenance.ppo_timesteps,
             ppo_seed=teacher.provenance.ppo_seed,
             imported_from=teacher.provenance.imported_from,
         )
-        run_dir = runs.create(args.runs_dir, KIND, canonical(atari.game), run)
+        run_dir = runs.create(args.runs_dir, KIND, canonical(args.atari.game), run)
         save_tensors(run_dir / TEACHER_FILE, teacher.parameters)
         console.print(f"distilling {policy} in {run_dir}")
         return _distill(run_dir, run, teacher, emulators, args, console, resume=False)
@@ -168,15 +149,9 @@ def _go_on(run_dir: Path, run: DistillRun, args: DistillICs) -> int:
     teacher = Teacher(load_tensors(run_dir / TEACHER_FILE), run.atari, provenance)
     with _games(teacher, run.distill.n_envs) as emulators:
         runs.save_config(run_dir, run)
-        console = _console()
+        console = plain_console(stderr=True)
         console.print(f"going on in {run_dir}")
         return _distill(run_dir, run, teacher, emulators, args, console, resume=True)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True)
 
 
 @contextmanager

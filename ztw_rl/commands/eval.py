@@ -12,6 +12,7 @@ from ztw_rl import agents, recipes, runs
 from ztw_rl.atari.config import EvaluationConfig
 from ztw_rl.atari.games import canonical
 from ztw_rl.commands._arguments import parse, peek
+from ztw_rl.commands._console import plain_console
 from ztw_rl.commands._curve import CSV, JSON, PNG, EvalRun, kept_lines, screen, write
 from ztw_rl.commands._games import counted_games, reference_line
 from ztw_rl.core.settings import require, require_seed
@@ -92,7 +93,7 @@ def main(arguments: list[str]) -> int:
         Eval,
         arguments,
         "ztw-rl eval",
-        lambda: Eval(evaluation=recipes.load(_game(find())).evaluation),
+        lambda: Eval(evaluation=recipes.load(agents.stored_atari(find()).game).evaluation),
     )
     folder = find()
     thresholds = parse_thresholds(args.thresholds)
@@ -102,27 +103,14 @@ def main(arguments: list[str]) -> int:
     return _evaluate(args, folder, thresholds)
 
 
-def _game(folder: Path) -> str:
-    """The game an agent plays, read without loading torch."""
-    import json
-
-    config = folder / agents.CONFIG_FILE
-    try:
-        return str(json.loads(config.read_text(encoding="utf-8"))["atari"]["game"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{config} is damaged; restore it") from None
-
-
 def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
     """Play, time, print and write."""
-    from rich.console import Console
-
     from ztw_rl.atari.agent import load_agent
     from ztw_rl.atari.evaluate import table
     from ztw_rl.core.device import exact_device, n_network_threads
     from ztw_rl.core.runtime import make_backend
 
-    console = Console()
+    console = plain_console()
     device = exact_device("cpu" if args.backend == "onnx" else args.device)
     agent = load_agent(folder)
     if not args.ensembles:
@@ -176,14 +164,14 @@ def _bare(agent: Agent, folder: Path) -> Agent:
 
 def _time(agent: Agent, backend: Backend, name: str) -> ExitTimes:
     """Times per exit, before any game keeps the processor busy."""
-    from ztw_rl.atari.student import policy
+    from ztw_rl.atari.backbone import policy_alone
     from ztw_rl.core.runtime import make_backend
     from ztw_rl.core.timing import time_exits
 
     full, x = backend, agent.example()
     if agent.is_student:
         # How long a network takes does not depend on its weights.
-        full = make_backend(name, policy(agent.config.n_actions).eval(), x)
+        full = make_backend(name, policy_alone(agent.config.n_actions).eval(), x)
     return time_exits(backend, x, full)
 
 

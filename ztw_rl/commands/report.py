@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     from ztw_rl.atari.gallery import read_gallery
     from ztw_rl.commands._report_levels import as_frame, as_markdown, levels
     from ztw_rl.commands._report_points import figure_note, points_of
-    from ztw_rl.core.checkpoint import write_atomically
+    from ztw_rl.core.files import write_atomically
     from ztw_rl.plots import plot_games
 
     gallery = read_gallery(args.agents)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import tyro
 
 from ztw_rl import recipes
-from ztw_rl.atari.config import AtariConfig, EvaluationConfig
-from ztw_rl.atari.games import canonical, rom_id
-from ztw_rl.commands._arguments import parse, peek
+from ztw_rl.atari.config import EvaluationConfig
+from ztw_rl.atari.games import canonical
+from ztw_rl.commands._console import plain_console
 from ztw_rl.commands._games import counted_games, reference_line
-from ztw_rl.commands._policy import check_pixels, find_policy, load_teacher, policy_recipe
+from ztw_rl.commands._policy import PolicyArguments, load_teacher, parse_with_policy
 from ztw_rl.core.settings import require_seed
 
 if TYPE_CHECKING:
@@ -26,31 +25,19 @@ PROG = "ztw-rl score"
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(PolicyArguments):
     """Play full games with a policy as it is, on raw points, before its distillation.
 
     Prints its mean return beside random play's and what others' policies reach. Nothing is
     written.
     """
 
-    policy: Path | None = None
-    """A run of train-ppo, an agent's folder, or an SB3 .zip of a CnnPolicy (say its game with
-    --env, and --atari.pixels ale unless it was trained on SB3's own wrappers); by default the
-    newest run of train-ppo."""
-    env: str | None = None
-    """The game of an SB3 .zip."""
     seed: int = 0
     """Game k has seed + k."""
-    device: str = "auto"
-    """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
-    runs_dir: Path = Path("runs")
-    """Where run folders are."""
     evaluation: tyro.conf.OmitArgPrefixes[EvaluationConfig] = field(
         default_factory=EvaluationConfig
     )
     """How many games, and how they are played."""
-    atari: AtariConfig = field(default_factory=AtariConfig)
-    """How the emulator's frames become observations; only an SB3 .zip leaves that open."""
 
     def __post_init__(self) -> None:
         require_seed(self)
@@ -65,38 +52,28 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: The command line or the policy has an error.
     """
-    early = peek(arguments, "policy", "env", "runs-dir")
-
-    def find() -> Path:
-        return find_policy(early["policy"], Path(early["runs-dir"] or "runs"))
-
-    def defaults() -> Score:
-        recipe = policy_recipe(find(), early["env"])
-        return Score(evaluation=recipe.evaluation, atari=recipe.atari)
-
-    args = parse(Score, arguments, PROG, defaults)
-    policy = find()
-    check_pixels(policy, args.atari)
-
-    from rich.console import Console
+    args, policy = parse_with_policy(
+        Score, arguments, PROG, lambda r: Score(evaluation=r.evaluation, atari=r.atari)
+    )
 
     from ztw_rl.core.statistics import summarize
 
-    teacher = load_teacher(policy, replace(args.atari, game=rom_id(args.atari.game)))
-    console = Console()
+    teacher = load_teacher(policy, args.atari)
+    console = plain_console()
     result = _play(teacher, args, console)
     game = canonical(teacher.atari.game)
     summary = summarize(result.returns)
-    mode = args.evaluation.action_mode
+    sticky = teacher.atari.repeat_action_probability
     console.print(
         f"{policy} scores {summary.mean:,.1f} (95 % interval {summary.ci_low:,.1f} to "
         f"{summary.ci_high:,.1f}; standard deviation of games {summary.std:,.1f}) in "
-        f"{len(result.returns)} full games of {game}, {mode} actions",
+        f"{len(result.returns)} games of {game}: {args.evaluation.action_mode} actions, "
+        f"pixels {teacher.atari.pixels}, sticky actions {sticky:g}",
         soft_wrap=True,
     )
     recipe = recipes.load(game)
     if recipe.random_return is not None:
-        console.print(f"random play scores {recipe.random_return:,.1f}")
+        console.print(f"random play scores {recipe.random_return:,.1f} with sticky actions 0.1")
     if recipe.reference_return is not None:
         console.print(reference_line(game, recipe.reference_return))
     return 0

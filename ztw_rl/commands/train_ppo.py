@@ -13,6 +13,7 @@ from ztw_rl import recipes, runs
 from ztw_rl.atari.config import AtariConfig, PPOConfig, PPORun
 from ztw_rl.atari.games import canonical, rom_id
 from ztw_rl.commands._arguments import peek, read
+from ztw_rl.commands._console import plain_console
 from ztw_rl.commands._resume import check_resumable
 from ztw_rl.errors import UserError
 
@@ -115,8 +116,6 @@ def _newest(root: Path, game: str | None) -> Path:
 
 def _train(run: PPORun, resumed: Path | None, args: TrainPPO) -> int:
     """Train in a new run folder or in ``resumed``, and say where the result is."""
-    from rich.console import Console
-
     from ztw_rl.atari import ppo
     from ztw_rl.atari.vec_env import AtariVecEnv
     from ztw_rl.core.checkpoint import newest_checkpoint
@@ -136,7 +135,7 @@ def _train(run: PPORun, resumed: Path | None, args: TrainPPO) -> int:
         else:
             run_dir = resumed
             runs.save_config(run_dir, run)
-        console = Console(stderr=True)
+        console = plain_console(stderr=True)
         console.print(f"{'training' if resumed is None else 'going on'} in {run_dir}")
         if init is not None:
             console.print(f"begins with the weights of {init}; steps are counted from 0")

@@ -13,7 +13,7 @@ from torch import Tensor
 from ztw_rl import deploy
 from ztw_rl.core.backends import aoti
 from ztw_rl.core.backends.onnx import export_graphs, interface
-from ztw_rl.core.checkpoint import write_atomically
+from ztw_rl.core.files import write_atomically
 from ztw_rl.core.model import EarlyExitModel
 
 

@@ -1,12 +1,9 @@
-"""Files that are never half-written: safetensors for tensors, JSON for everything else."""
+"""Checkpoints and weights: safetensors for tensors, JSON for everything else."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ztw_rl.core.files import load_json, save_json, write_atomically
 from ztw_rl.errors import UserError
 from ztw_rl.schema import parse
 
@@ -23,53 +21,6 @@ T = TypeVar("T")
 
 STATE = "state.json"
 """A checkpoint's counters."""
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Have ``write`` fill a temporary file beside ``path``, then move it into place.
-
-    Whoever reads ``path`` sees the old file or the new one, also if the process is killed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def save_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda p: _write_text(p, text))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
-def load_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: The file is missing or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; is its folder complete?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged ({error}); restore or delete it") from None
 
 
 def save_tensors(
@@ -165,7 +116,7 @@ def newest_checkpoint(run_dir: Path) -> Path:
     """
     found = checkpoints(run_dir)
     if not found:
-        raise UserError(f"{run_dir} has no checkpoint yet; start it again without --resume")
+        raise UserError(f"{run_dir} has no checkpoint yet; begin again, or wait for the first")
     return found[-1]
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ztw_rl.core.checkpoint import load_json, load_weights, save_json, save_tensors
+from ztw_rl.core.checkpoint import load_weights, save_tensors
 from ztw_rl.core.cost import exit_costs
+from ztw_rl.core.files import load_json, save_json
 from ztw_rl.core.methods import METHODS
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.errors import UserError

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ztw_rl import runs
 from ztw_rl.commands._arguments import read
+from ztw_rl.commands._console import plain_console
 from ztw_rl.commands.supervised._answers import collect_answers, data_of
 from ztw_rl.commands.supervised._shared import IC_KIND, newest
 from ztw_rl.errors import UserError
@@ -76,8 +77,6 @@ def main(arguments: list[str]) -> int:
     if args.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, not {args.batch_size}")
 
-    from rich.console import Console
-
     from ztw_rl.core.device import resolve_device
     from ztw_rl.supervised.classifier import load_classifier
     from ztw_rl.supervised.evaluate import budget_table, curve_table, exit_table
@@ -94,7 +93,7 @@ def main(arguments: list[str]) -> int:
     budgets = budget_table(found)
     title = f"{first.arch}, {first.data.data}"
     _write(output, title, budgets, curve_table(found), exit_table(found))
-    Console().print(_screen(budgets, title))
+    plain_console().print(_screen(budgets, title))
     print(f"results: {output}/budgets.csv, curve.csv, exits.csv; pictures: curve.png, exits.png")
     return 0
 
@@ -132,7 +131,7 @@ def _write(
     output: Path, title: str, budgets: pd.DataFrame, curve: pd.DataFrame, exits: pd.DataFrame
 ) -> None:
     """The files, each at once or not at all."""
-    from ztw_rl.core.checkpoint import write_atomically
+    from ztw_rl.core.files import write_atomically
     from ztw_rl.plots import plot_accuracy, plot_exits
 
     for name, table in (("budgets", budgets), ("curve", curve), ("exits", exits)):

@@ -10,6 +10,7 @@ import tyro
 
 from ztw_rl import runs
 from ztw_rl.commands._arguments import peek, read
+from ztw_rl.commands._console import plain_console
 from ztw_rl.commands._resume import check_resumable
 from ztw_rl.commands.supervised._shared import (
     BACKBONE_KIND,
@@ -104,14 +105,13 @@ def _located(init: str | None) -> str | None:
 
 def _train(run: BackboneRun, resumed: Path | None, args: TrainBackbone) -> int:
     import torch
-    from rich.console import Console
 
     from ztw_rl.supervised.data.opening import open_source
     from ztw_rl.supervised.engine import make_engine
     from ztw_rl.supervised.train_backbone import train_backbone
 
     engine = make_engine(args.device)
-    console = Console(stderr=True, quiet=engine.shard.rank > 0)
+    console = plain_console(stderr=True, quiet=engine.shard.rank > 0)
     source = open_source(run.data, "train", engine.device)
     held_out = open_source(run.data, "held_out", engine.device) if run.data.held_out else None
     torch.manual_seed(run.seed)

@@ -10,6 +10,7 @@ import tyro
 
 from ztw_rl import runs
 from ztw_rl.commands._arguments import parse, peek, read
+from ztw_rl.commands._console import plain_console
 from ztw_rl.commands._resume import check_resumable
 from ztw_rl.commands.supervised._shared import (
     BACKBONE_KIND,
@@ -156,7 +157,6 @@ def _defaults(path: Path, data: str | None) -> TrainICs:
 
 def _train(run: ICRun, resumed: Path | None, args: TrainICs) -> int:
     import torch
-    from rich.console import Console
 
     from ztw_rl.core.methods import METHODS
     from ztw_rl.supervised.backbones.registry import early_exit
@@ -167,7 +167,7 @@ def _train(run: ICRun, resumed: Path | None, args: TrainICs) -> int:
     from ztw_rl.supervised.train_ics import train_ics
 
     engine = make_engine(args.device)
-    console = Console(stderr=True, quiet=engine.shard.rank > 0)
+    console = plain_console(stderr=True, quiet=engine.shard.rank > 0)
     method = METHODS[run.method]
     if run.ics and method.ensemble is None:
         raise UserError(f"--ics leaves nothing to fit for {run.method}, which has no ensemble")
