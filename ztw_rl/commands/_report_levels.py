@@ -126,7 +126,18 @@ def _levels(
 
 
 def as_frame(entries: Sequence[Entry]) -> pd.DataFrame:
-    """The table for machines."""
+    """The table for machines.
+
+    Args:
+        entries: What ``levels`` gives.
+
+    Returns:
+        A row per entry. ``keep`` is the share asked for, ``kept`` the one found on other games,
+        with the 95 % interval ``kept_ci_low`` … ``kept_ci_high``, all of the full policy's return
+        over random play; ``relative_macs`` is the cost on those games, the full policy's being 1;
+        ``separated`` says whether the interval stays clear of the other shares; ``settings`` and
+        ``games`` count what was chosen from.
+    """
     frame: pd.DataFrame = pd.DataFrame(
         {
             "game": entry.game,
@@ -147,7 +158,12 @@ def as_frame(entries: Sequence[Entry]) -> pd.DataFrame:
 
 
 def as_markdown(entries: Sequence[Entry], gallery: Sequence[GameResults]) -> str:
-    """The table for people, and how to read it."""
+    """The table for people, and how to read it.
+
+    Args:
+        entries: What ``levels`` gives.
+        gallery: What they come from.
+    """
     lines = [
         f"| game | method | settings × games | {' | '.join(f'≥ {keep:.0%}' for keep in KEEP)} |",
         f"|---|---|---|{'---|' * len(KEEP)}",

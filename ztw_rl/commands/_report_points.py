@@ -11,7 +11,15 @@ from ztw_rl.atari.tables import StoredRow
 
 
 def points_of(gallery: Sequence[GameResults]) -> pd.DataFrame:
-    """What the figure shows: within a game, rows of the same games."""
+    """What the figure shows: within a game, rows of the same games.
+
+    Args:
+        gallery: The agents.
+
+    Returns:
+        A row per point: ``return_mean`` and ``return_std`` in raw points over ``games`` games;
+        ``relative_macs`` and ``relative_time`` of a decision, the full policy's being 1.
+    """
     frame: pd.DataFrame = pd.DataFrame(
         {
             "game": game.game,
