@@ -134,7 +134,7 @@ def _start(args: DistillICs, policy: Path) -> int:
         )
         run_dir = runs.create(args.runs_dir, KIND, canonical(args.atari.game), run)
         save_tensors(run_dir / TEACHER_FILE, teacher.parameters)
-        console.print(f"distilling {policy} in {run_dir}")
+        console.print(f"distilling {policy} in {run_dir}", soft_wrap=True)
         return _distill(run_dir, run, teacher, emulators, args, console, resume=False)
 
 
@@ -150,7 +150,7 @@ def _go_on(run_dir: Path, run: DistillRun, args: DistillICs) -> int:
     with _games(teacher, run.distill.n_envs) as emulators:
         runs.save_config(run_dir, run)
         console = plain_console(stderr=True)
-        console.print(f"going on in {run_dir}")
+        console.print(f"going on in {run_dir}", soft_wrap=True)
         return _distill(run_dir, run, teacher, emulators, args, console, resume=True)
 
 
@@ -190,7 +190,8 @@ def _show_imported(
     mean = sum(result.returns) / len(result.returns)
     console.print(
         f"the imported policy scores {mean:.1f} in {IMPORT_GAMES} games of {teacher.atari.game} "
-        f"with pixels: {teacher.atari.pixels}"
+        f"with pixels: {teacher.atari.pixels}",
+        soft_wrap=True,
     )
 
 

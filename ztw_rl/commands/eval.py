@@ -138,16 +138,16 @@ def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
     game = canonical(agent.config.atari.game)
     output = args.output or runs.create(args.runs_dir, KIND, game, run)
     write(output, agent, run, frame, results, costs, times)
-    console.print(f"agent: {folder}", soft_wrap=True)
+    print(f"agent: {folder}")
     console.print(screen(frame, game))
     recipe = recipes.load(game)
     for line in kept_lines(output / JSON, recipe.random_return):
-        console.print(line)
+        print(line)
     if recipe.reference_return is not None:
-        console.print(reference_line(game, recipe.reference_return))
-    console.print(f"times: {times.backend}, one thread; results: {output}/{CSV}, {JSON}")
+        print(reference_line(game, recipe.reference_return))
+    print(f"times: {times.backend}, one thread; results: {output}/{CSV}, {JSON}")
     if not agent.is_student:
-        console.print(f"picture: {output}/{PNG}")
+        print(f"picture: {output}/{PNG}")
     return 0
 
 

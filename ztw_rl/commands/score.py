@@ -64,18 +64,17 @@ def main(arguments: list[str]) -> int:
     game = canonical(teacher.atari.game)
     summary = summarize(result.returns)
     sticky = teacher.atari.repeat_action_probability
-    console.print(
+    print(
         f"{policy} scores {summary.mean:,.1f} (95 % interval {summary.ci_low:,.1f} to "
         f"{summary.ci_high:,.1f}; standard deviation of games {summary.std:,.1f}) in "
         f"{len(result.returns)} games of {game}: {args.evaluation.action_mode} actions, "
         f"pixels {teacher.atari.pixels}, sticky actions {sticky:g}",
-        soft_wrap=True,
     )
     recipe = recipes.load(game)
     if recipe.random_return is not None:
-        console.print(f"random play scores {recipe.random_return:,.1f} with sticky actions 0.1")
+        print(f"random play scores {recipe.random_return:,.1f} with sticky actions 0.1")
     if recipe.reference_return is not None:
-        console.print(reference_line(game, recipe.reference_return))
+        print(reference_line(game, recipe.reference_return))
     return 0
 
 

@@ -136,9 +136,13 @@ def _train(run: PPORun, resumed: Path | None, args: TrainPPO) -> int:
             run_dir = resumed
             runs.save_config(run_dir, run)
         console = plain_console(stderr=True)
-        console.print(f"{'training' if resumed is None else 'going on'} in {run_dir}")
+        console.print(
+            f"{'training' if resumed is None else 'going on'} in {run_dir}", soft_wrap=True
+        )
         if init is not None:
-            console.print(f"begins with the weights of {init}; steps are counted from 0")
+            console.print(
+                f"begins with the weights of {init}; steps are counted from 0", soft_wrap=True
+            )
         result = ppo.train(
             env,
             run.ppo,

@@ -117,7 +117,7 @@ def _train(run: BackboneRun, resumed: Path | None, args: TrainBackbone) -> int:
     torch.manual_seed(run.seed)
     backbone = _begin(run, source.n_classes)
     run_dir = resumed or _create(engine, args.runs_dir, run)
-    console.print(f"{'going on' if resumed else 'training'} in {run_dir}")
+    console.print(f"{'going on' if resumed else 'training'} in {run_dir}", soft_wrap=True)
     result = train_backbone(
         backbone,
         run.pixels,

@@ -186,7 +186,7 @@ def _train(run: ICRun, resumed: Path | None, args: TrainICs) -> int:
     if run.ics:
         _take_over(model, Path(run.ics), run)
     run_dir = resumed or _create(engine, args.runs_dir, run)
-    console.print(f"{'going on' if resumed else 'fitting ICs'} in {run_dir}")
+    console.print(f"{'going on' if resumed else 'fitting ICs'} in {run_dir}", soft_wrap=True)
     finished = train_ics(
         model,
         source,
