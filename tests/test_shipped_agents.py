@@ -26,7 +26,7 @@ FOLDERS = sorted(
     path.parent for path in (Path(__file__).parents[1] / "agents").glob("*/agent.json")
 )
 N_GAMES = 12
-"""As few as four would do for Pong; now and then a game of Breakout is worth ten others."""
+"""Of four, two lucky ones of Breakout were enough to be taken for another agent."""
 SEED = 5000
 """Other games than the tables'."""
 

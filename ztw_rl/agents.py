@@ -70,4 +70,6 @@ def stored_atari(folder: Path) -> AtariConfig:
     """
     path = folder / CONFIG_FILE
     stored = load_json(path)
-    return parse(AtariConfig, stored.get("atari") if isinstance(stored, dict) else None, path)
+    if not isinstance(stored, dict) or not stored.get("atari"):
+        raise UserError(f"{path} names no game; restore it")
+    return parse(AtariConfig, stored["atari"], path)

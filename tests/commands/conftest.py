@@ -8,8 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from stable_baselines3 import PPO
 
 from ztw_rl import cli
+from ztw_rl.atari.config import AtariConfig
+from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.core import timing
 
 TRAIN = [
@@ -45,6 +48,16 @@ def _made(tmp_path_factory) -> Path:
         assert cli.main(TRAIN) == 0
         assert cli.main(DISTILL) == 0
     return made / "runs"
+
+
+@pytest.fixture(scope="session")
+def sb3_zip(tmp_path_factory) -> Path:
+    """What SB3 saves of a policy for Pong."""
+    env = AtariVecEnv(AtariConfig(), 2, n_threads=1)
+    path = tmp_path_factory.mktemp("sb3") / "Pong.zip"
+    PPO("CnnPolicy", env, n_steps=8, batch_size=8, device="cpu", seed=0).save(path)
+    env.close()
+    return path
 
 
 @pytest.fixture

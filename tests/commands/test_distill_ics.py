@@ -25,16 +25,6 @@ def config_of(run: Path) -> dict:
     return json.loads((run / "config.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def sb3_zip(tmp_path_factory) -> Path:
-    """What SB3 saves of a policy for Pong."""
-    env = AtariVecEnv(AtariConfig(), 2, n_threads=1)
-    path = tmp_path_factory.mktemp("sb3") / "Pong.zip"
-    PPO("CnnPolicy", env, n_steps=8, batch_size=8, device="cpu", seed=0).save(path)
-    env.close()
-    return path
-
-
 def test_the_newest_run_is_distilled_by_default(ppo_run, distill, capfd):
     older = Path("runs/ppo/pong-000")
     shutil.copytree(ppo_run, older)

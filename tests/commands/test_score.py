@@ -6,23 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from stable_baselines3 import PPO
 
 from ztw_rl import cli
-from ztw_rl.atari.config import AtariConfig
-from ztw_rl.atari.vec_env import AtariVecEnv
 
 CPU = "--device=cpu"
-
-
-@pytest.fixture(scope="module")
-def sb3_zip(tmp_path_factory) -> Path:
-    """What SB3 saves of a policy for Pong."""
-    env = AtariVecEnv(AtariConfig(), 2, n_threads=1)
-    path = tmp_path_factory.mktemp("sb3") / "pong.zip"
-    PPO("CnnPolicy", env, n_steps=8, batch_size=8, device="cpu", seed=0).save(path)
-    env.close()
-    return path
 
 
 @pytest.fixture

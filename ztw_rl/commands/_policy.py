@@ -12,14 +12,13 @@ from ztw_rl import agents, recipes, runs
 from ztw_rl.atari.config import AtariConfig, PPORun
 from ztw_rl.atari.games import canonical, rom_id
 from ztw_rl.commands._arguments import parse, peek
+from ztw_rl.commands.train_ppo import KIND as PPO_KIND
 from ztw_rl.core.files import load_json
 from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
     from ztw_rl.atari.teacher import Teacher
 
-PPO_KIND = "ppo"
-"""Where runs of train-ppo are, below the folder of all runs."""
 TEACHER_FILE = "teacher.safetensors"
 """A distillation run's own copy of its teacher."""
 WEIGHTS_FILE = "policy.safetensors"

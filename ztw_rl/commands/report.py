@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     from ztw_rl.atari.gallery import read_gallery
     from ztw_rl.commands._report_levels import as_frame, as_markdown, levels
     from ztw_rl.commands._report_points import figure_note, points_of
-    from ztw_rl.core.files import write_atomically
+    from ztw_rl.core.files import save_text, write_atomically
     from ztw_rl.plots import plot_games
 
     gallery = read_gallery(args.agents)
@@ -51,14 +51,10 @@ def main(arguments: list[str]) -> int:
     text = as_markdown(entries, gallery)
     frame = as_frame(entries)
     write_atomically(output / CSV, lambda p: frame.to_csv(p, index=False, float_format="%.4f"))
-    write_atomically(output / MARKDOWN, lambda p: _write_text(p, text))
+    save_text(output / MARKDOWN, text)
     points = points_of(gallery)
     write_atomically(output / POINTS, lambda p: points.to_csv(p, index=False, float_format="%.4f"))
     plot_games(points, figure_note(gallery), output / PNG)
     print(text)
     print(f"results: {output / CSV}, {POINTS}, {MARKDOWN}; picture: {output / PNG}")
     return 0
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
