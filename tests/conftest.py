@@ -21,6 +21,12 @@ from ztw_rl.core.methods import METHODS
 from ztw_rl.core.model import EarlyExitModel
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what cannot run on this machine."""
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device, and this machine has none")
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Torch on one thread, as small networks run fastest."""

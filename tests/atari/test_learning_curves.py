@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from benchmarks.ppo import stock_ppo
@@ -12,6 +11,7 @@ from ztw_rl.atari import vec_env
 from ztw_rl.atari.config import AtariConfig, PPOConfig
 from ztw_rl.atari.ppo import build_ppo
 from ztw_rl.atari.vec_env import AtariVecEnv
+from ztw_rl.core.device import exact_device
 
 N_SEEDS, N_ENVS, N_ACTIONS = 10, 8, 3
 CONFIG = PPOConfig(
@@ -33,26 +33,28 @@ class Curve(BaseCallback):
         self.points.append(float(self.model.rollout_buffer.rewards.mean()))
 
 
-def curves(build, first_seed):
+def curves(build, first_seed, device):
     """(N_SEEDS, updates) of one learner; each seed has its own games and weights."""
     found = []
     for seed in range(first_seed, first_seed + N_SEEDS):
         env = AtariVecEnv(AtariConfig(), N_ENVS, seed=100 * seed)
         curve = Curve()
-        model = build(env, CONFIG, seed, torch.device("cpu"))
+        model = build(env, CONFIG, seed, device)
         model.learn(CONFIG.n_timesteps, callback=curve)
         found.append(curve.points)
     return np.array(found)
 
 
 @pytest.mark.slow
-def test_the_curves_overlap(patch_games, monkeypatch):
+@pytest.mark.parametrize("name", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_the_curves_overlap(patch_games, monkeypatch, name):
     def games(config, n_envs, n_threads):
         return patch_games(n_envs, n_actions=N_ACTIONS, size=84)
 
     monkeypatch.setattr(vec_env, "make_emulators", games)
     # Other seeds: two samples of what training may give, not twice the same one.
-    ours, stock = curves(build_ppo, 0), curves(stock_ppo, N_SEEDS)
+    device = exact_device(name)
+    ours, stock = curves(build_ppo, 0, device), curves(stock_ppo, N_SEEDS, device)
     assert ours.shape == stock.shape == (N_SEEDS, 8)
     # Both begin at random play's third, and both learn.
     for found in (ours, stock):

@@ -18,6 +18,7 @@ from ztw_rl.atari import ppo
 from ztw_rl.atari.config import AtariConfig, PPOConfig
 from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.core.checkpoint import load_tensors, newest_checkpoint, save_tensors
+from ztw_rl.core.device import exact_device
 from ztw_rl.errors import UserError
 
 CPU = torch.device("cpu")
@@ -37,6 +38,9 @@ LONGER = PPOConfig(
 
 ONE_STEP = PPOConfig(n_timesteps=16, n_envs=2, n_steps=8, batch_size=16, n_epochs=1)
 """The whole rollout is one minibatch, seen once."""
+TEN_STEPS = PPOConfig(n_timesteps=16, n_envs=2, n_steps=8, batch_size=8, n_epochs=5)
+"""As many as CUDA needs to replay what it recorded."""
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +123,18 @@ def test_resuming_continues_counter_schedule_and_logs(env, trained):
     # The update at step 48 of 64 has a quarter of the way left.
     assert float(log[1]["train/learning_rate"]) == pytest.approx(LONGER.learning_rate / 4)
     assert float(log[1]["train/clip_range"]) == pytest.approx(LONGER.clip_range / 4)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("devices", [("cuda", "cpu"), ("cpu", "cuda"), ("cuda", "cuda")])
+def test_resuming_on_another_device(env, tmp_path, devices):
+    first, second = map(torch.device, devices)
+    ppo.train(env, TINY, tmp_path, seed=0, device=first)
+    assert learnt(newest_checkpoint(tmp_path)) == 32
+    ppo.train(env, LONGER, tmp_path, seed=0, device=second, resume=True)
+    assert learnt(newest_checkpoint(tmp_path)) == 64
+    log = rows(tmp_path / "logs" / "progress_32.csv")
+    assert float(log[1]["train/learning_rate"]) == pytest.approx(LONGER.learning_rate / 4)
 
 
 def test_resuming_a_finished_run_changes_nothing(env, trained):
@@ -240,11 +256,13 @@ def same_rollout(source: RolloutBuffer, target: RolloutBuffer) -> None:
     target.returns, target.advantages = source.returns, source.advantages
 
 
-@pytest.mark.parametrize("config", [ONE_STEP, TINY], ids=["one optimiser step", "four"])
-def test_an_update_equals_stock_ppos(env, config):
+@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize("config", [ONE_STEP, TINY, TEN_STEPS], ids=["one step", "four", "ten"])
+def test_an_update_equals_stock_ppos(env, config, name):
     """Same weights, rollout and minibatches give the same losses and the same new weights."""
-    fast = ppo.build_ppo(env, config, seed=0, device=CPU)
-    stock = stock_ppo(env, config, 0, CPU)
+    device = exact_device(name)
+    fast = ppo.build_ppo(env, config, seed=0, device=device)
+    stock = stock_ppo(env, config, 0, device)
     initial = {k: v.clone() for k, v in stock.policy.state_dict().items()}
     assert initial.keys() == fast.policy.state_dict().keys()
     torch.testing.assert_close(dict(fast.policy.state_dict()), initial, rtol=0, atol=0)

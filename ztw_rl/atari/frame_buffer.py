@@ -1,23 +1,23 @@
-"""SB3's rollout buffer, its pictures on the learner's device and channels-last."""
+"""SB3's rollout buffer on the learner's device, its pictures channels-last."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
-from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 
 class FrameBuffer(RolloutBuffer):
     """A ``RolloutBuffer`` of (C, H, W) uint8 observations.
 
-    Every epoch reads every observation: they are sent to the device, and turned channels-last,
-    once when they are added rather than once per epoch. Minibatches hold the same samples as
-    those of ``RolloutBuffer``.
+    Every epoch reads every sample: observations are sent to the device, and turned channels-last,
+    once when they are added, all else once per rollout. Minibatches hold the same samples as those
+    of ``RolloutBuffer``, in the same order.
 
     Args:
         *args: As ``RolloutBuffer``.
@@ -41,21 +41,30 @@ class FrameBuffer(RolloutBuffer):
         super().reset()
         self.observations = np.empty((self.buffer_size, self.n_envs, 0), np.uint8)
 
-    def add(self, obs: np.ndarray, *args: Any, **kwargs: Any) -> None:
+    def add(self, obs: np.ndarray | Tensor, *args: Any, **kwargs: Any) -> None:
         """Keep one step of every environment.
 
         Args:
-            obs: (N environments, C, H, W), uint8.
+            obs: (N environments, C, H, W), uint8, wherever it is.
             *args: As ``RolloutBuffer.add``.
             **kwargs: As ``RolloutBuffer.add``.
         """
-        frames = torch.as_tensor(obs).permute(0, 2, 3, 1)
+        frames = torch.as_tensor(obs, device=self.device).permute(0, 2, 3, 1)
         self._frames[self.pos :: self.buffer_size].copy_(frames)
         super().add(np.empty((self.n_envs, 0), np.uint8), *args, **kwargs)
 
-    def _get_samples(
-        self, batch_inds: np.ndarray, env: VecNormalize | None = None
-    ) -> RolloutBufferSamples:
-        chosen = torch.as_tensor(batch_inds, device=self._frames.device)
-        frames = self._frames.index_select(0, chosen).permute(0, 3, 1, 2)
-        return super()._get_samples(batch_inds, env)._replace(observations=frames)
+    def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
+        """All samples once, in minibatches on the device; see ``RolloutBuffer.get``."""
+        assert self.full
+        n = self.n_envs * self.buffer_size
+        order = torch.as_tensor(np.random.permutation(n), device=self.device)  # noqa: NPY002
+        actions, *rest = (
+            torch.as_tensor(self.swap_and_flatten(column), device=self.device)
+            for column in (self.actions, self.values, self.log_probs, self.advantages, self.returns)
+        )
+        for index in torch.split(order, batch_size or n):
+            yield RolloutBufferSamples(
+                self._frames.index_select(0, index).permute(0, 3, 1, 2),
+                actions[index].float(),
+                *(column[index].flatten() for column in rest),
+            )

@@ -5,13 +5,32 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor
+from torch.distributions import Categorical
 
 from ztw_rl.atari.config import Precision
 
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class UncheckedCategorical(CategoricalDistribution):
+    """``CategoricalDistribution`` that never makes the host wait for the device.
+
+    Neither logits nor actions are checked; whoever learns sees a loss that is not finite.
+    """
+
+    def proba_distribution(self, action_logits: Tensor) -> UncheckedCategorical:
+        """Take (B, actions) logits."""
+        self.distribution = Categorical(logits=action_logits, validate_args=False)
+        return self
+
+    def sample(self) -> Tensor:
+        """Draw (B,) actions: the same as ``torch.multinomial``, which checks its argument."""
+        race = torch.empty_like(self.distribution.probs).exponential_()
+        return (self.distribution.probs / race).argmax(-1)
 
 
 class ChannelsLastCnnPolicy(ActorCriticCnnPolicy):
@@ -29,6 +48,7 @@ class ChannelsLastCnnPolicy(ActorCriticCnnPolicy):
     def __init__(self, *args: Any, precision: Precision = "float32", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._dtype = DTYPES[precision]
+        self.action_dist = UncheckedCategorical(int(self.action_space.n))  # type: ignore[attr-defined]
         self.features_extractor.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def extract_features(  # type: ignore[override]

@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from ztw_rl.atari.config import PPOConfig, PPOState, RecentGame
-from ztw_rl.atari.frame_buffer import FrameBuffer
+from ztw_rl.atari.fast_ppo import FastPPO
 from ztw_rl.atari.policy import ChannelsLastCnnPolicy
 from ztw_rl.core.checkpoint import (
     load_optimizer_tensors,
@@ -53,7 +53,7 @@ def build_ppo(env: VecEnv, config: PPOConfig, seed: int, device: torch.device) -
     def schedule(start: float) -> float | Callable[[float], float]:
         return start if config.schedule == "constant" else lambda remaining: remaining * start
 
-    return PPO(
+    return FastPPO(
         ChannelsLastCnnPolicy,
         env,
         learning_rate=schedule(config.learning_rate),
@@ -71,7 +71,6 @@ def build_ppo(env: VecEnv, config: PPOConfig, seed: int, device: torch.device) -
             # SB3's epsilon, which it gives up along with its other defaults.
             "optimizer_kwargs": {"eps": 1e-5, "fused": True},
         },
-        rollout_buffer_class=FrameBuffer,
         seed=seed,
         device=device,
     )

@@ -1,0 +1,200 @@
+"""SB3's PPO whose rollout and update keep a device busy rather than waiting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from ztw_rl.atari.frame_buffer import FrameBuffer
+from ztw_rl.atari.ppo_loss import PPOLoss, ppo_loss
+from ztw_rl.core.cuda_graph import replayable
+
+
+class FastPPO(PPO):
+    """``PPO`` of a discrete policy on pictures: same algorithm, settings, logs, random numbers.
+
+    Observations go to the device once and stay there. Deciding on a step and learning from a
+    minibatch are one function of tensors each, which CUDA replays as a graph; the host waits for
+    the device once per step, and once per update.
+
+    Args:
+        *args: As ``PPO``.
+        **kwargs: As ``PPO``, without ``rollout_buffer_class``, ``target_kl`` and ``clip_range_vf``.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "rollout_buffer_class": FrameBuffer})
+        if self.target_kl is not None or self.clip_range_vf is not None:
+            raise ValueError("FastPPO has neither target_kl nor clip_range_vf")
+        for group in self.policy.optimizer.param_groups:
+            # A graph reads it at the same place at every replay.
+            group["lr"] = torch.tensor(group["lr"], device=self.device)
+        self._decide = replayable(self._decision, self.device)
+        self._learn = replayable(self._learning_step, self.device)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_decide", "_learn"]
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        rate = self.lr_schedule(self._current_progress_remaining)
+        self.logger.record("train/learning_rate", rate)
+        for group in optimizers.param_groups:
+            group["lr"].fill_(rate)
+
+    @torch.no_grad()
+    def _decision(self, observations: Tensor) -> Tensor:
+        """Actions, values and log-probabilities of (N, C, H, W) observations, as (3, N)."""
+        actions, values, log_probs = self.policy(observations)
+        return torch.stack([actions.to(log_probs), values.flatten(), log_probs])
+
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer,
+        n_rollout_steps: int,
+    ) -> bool:
+        """Fill the buffer; see ``OnPolicyAlgorithm.collect_rollouts``."""
+        assert self._last_episode_starts is not None
+        self.policy.set_training_mode(False)
+        rollout_buffer.reset()
+        callback.on_rollout_start()
+        for _ in range(n_rollout_steps):
+            observations = self._send(self._last_obs)
+            # The one place of a step where the host waits for the device.
+            decided, values, log_probs = self._decide(observations).cpu()
+            actions = decided.long().numpy()
+            new_obs, rewards, dones, infos = env.step(actions)
+            self.num_timesteps += env.num_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+            self._update_info_buffer(infos, dones)
+            self._bootstrap_timeouts(rewards, dones, infos)
+            rollout_buffer.add(
+                observations,  # type: ignore[arg-type]
+                actions,
+                rewards,
+                self._last_episode_starts,
+                values,
+                log_probs,
+            )
+            self._last_obs = new_obs  # type: ignore[assignment]
+            self._last_episode_starts = dones
+        last_values = self._values(self._last_obs)
+        rollout_buffer.compute_returns_and_advantage(last_values, self._last_episode_starts)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _send(self, observations: object) -> Tensor:
+        """(N, C, H, W) observations on the device."""
+        assert isinstance(observations, np.ndarray)
+        return torch.as_tensor(observations, device=self.device)
+
+    @torch.no_grad()
+    def _values(self, observations: object) -> Tensor:
+        """(N, 1) values of (N, C, H, W) observations."""
+        return self.policy.predict_values(self._send(observations))
+
+    def _bootstrap_timeouts(
+        self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
+    ) -> None:
+        """Add the discounted value of where it was cut off to a truncated game's last reward."""
+        for i in np.flatnonzero(dones):
+            if infos[i].get("TimeLimit.truncated", False):
+                value = self._values(infos[i]["terminal_observation"][None])
+                rewards[i] += self.gamma * value.item()
+
+    def _learning_step(
+        self,
+        clip_range: Tensor,
+        observations: Tensor,
+        actions: Tensor,
+        old_log_prob: Tensor,
+        advantages: Tensor,
+        returns: Tensor,
+    ) -> Tensor:
+        """One step of the optimiser on a minibatch; gives ``PPOLoss``, stacked."""
+        values, log_prob, entropy = self.policy.evaluate_actions(observations, actions)
+        assert entropy is not None
+        loss = ppo_loss(
+            values=values.flatten(),
+            log_prob=log_prob,
+            entropy=entropy,
+            old_log_prob=old_log_prob,
+            advantages=advantages,
+            returns=returns,
+            clip_range=clip_range,
+            ent_coef=self.ent_coef,
+            vf_coef=self.vf_coef,
+        )
+        optimizer = self.policy.optimizer
+        for group in optimizer.param_groups:
+            # PyTorch wants to be told that a step is being recorded.
+            group["capturable"] = _is_recording(self.device)
+        optimizer.zero_grad()
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        optimizer.step()
+        return torch.stack(loss).detach()
+
+    def train(self) -> None:
+        """Learn from the rollout; see ``PPO.train``.
+
+        Raises:
+            FloatingPointError: The loss is no longer a finite number.
+        """
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
+        clip_tensor = torch.tensor(clip_range, device=self.device)
+        losses = []
+        for _ in range(self.n_epochs):
+            for batch in self.rollout_buffer.get(self.batch_size):
+                losses.append(
+                    self._learn(
+                        clip_tensor,
+                        batch.observations,
+                        batch.actions.long().flatten(),
+                        batch.old_log_prob,
+                        batch.advantages,
+                        batch.returns,
+                    )
+                )
+            self._n_updates += 1
+        self._log(torch.stack(losses).cpu(), clip_range)
+
+    def _log(self, losses: Tensor, clip_range: float) -> None:
+        """Record what ``PPO.train`` does, from the (minibatches, terms) of ``PPOLoss``."""
+        if not losses.isfinite().all():
+            raise FloatingPointError(f"the loss after {self.num_timesteps:,} steps is not finite")
+        mean = PPOLoss(*losses.mean(0).tolist())
+        last_pass = losses[-(len(losses) // self.n_epochs) :]
+        buffer = self.rollout_buffer
+        explained = explained_variance(buffer.values.flatten(), buffer.returns.flatten())
+        for name, figure in {
+            "entropy_loss": mean.entropy,
+            "policy_gradient_loss": mean.policy,
+            "value_loss": mean.value,
+            "approx_kl": PPOLoss(*last_pass.mean(0).tolist()).approx_kl,
+            "clip_fraction": mean.clip_fraction,
+            "loss": PPOLoss(*losses[-1].tolist()).total,
+            "explained_variance": explained,
+            "clip_range": clip_range,
+        }.items():
+            self.logger.record(f"train/{name}", figure)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+
+def _is_recording(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
