@@ -25,7 +25,7 @@ from ztw_rl.atari.games import rom_id
 from ztw_rl.atari.policy import ChannelsLastCnnPolicy
 from ztw_rl.atari.ppo import build_ppo
 from ztw_rl.atari.vec_env import AtariVecEnv
-from ztw_rl.core.device import resolve_device
+from ztw_rl.core.device import exact_device
 
 TARGETS = {"cpu": 2.5, "cuda": 5.0}
 BFLOAT16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
@@ -102,7 +102,7 @@ def main(settings: Settings) -> float:
     atari = AtariConfig(game=rom_id(settings.env))
     config = PPOConfig(n_envs=settings.n_envs, n_steps=settings.n_steps)
     half = replace(config, precision="bfloat16")
-    seed, device = settings.seed, resolve_device(settings.device)
+    seed, device = settings.seed, exact_device(settings.device)
 
     def ours() -> AtariVecEnv:
         return AtariVecEnv(atari, settings.n_envs, seed)

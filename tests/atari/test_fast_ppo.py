@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.policies import ActorCriticCnnPolicy
 
 from benchmarks.ppo import stock_ppo
 from ztw_rl.atari.config import AtariConfig, PPOConfig
@@ -65,22 +68,79 @@ def test_a_callback_ends_the_rollout(games):
     assert not model.collect_rollouts(model.env, Stop(), model.rollout_buffer, CONFIG.n_steps)
 
 
-def test_a_loss_that_is_not_finite(games):
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite(games, broken):
     model = build_ppo(games(), CONFIG, 0, CPU)
-    rollout(model).returns[3, 1] = np.nan
+    rollout(model).returns[3, 1] = broken
     with pytest.raises(FloatingPointError, match="after 16 steps"):
         model.train()
 
 
-def test_settings_it_does_not_know(games):
-    with pytest.raises(ValueError, match="target_kl"):
-        FastPPO(ChannelsLastCnnPolicy, games(), n_steps=8, batch_size=8, target_kl=0.1)
+def test_a_last_step_that_breaks_the_weights(games):
+    """The losses before it say nothing of it."""
+    config = replace(CONFIG, batch_size=16, n_epochs=1, learning_rate=1e38)
+    model = build_ppo(games(), config, 0, CPU)
+    rollout(model)
+    with pytest.raises(FloatingPointError, match="weights after 16 steps"):
+        model.train()
 
 
-def test_it_saves_as_sb3_does(games, tmp_path):
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"target_kl": 0.1}, "target_kl"),
+        ({"clip_range_vf": 0.1}, "clip_range_vf"),
+        ({"normalize_advantage": False}, "normalize_advantage"),
+        ({"rollout_buffer_class": RolloutBuffer}, "rollout_buffer_class"),
+        ({"policy": ActorCriticCnnPolicy}, "policy"),
+    ],
+)
+def test_settings_it_does_not_know(games, settings, name):
+    settings = {"policy": ChannelsLastCnnPolicy, "n_steps": 8, "batch_size": 8, **settings}
+    with pytest.raises(ValueError, match=f"does not know .*{name}"):
+        FastPPO(env=games(), **settings)
+
+
+def test_saved_and_loaded_as_sb3_does(games, tmp_path):
     model = build_ppo(games(), CONFIG, 0, CPU)
-    model.save(tmp_path / "model.zip")
-    assert (tmp_path / "model.zip").stat().st_size > 1e6
+    model.learn(CONFIG.n_timesteps)
+    model.save(tmp_path / "ours.zip")
+    loaded = FastPPO.load(tmp_path / "ours.zip", env=games(), device="cpu")
+    weights = dict(model.policy.state_dict())
+    torch.testing.assert_close(dict(loaded.policy.state_dict()), weights, rtol=0, atol=0)
+    before = {k: v.clone() for k, v in weights.items()}
+    loaded.learn(CONFIG.n_timesteps)
+    after = loaded.policy.state_dict()
+    assert not torch.equal(after["action_net.weight"], before["action_net.weight"])
+
+
+def test_it_goes_on_with_what_stock_ppo_saved(games, tmp_path):
+    stock = stock_ppo(games(), CONFIG, 0, CPU)
+    stock.learn(CONFIG.n_timesteps)
+    stock.save(tmp_path / "stock.zip")
+    model = build_ppo(games(), CONFIG, 1, CPU)
+    model.set_parameters(tmp_path / "stock.zip")
+    model.learn(CONFIG.n_timesteps)
+    (moments, *_) = model.policy.optimizer.state_dict()["state"].values()
+    # 32 steps each, in minibatches of 8, seen twice.
+    assert moments["step"] == 2 * 8
+
+
+@pytest.mark.parametrize("name", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_a_recorded_decision_is_the_policys(games, name):
+    """More often than a graph needs to be recorded, with other weights at the end."""
+    device = torch.device(name)
+    model = build_ppo(games(), CONFIG, 0, device)
+    generator = np.random.default_rng(0)
+    for _ in range(8):
+        frames = generator.integers(0, 256, (2, 4, 84, 84), np.uint8)
+        observations = torch.as_tensor(frames, device=device)
+        with torch.no_grad():
+            model.policy.value_net.bias.add_(1.0)
+            actions, values, log_probs = model._decide(observations)
+            found = model.policy.evaluate_actions(observations, actions)
+        torch.testing.assert_close(values, found[0].flatten(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(log_probs, found[1], rtol=1e-4, atol=1e-5)
 
 
 def test_actions_are_drawn_as_torch_draws_them():

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +233,14 @@ def test_weights_with_each_parameter_once(env, trained):
             ppo.load_weights(model, trained / "broken.safetensors")
 
 
+def test_a_run_that_breaks_is_no_traceback(env, trained):
+    """And its last checkpoint stays the last."""
+    broken = replace(LONGER, learning_rate=1e38, schedule="constant")
+    with pytest.raises(UserError, match=r"steps are not finite; .* lower --ppo\.learning-rate"):
+        ppo.train(env, broken, trained, seed=0, device=CPU, resume=True)
+    assert newest_checkpoint(trained).name == "step_000000032"
+
+
 def test_a_checkpoint_of_another_game(trained):
     env = AtariVecEnv(AtariConfig(game="breakout"), 2, n_threads=1)
     with pytest.raises(UserError, match="belongs to another network or game"):
@@ -239,10 +248,10 @@ def test_a_checkpoint_of_another_game(trained):
     env.close()
 
 
-def train_once(model: PPO) -> None:
+def train_once(model: PPO, progress_remaining: float = 1.0) -> None:
     """Learn from the rollout that the buffer holds, its minibatches drawn with a fixed seed."""
     model.set_logger(Logger(None, []))
-    model._current_progress_remaining = 1.0
+    model._current_progress_remaining = progress_remaining
     np.random.seed(0)  # noqa: NPY002 - SB3 shuffles minibatches with the global generator.
     model.train()
 
@@ -296,3 +305,30 @@ def test_an_update_equals_stock_ppos(env, config, name):
     final = dict(fast.policy.state_dict())
     assert any(not torch.equal(final[k], initial[k]) for k in initial)
     torch.testing.assert_close(final, dict(stock.policy.state_dict()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_schedules_reach_the_update(env, name):
+    """Learning rate, clip range and entropy bonus of the second update are not the first's."""
+    device = exact_device(name)
+    fast = ppo.build_ppo(env, replace(TEN_STEPS, schedule="linear"), seed=0, device=device)
+    stock = stock_ppo(env, TEN_STEPS, 0, device)
+    stock.lr_schedule, stock.clip_range = fast.lr_schedule, fast.clip_range
+    stock.set_logger(Logger(None, []))
+    _, callback = stock._setup_learn(TEN_STEPS.n_timesteps)
+    assert stock.collect_rollouts(env, callback, stock.rollout_buffer, TEN_STEPS.n_steps)
+    noise = np.random.default_rng(0).normal(size=stock.rollout_buffer.returns.shape)
+    stock.rollout_buffer.advantages += noise.astype(np.float32)
+    same_rollout(stock.rollout_buffer, fast.rollout_buffer)
+    start = {k: v.clone() for k, v in fast.policy.named_parameters()}
+    moved = []
+    for remaining, ent_coef in ((1.0, 0.01), (0.1, 1.0)):
+        before = {k: v.clone() for k, v in fast.policy.named_parameters()}
+        for model in (stock, fast):
+            model.ent_coef = ent_coef
+            train_once(model, remaining)
+        after = dict(fast.policy.named_parameters())
+        moved.append(max((after[k] - before[k]).abs().max().item() for k in start))
+        weights = dict(stock.policy.named_parameters())
+        torch.testing.assert_close(after, weights, rtol=1e-4, atol=2e-5)
+    assert moved[1] < moved[0] / 5

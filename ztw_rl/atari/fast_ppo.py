@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,31 +16,58 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from ztw_rl.atari.frame_buffer import FrameBuffer
+from ztw_rl.atari.policy import ChannelsLastCnnPolicy
 from ztw_rl.atari.ppo_loss import PPOLoss, ppo_loss
 from ztw_rl.core.cuda_graph import replayable
 
 
 class FastPPO(PPO):
-    """``PPO`` of a discrete policy on pictures: same algorithm, settings, logs, random numbers.
+    """``PPO`` of a ``ChannelsLastCnnPolicy``: same algorithm, settings, logs, random numbers.
 
     Observations go to the device once and stay there. Deciding on a step and learning from a
-    minibatch are one function of tensors each, which CUDA replays as a graph; the host waits for
-    the device once per step, and once per update.
+    minibatch are one function of tensors each, which CUDA replays as a graph; the host reads from
+    the device once per step and once per update. ``max_grad_norm`` is a constant of these graphs.
 
     Args:
         *args: As ``PPO``.
-        **kwargs: As ``PPO``, without ``rollout_buffer_class``, ``target_kl`` and ``clip_range_vf``.
+        **kwargs: As ``PPO``, without ``rollout_buffer_class``, ``target_kl``, ``clip_range_vf``
+            and ``use_sde``; advantages are always normalised.
+
+    Raises:
+        ValueError: A setting is none that it knows, or the policy is another one.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "rollout_buffer_class": FrameBuffer})
-        if self.target_kl is not None or self.clip_range_vf is not None:
-            raise ValueError("FastPPO has neither target_kl nor clip_range_vf")
+    def _setup_model(self) -> None:
+        unknown = {
+            "target_kl": self.target_kl is not None,
+            "clip_range_vf": self.clip_range_vf is not None,
+            "use_sde": self.use_sde,
+            "normalize_advantage=False": not self.normalize_advantage,
+            "rollout_buffer_class": self.rollout_buffer_class not in (None, FrameBuffer),
+            "this policy": not issubclass(self.policy_class, ChannelsLastCnnPolicy),
+        }
+        if any(unknown.values()):
+            named = ", ".join(name for name, is_set in unknown.items() if is_set)
+            raise ValueError(f"FastPPO does not know {named}")
+        self.rollout_buffer_class = FrameBuffer
+        super()._setup_model()
+        self.forget_graphs()
+
+    def forget_graphs(self) -> None:
+        """Begin anew with the policy and the optimiser as they are.
+
+        Graphs know where weights, moments and learning rate lie: call this once an optimiser's
+        state has been replaced, as ``load_state_dict`` does.
+        """
         for group in self.policy.optimizer.param_groups:
-            # A graph reads it at the same place at every replay.
-            group["lr"] = torch.tensor(group["lr"], device=self.device)
+            group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=self.device)
         self._decide = replayable(self._decision, self.device)
         self._learn = replayable(self._learning_step, self.device)
+
+    def set_parameters(self, *args: Any, **kwargs: Any) -> None:
+        """Load weights and optimiser; see ``PPO.set_parameters``."""
+        super().set_parameters(*args, **kwargs)
+        self.forget_graphs()
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_decide", "_learn"]
@@ -47,8 +75,9 @@ class FastPPO(PPO):
     def _update_learning_rate(self, optimizers: Any) -> None:
         rate = self.lr_schedule(self._current_progress_remaining)
         self.logger.record("train/learning_rate", rate)
-        for group in optimizers.param_groups:
-            group["lr"].fill_(rate)
+        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
+            for group in optimizer.param_groups:
+                group["lr"].fill_(rate)
 
     @torch.no_grad()
     def _decision(self, observations: Tensor) -> Tensor:
@@ -70,7 +99,6 @@ class FastPPO(PPO):
         callback.on_rollout_start()
         for _ in range(n_rollout_steps):
             observations = self._send(self._last_obs)
-            # The one place of a step where the host waits for the device.
             decided, values, log_probs = self._decide(observations).cpu()
             actions = decided.long().numpy()
             new_obs, rewards, dones, infos = env.step(actions)
@@ -118,6 +146,8 @@ class FastPPO(PPO):
     def _learning_step(
         self,
         clip_range: Tensor,
+        ent_coef: Tensor,
+        vf_coef: Tensor,
         observations: Tensor,
         actions: Tensor,
         old_log_prob: Tensor,
@@ -135,8 +165,8 @@ class FastPPO(PPO):
             advantages=advantages,
             returns=returns,
             clip_range=clip_range,
-            ent_coef=self.ent_coef,
-            vf_coef=self.vf_coef,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
         )
         optimizer = self.policy.optimizer
         for group in optimizer.param_groups:
@@ -152,18 +182,18 @@ class FastPPO(PPO):
         """Learn from the rollout; see ``PPO.train``.
 
         Raises:
-            FloatingPointError: The loss is no longer a finite number.
+            FloatingPointError: The loss or a weight is no longer a finite number.
         """
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
-        clip_tensor = torch.tensor(clip_range, device=self.device)
+        weights = torch.tensor([clip_range, self.ent_coef, self.vf_coef], device=self.device)
         losses = []
         for _ in range(self.n_epochs):
             for batch in self.rollout_buffer.get(self.batch_size):
                 losses.append(
                     self._learn(
-                        clip_tensor,
+                        *weights,
                         batch.observations,
                         batch.actions.long().flatten(),
                         batch.old_log_prob,
@@ -172,12 +202,16 @@ class FastPPO(PPO):
                     )
                 )
             self._n_updates += 1
-        self._log(torch.stack(losses).cpu(), clip_range)
+        terms = torch.stack(losses).cpu()
+        total = PPOLoss(*terms.T).total
+        if not (total.isfinite().all() and _are_finite(self.policy.parameters())):
+            raise FloatingPointError(
+                f"loss or weights after {self.num_timesteps:,} steps are not finite"
+            )
+        self._log(terms, clip_range)
 
     def _log(self, losses: Tensor, clip_range: float) -> None:
         """Record what ``PPO.train`` does, from the (minibatches, terms) of ``PPOLoss``."""
-        if not losses.isfinite().all():
-            raise FloatingPointError(f"the loss after {self.num_timesteps:,} steps is not finite")
         mean = PPOLoss(*losses.mean(0).tolist())
         last_pass = losses[-(len(losses) // self.n_epochs) :]
         buffer = self.rollout_buffer
@@ -198,3 +232,7 @@ class FastPPO(PPO):
 
 def _is_recording(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _are_finite(tensors: Iterable[Tensor]) -> bool:
+    return bool(torch.stack([t.isfinite().all() for t in tensors]).all())

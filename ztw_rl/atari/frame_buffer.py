@@ -11,6 +11,8 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch import Tensor
 
+COLUMNS = ("actions", "values", "log_probs", "advantages", "returns")
+
 
 class FrameBuffer(RolloutBuffer):
     """A ``RolloutBuffer`` of (C, H, W) uint8 observations.
@@ -24,6 +26,8 @@ class FrameBuffer(RolloutBuffer):
         **kwargs: As ``RolloutBuffer``.
     """
 
+    _columns: tuple[Tensor, ...]
+    """What a minibatch holds beside the observations, as ``RolloutBufferSamples`` orders it."""
     _frames: Tensor
     """(N environments x steps, H, W, C), uint8: one environment after another."""
 
@@ -57,14 +61,19 @@ class FrameBuffer(RolloutBuffer):
         """All samples once, in minibatches on the device; see ``RolloutBuffer.get``."""
         assert self.full
         n = self.n_envs * self.buffer_size
+        # NumPy's global generator, as RolloutBuffer: the same seed gives the same minibatches.
         order = torch.as_tensor(np.random.permutation(n), device=self.device)  # noqa: NPY002
-        actions, *rest = (
-            torch.as_tensor(self.swap_and_flatten(column), device=self.device)
-            for column in (self.actions, self.values, self.log_probs, self.advantages, self.returns)
-        )
+        if not self.generator_ready:
+            self._columns = tuple(map(self._column, COLUMNS))
+            self.generator_ready = True
         for index in torch.split(order, batch_size or n):
-            yield RolloutBufferSamples(
-                self._frames.index_select(0, index).permute(0, 3, 1, 2),
-                actions[index].float(),
-                *(column[index].flatten() for column in rest),
-            )
+            frames = self._frames.index_select(0, index).permute(0, 3, 1, 2)
+            actions, *rest = (column[index] for column in self._columns)
+            yield RolloutBufferSamples(frames, actions.float(), *(x.flatten() for x in rest))
+
+    def _column(self, name: str) -> Tensor:
+        """(N environments x steps, 1) of an array, one environment after another."""
+        return torch.as_tensor(self.swap_and_flatten(getattr(self, name)), device=self.device)
+
+    def _get_samples(self, *args: Any, **kwargs: Any) -> RolloutBufferSamples:
+        raise NotImplementedError("a FrameBuffer gives whole epochs; call get")

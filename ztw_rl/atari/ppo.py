@@ -47,7 +47,7 @@ class TrainingResult:
     """The newest checkpoint."""
 
 
-def build_ppo(env: VecEnv, config: PPOConfig, seed: int, device: torch.device) -> PPO:
+def build_ppo(env: VecEnv, config: PPOConfig, seed: int, device: torch.device) -> FastPPO:
     """SB3's PPO, set as ``config`` says."""
 
     def schedule(start: float) -> float | Callable[[float], float]:
@@ -103,7 +103,8 @@ def train(
         console: For progress; silent without one.
 
     Raises:
-        UserError: ``resume`` without a usable checkpoint, or ``init`` is no such file.
+        UserError: ``resume`` without a usable checkpoint, ``init`` is no such file, or the loss is
+            no longer finite; the last checkpoint stays.
     """
     model = build_ppo(env, config, seed, device)
     if resume:
@@ -129,13 +130,23 @@ def train(
     ):
         if remaining > 0:
             keeper = _Keeper(config.checkpoint_interval, run_dir, stop, progress)
-            model.learn(remaining, callback=keeper, reset_num_timesteps=not resume)
+            _learn(model, remaining, keeper, reset_num_timesteps=not resume)
     checkpoint = save(model, run_dir)
     return TrainingResult(
         n_timesteps=model.num_timesteps,
         finished=model.num_timesteps >= config.n_timesteps,
         checkpoint=checkpoint,
     )
+
+
+def _learn(model: PPO, n: int, keeper: BaseCallback, *, reset_num_timesteps: bool) -> None:
+    try:
+        model.learn(n, callback=keeper, reset_num_timesteps=reset_num_timesteps)
+    except FloatingPointError as error:
+        raise UserError(
+            f"{error}; begin a new run with a lower --ppo.learning-rate, if need be with "
+            "--init from policy.safetensors in this one's last checkpoint"
+        ) from None
 
 
 def mean_return(model: PPO) -> float | None:
@@ -220,7 +231,7 @@ def load_weights(model: PPO, path: Path) -> None:
             parameter.copy_(stored[name])
 
 
-def load(model: PPO, folder: Path) -> None:
+def load(model: FastPPO, folder: Path) -> None:
     """Put a checkpoint's weights, optimiser state and counters into ``model``.
 
     Raises:
@@ -229,6 +240,7 @@ def load(model: PPO, folder: Path) -> None:
     state = load_state(PPOState, folder)
     load_weights(model, folder / "policy.safetensors")
     load_optimizer_tensors(model.policy.optimizer, load_tensors(folder / "optimizer.safetensors"))
+    model.forget_graphs()
     model.num_timesteps = state.n_timesteps
     model._n_updates = state.n_updates
     games = (asdict(game) for game in state.recent_games)

@@ -38,8 +38,8 @@ def ppo_loss(
     advantages: Tensor,
     returns: Tensor,
     clip_range: Tensor,
-    ent_coef: float,
-    vf_coef: float,
+    ent_coef: Tensor | float,
+    vf_coef: Tensor | float,
 ) -> PPOLoss:
     """Clipped surrogate, value error and entropy bonus of B samples.
 
@@ -53,8 +53,8 @@ def ppo_loss(
         advantages: (B,) generalised advantage estimates.
         returns: (B,) targets of the values.
         clip_range: () of the probability ratio, around 1.
-        ent_coef: Weight of the entropy bonus.
-        vf_coef: Weight of the value error.
+        ent_coef: () weight of the entropy bonus.
+        vf_coef: () weight of the value error.
     """
     if len(advantages) > 1:
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)

@@ -66,6 +66,7 @@ class _Recording:
     ) -> None:
         self._inputs = [x.clone() for x in inputs]
         self._graph = torch.cuda.CUDAGraph()
+        # Other threads may go on using the device meanwhile.
         with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
             self._output = function(*self._inputs)
 
