@@ -104,9 +104,10 @@ class Seats:
         for members, rule in self._groups():
             x = torch.from_numpy(self._observations[members]).to(self._device)
             decision = decide(self._backend.stages, x, rule)
-            self._compare(x, decision.log_probs, members)
+            left_at = decision.left_at.tolist()
+            self._compare(x, decision.log_probs, left_at, members)
             actions[members] = self._choose(decision.log_probs.cpu().numpy(), members)
-            for seat, m in zip(members, decision.left_at.tolist(), strict=True):
+            for seat, m in zip(members, left_at, strict=True):
                 game = self._games[seat]
                 assert game is not None
                 game.exits[m] += 1
@@ -183,10 +184,14 @@ class Seats:
         thresholds: npt.NDArray[np.float64] = self._leaving_at[exit_index]
         return thresholds
 
-    def _compare(self, x: Tensor, log_probs: Tensor, members: npt.NDArray[np.int64]) -> None:
+    def _compare(
+        self, x: Tensor, log_probs: Tensor, left_at: list[int], members: npt.NDArray[np.int64]
+    ) -> None:
         """Count where the answers to ``x`` differ from the full model's, for rows that ask."""
         games = [self._games[seat] for seat in members]
-        asked = [i for i, game in enumerate(games) if game is not None and game.row.compared]
+        # The last exit's answer is the full model's.
+        early = [m < self._backend.n_exits - 1 for m in left_at]
+        asked = [i for i, g in enumerate(games) if g is not None and g.row.compared and early[i]]
         if not asked:
             return
         full = self._backend.backbone(x[asked]).argmax(dim=-1)
