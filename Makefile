@@ -33,7 +33,7 @@ test: install ## Check style, types and import rules, and run the tests.
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "not slow" -n auto
+	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 8
 
 test-slow: install ## Run the tests that take minutes.
 	$(BIN)/pytest -m slow

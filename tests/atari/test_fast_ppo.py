@@ -17,6 +17,7 @@ from ztw_rl.atari.fast_ppo import FastPPO
 from ztw_rl.atari.policy import ChannelsLastCnnPolicy, UncheckedCategorical
 from ztw_rl.atari.ppo import build_ppo
 from ztw_rl.atari.vec_env import AtariVecEnv
+from ztw_rl.core.device import exact_device
 
 CPU = torch.device("cpu")
 CONFIG = PPOConfig(n_timesteps=32, n_envs=2, n_steps=8, batch_size=8, n_epochs=2)
@@ -128,8 +129,8 @@ def test_it_goes_on_with_what_stock_ppo_saved(games, tmp_path):
 
 @pytest.mark.parametrize("name", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def test_a_recorded_decision_is_the_policys(games, name):
-    """More often than a graph needs to be recorded, with other weights at the end."""
-    device = torch.device(name)
+    """More often than a graph needs to be recorded, with other weights each time."""
+    device = exact_device(name)
     model = build_ppo(games(), CONFIG, 0, device)
     generator = np.random.default_rng(0)
     for _ in range(8):

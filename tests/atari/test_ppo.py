@@ -116,6 +116,25 @@ def test_what_is_learnt_next_does_not_depend_on_an_interruption(env, tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", DEVICES)
+def test_a_checkpoint_takes_the_place_of_what_was_learnt(env, tmp_path, name):
+    """A learner that has recorded its steps goes on as a new one does."""
+    device = exact_device(name)
+    used, new = (ppo.build_ppo(env, TEN_STEPS, seed, device) for seed in (0, 1))
+    used.learn(TEN_STEPS.n_timesteps)
+    checkpoint = ppo.save(used, tmp_path)
+    train_once(used)
+    for model in (used, new):
+        ppo.load(model, checkpoint)
+    new.rollout_buffer = used.rollout_buffer
+    for model in (used, new):
+        train_once(model, 0.5)
+    weights = dict(new.policy.state_dict())
+    torch.testing.assert_close(dict(used.policy.state_dict()), weights, rtol=1e-4, atol=1e-5)
+    steps = used.policy.optimizer.state_dict()["state"][0]["step"]
+    assert steps == 2 * 10
+
+
 def test_resuming_continues_counter_schedule_and_logs(env, trained):
     result = ppo.train(env, LONGER, trained, seed=0, device=CPU, resume=True)
     assert (result.n_timesteps, result.finished) == (64, True)

@@ -26,7 +26,8 @@ class FastPPO(PPO):
 
     Observations go to the device once and stay there. Deciding on a step and learning from a
     minibatch are one function of tensors each, which CUDA replays as a graph; the host reads from
-    the device once per step and once per update. ``max_grad_norm`` is a constant of these graphs.
+    the device once per step and at the end of an update. ``max_grad_norm`` is a constant of these
+    graphs.
 
     Args:
         *args: As ``PPO``.
