@@ -47,6 +47,8 @@ class Settings:
     """Of the games and the weights."""
     device: str = "cpu"
     """Where all contenders' networks live: cpu, cuda, cuda:1, ..."""
+    compiled: bool = False
+    """One more row: ours with the network of its minibatches compiled by torch.compile."""
 
 
 def stock_ppo(
@@ -119,6 +121,11 @@ def main(settings: Settings) -> float:
         "ztw-rl float32": build_ppo(ours(), config, seed, device),
         "ztw-rl bfloat16": build_ppo(ours(), half, seed, device),
     }
+    if settings.compiled:
+        compiled = build_ppo(ours(), config, seed, device)
+        evaluate = torch.compile(compiled.policy.evaluate_actions)
+        compiled.policy.evaluate_actions = evaluate  # type: ignore[method-assign]
+        learners["ztw-rl float32, compiled"] = compiled
     contenders = {name: learner(ppo) for name, ppo in learners.items()}
     rates = harness.interleave(contenders, settings.rounds)
     n_actions = int(learners["ztw-rl float32"].action_space.n)  # type: ignore[attr-defined]

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ztw_rl import cli
 from ztw_rl.atari.agent import load_agent, save_agent
 from ztw_rl.atari.emulators import Emulators
+from ztw_rl.atari.journal import Journal
+from ztw_rl.atari.seats import Game
 from ztw_rl.deploy import DeployedModel
 
 SMALL = ["eval", "--device=cpu", "--n-episodes=2"]
@@ -177,6 +180,109 @@ def test_every_row_plays_the_seeds_that_were_asked_for(distill_run, monkeypatch)
     assert cli.main([*SMALL, "--thresholds=0.2", "--seed=70", "--output=a"]) == 0
     # The rule, its control, three forced exits and the backbone.
     assert (seeds.count(70), seeds.count(71), seeds.count(72)) == (6, 6, 0)
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """The user presses Ctrl-C once so many games have ended."""
+
+    def stop_after(n: int) -> None:
+        add = Journal.add
+
+        def add_and_stop(journal: Journal, game: Game) -> None:
+            add(journal, game)
+            if len(journal) == n:
+                monkeypatch.setattr(Journal, "add", add)
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Journal, "add", add_and_stop)
+
+    return stop_after
+
+
+TABLE = [*SMALL, "--thresholds=0.1,0.3", "--n-envs=3", "--disagreement"]
+
+
+def played(folder: str) -> list[dict[str, object]]:
+    """Rows of a table without times, which no two evaluations share."""
+    rows = json.loads(Path(folder, "curve.json").read_text())["rows"]
+    return [{k: v for k, v in row.items() if "time" not in k} for row in rows]
+
+
+# In the rule's rows, and when nothing but controls is left.
+@pytest.mark.parametrize("n", [3, 13])
+def test_a_stopped_evaluation_goes_on_to_the_same_table(distill_run, stop_after, capfd, n):
+    assert cli.main([*TABLE, "--output=whole"]) == 0
+    stop_after(n)
+    assert cli.main(TABLE) == 130
+    again = "ztw-rl eval --resume runs/eval/pong-001"
+    assert f"stopped after {n} of 16 games; go on with: {again}" in capfd.readouterr().out
+    begun = json.loads(Path("runs/eval/pong-001/games.jsonl").read_text().splitlines()[0])
+    assert not Path("runs/eval/pong-001/curve.json").exists()
+    # No folder is named: it is the newest one. How many games are played at a time may change.
+    assert cli.main(["eval", "--resume", "--n-envs=2"]) == 0
+    assert "games: 16 of 16" in capfd.readouterr().out
+    assert played("runs/eval/pong-001") == played("whole")
+    times = json.loads(Path("runs/eval/pong-001/curve.json").read_text())["rows"][-2]
+    relative = begun["times"]["seconds"][-1] / begun["times"]["backbone_seconds"]
+    assert times["relative_time"] == pytest.approx(relative)
+    assert not Path("runs/eval/pong-001/games.jsonl").exists()
+    config = json.loads(Path("runs/eval/pong-001/config.json").read_text())
+    assert config["evaluation"]["n_envs"] == 2
+
+
+def test_a_stopped_evaluation_in_a_folder_of_ones_own(distill_run, stop_after, one_error, capfd):
+    stop_after(1)
+    assert cli.main([*TABLE, "--output=own"]) == 130
+    error = one_error(*TABLE, "--output=own")
+    assert "own/games.jsonl holds the games of an evaluation that was stopped" in error
+    # Another spelling of the same thresholds is no other experiment.
+    assert cli.main(["eval", "--resume", "own", "--thresholds=0.1:0.3:0.2"]) == 0
+    assert sorted(p.name for p in Path("own").iterdir()) == ["curve.csv", "curve.json", "curve.png"]
+    assert "own/games.jsonl is missing" in one_error("eval", "--resume", "own")
+
+
+def test_a_stopped_evaluation_of_a_student(ppo_run, distill, stop_after):
+    assert distill("--method=student", "--distill.student-of=conv1") == 0
+    stop_after(1)
+    assert cli.main(SMALL) == 130
+    assert cli.main(["eval", "--resume"]) == 0
+    assert len(played("runs/eval/pong-001")) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seed=1"], "--seed is 0 in own and cannot become 1 midway"),
+        (["--n-episodes=3"], "--n-episodes is 2 in own and cannot become 3 midway"),
+        (["--thresholds=0.1"], "--thresholds is 0.1,0.3 in own and cannot become 0.1 midway"),
+        (["--threshold=0.1"], "--thresholds"),
+        (["elsewhere"], "--resume takes one run folder, not 2"),
+    ],
+)
+def test_what_cannot_change_midway(distill_run, stop_after, one_error, arguments, message):
+    stop_after(1)
+    assert cli.main([*TABLE, "--output=own"]) == 130
+    before = Path("own/games.jsonl").read_bytes()
+    assert message in one_error("eval", "--resume", "own", *arguments)
+    assert Path("own/games.jsonl").read_bytes() == before
+
+
+def test_games_so_far_are_not_of_other_weights(distill_run, stop_after, one_error):
+    stop_after(1)
+    assert cli.main([*TABLE, "--output=own"]) == 130
+    agent = load_agent(distill_run / "agent")
+    with torch.no_grad():
+        next(agent.model.ics.parameters()).add_(1)
+    save_agent(distill_run / "agent", agent)
+    error = one_error("eval", "--resume", "own")
+    assert "holds other weights than when own/games.jsonl was begun" in error
+
+
+def test_nothing_was_stopped(distill_run, one_error):
+    message = "no evaluation was stopped in runs/eval; begin with: ztw-rl eval"
+    assert message in one_error("eval", "--resume")
+    assert "nowhere/games.jsonl is missing" in one_error("eval", "--resume", "nowhere")
 
 
 def test_no_agent_yet(folder, one_error, monkeypatch):

@@ -72,6 +72,7 @@ def play(
     action_mode: ActionMode,
     device: torch.device,
     on_game: Callable[[Game], None] = lambda game: None,
+    recall: Callable[[Game], bool] = lambda game: False,
 ) -> list[RowResult]:
     """Play ``n_episodes`` full games for each row.
 
@@ -85,12 +86,13 @@ def play(
         action_mode: How actions follow from probabilities.
         device: Where observations go.
         on_game: Called with each game that has ended.
+        recall: Fills in a game that was played before, and says whether it was.
 
     Returns:
         One result per row, in their order.
     """
     games = [Game(row, k) for k in range(n_episodes) for row in rows]
-    queue = deque(games)
+    queue = deque(game for game in games if not recall(game))
     with threads(n_network_threads() if device.type == "cpu" else torch.get_num_threads()):
         tables = [
             Seats(backend, emulators, queue, seed, action_mode, device) for emulators in batches
@@ -163,6 +165,7 @@ def evaluate(
     device: torch.device,
     compared: bool = False,
     on_game: Callable[[Game], None] = lambda game: None,
+    recall: Callable[[Game], bool] = lambda game: False,
 ) -> list[RowResult]:
     """Play the whole table: the rule at every threshold, its controls, and the backbone.
 
@@ -180,6 +183,7 @@ def evaluate(
         device: Where observations go.
         compared: Whether the rule's rows ask the full model as well, at every decision.
         on_game: Called with each game that has ended.
+        recall: Fills in a game that was played before, and says whether it was.
 
     Returns:
         The rule's rows, the random controls, the forced exits, the backbone.
@@ -195,6 +199,7 @@ def evaluate(
             action_mode=action_mode,
             device=device,
             on_game=on_game,
+            recall=recall,
         )
 
     adaptive = [Row(rule, threshold, compared=compared) for threshold in thresholds]

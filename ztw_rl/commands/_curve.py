@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ztw_rl.atari.config import EvaluationConfig
 
@@ -27,12 +27,12 @@ class EvalRun:
 
     agent: str
     thresholds: tuple[float, ...]
-    rule: str
+    rule: Literal["confidence", "patience"]
     disagreement: bool
     ensembles: bool
     seed: int
     evaluation: EvaluationConfig
-    backend: str
+    backend: Literal["eager", "compiled", "onnx"]
     """Its name on the command line; in ``curve.json``, the name for tables."""
     device: str
     """Where the games' network ran."""

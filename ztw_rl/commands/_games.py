@@ -13,12 +13,15 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def counted_games(total: int, console: Console) -> Iterator[Callable[[Game], None]]:
+def counted_games(
+    total: int, console: Console, completed: int = 0
+) -> Iterator[Callable[[Game], None]]:
     """A bar while games are played; in a log file, where no bar moves, a line at every tenth.
 
     Args:
         total: Games that will end.
         console: Where to show it.
+        completed: Games that have ended before.
 
     Yields:
         To be called with each game that has ended.
@@ -40,8 +43,8 @@ def counted_games(total: int, console: Console) -> Iterator[Callable[[Game], Non
         console=console,
         transient=True,
     )
-    task = progress.add_task("", total=total)
-    done = 0
+    task = progress.add_task("", total=total, completed=completed)
+    done = completed
 
     def count(_: Game) -> None:
         nonlocal done

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -14,20 +16,21 @@ from ztw_rl.atari.games import canonical
 from ztw_rl.commands._arguments import parse, peek
 from ztw_rl.commands._console import plain_console
 from ztw_rl.commands._curve import CSV, JSON, PNG, EvalRun, kept_lines, screen, write
-from ztw_rl.commands._games import counted_games, reference_line
+from ztw_rl.commands._games import reference_line
+from ztw_rl.commands._resume import check_resumable
 from ztw_rl.core.settings import require, require_seed
 from ztw_rl.core.thresholds import parse_thresholds
 from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from ztw_rl.atari.agent import Agent
-    from ztw_rl.atari.evaluate import RowResult
-    from ztw_rl.core.backends.backend import Backend
-    from ztw_rl.core.timing import ExitTimes
+    from ztw_rl.atari.emulator_batch import EmulatorBatch
+    from ztw_rl.atari.journal import Journal
+    from ztw_rl.commands._unfinished import Begun
 
+PROG = "ztw-rl eval"
 KIND = "eval"
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,9 @@ class Eval:
     """Game k of every row has seed + k."""
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
+    resume: Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="[FOLDER]")] = None
+    """Go on with the evaluation that was stopped in this folder; without a value, with the run
+    that was started or resumed last and was stopped."""
     runs_dir: Path = Path("runs")
     """Where run folders are."""
     evaluation: tyro.conf.OmitArgPrefixes[EvaluationConfig] = field(
@@ -79,20 +85,23 @@ def main(arguments: list[str]) -> int:
     """Run the command; see ``ztw-rl eval --help``.
 
     Returns:
-        0.
+        0, or 130 if the user stopped it.
 
     Raises:
-        UserError: The command line or the agent has an error.
+        UserError: The command line, the agent or what is to be resumed has an error.
     """
-    early = peek(arguments, "agent", "runs-dir")
+    early = peek(arguments, "agent", "resume", "runs-dir")
+    root = Path(early["runs-dir"] or "runs")
+    if early["resume"] is not None:
+        return _resume(arguments, Path(early["resume"]) if early["resume"] else _newest(root))
 
     def find() -> Path:
-        return agents.find(early["agent"] or None, Path(early["runs-dir"] or "runs"))
+        return agents.find(early["agent"] or None, root)
 
     args = parse(
         Eval,
         arguments,
-        "ztw-rl eval",
+        PROG,
         lambda: Eval(evaluation=recipes.load(agents.stored_atari(find()).game).evaluation),
     )
     folder = find()
@@ -100,30 +109,16 @@ def main(arguments: list[str]) -> int:
     if args.rule == "patience" and any(t < 1 or t != int(t) for t in thresholds):
         raise UserError(f"--thresholds {args.thresholds}: patience counts exits, such as 1,2,3")
     runs.check_writable(args.output or args.runs_dir / KIND)
-    return _evaluate(args, folder, thresholds)
+    return _start(args, folder, thresholds)
 
 
-def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
-    """Play, time, print and write."""
-    from ztw_rl.atari.agent import load_agent
-    from ztw_rl.atari.evaluate import table
-    from ztw_rl.core.device import exact_device, n_network_threads
-    from ztw_rl.core.runtime import make_backend
+def _start(args: Eval, folder: Path, thresholds: list[float]) -> int:
+    """Time the exits and play, in a new folder."""
+    from ztw_rl.commands import _playing, _unfinished
+    from ztw_rl.core.device import exact_device
 
-    console = plain_console()
-    device = exact_device("cpu" if args.backend == "onnx" else args.device)
-    agent = load_agent(folder)
-    if not args.ensembles:
-        agent = _bare(agent, folder)
-    x = agent.example()
-    backend = make_backend(args.backend, agent.model, x)
-    costs, times = agent.relative_macs(), _time(agent, backend, args.backend)
-    if device.type != "cpu" or n_network_threads() > 1:
-        # Times are those of one thread of the CPU.
-        model = agent.model.to(device)
-        backend = make_backend(args.backend, model, x.to(device), n_network_threads())
-    results = _play(args, folder, agent, backend, thresholds, device, console)
-    frame = table(results, costs, times.relative)
+    if args.output is not None:
+        _unfinished.check_free(args.output)
     run = EvalRun(
         agent=str(folder),
         thresholds=tuple(thresholds),
@@ -133,12 +128,90 @@ def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
         seed=args.seed,
         evaluation=args.evaluation,
         backend=args.backend,
-        device=str(device),
+        device=str(exact_device("cpu" if args.backend == "onnx" else args.device)),
     )
-    game = canonical(agent.config.atari.game)
-    output = args.output or runs.create(args.runs_dir, KIND, game, run)
+    agent = _playing.load(folder, args.ensembles)
+    with _playing.emulators_for(run, agent) as batches:
+        begun = _unfinished.Begun(run, agent.identity(), _playing.time(agent, run.backend))
+        game = canonical(agent.config.atari.game)
+        output = args.output or runs.create(args.runs_dir, KIND, game, run)
+        return _finish(begun, agent, batches, output, _unfinished.begin(output, begun))
+
+
+def _resume(arguments: list[str], output: Path) -> int:
+    """Go on where an evaluation was stopped."""
+    from ztw_rl.commands import _playing, _unfinished
+    from ztw_rl.core.device import exact_device
+
+    begun, journal = _unfinished.reopen(output)
+    run = begun.run
+    stored = Eval(
+        thresholds=_spelled(run.thresholds),
+        rule=run.rule,
+        disagreement=run.disagreement,
+        agent=run.agent,
+        ensembles=run.ensembles,
+        backend=run.backend,
+        seed=run.seed,
+        evaluation=run.evaluation,
+    )
+    args = parse(Eval, arguments, PROG, lambda: stored)
+    wanted = replace(args, thresholds=_spelled(parse_thresholds(args.thresholds)))
+    check_resumable(
+        output,
+        args.resume,
+        stored,
+        wanted,
+        changeable=("evaluation.n_envs",),
+        unprefixed=("evaluation",),
+    )
+    device = exact_device("cpu" if run.backend == "onnx" else args.device)
+    run = replace(run, device=str(device), evaluation=args.evaluation)
+    agent = _playing.load(Path(run.agent), run.ensembles)
+    _unfinished.check_agent(output, begun, agent)
+    with _playing.emulators_for(run, agent) as batches:
+        if (output / runs.CONFIG).exists():
+            runs.save_config(output, run)
+        return _finish(replace(begun, run=run), agent, batches, output, journal)
+
+
+def _newest(root: Path) -> Path:
+    from ztw_rl.commands._unfinished import JOURNAL
+
+    found = runs.newest(root, KIND, holding=JOURNAL)
+    if found is None:
+        raise UserError(f"no evaluation was stopped in {root / KIND}; begin with: ztw-rl eval")
+    return found
+
+
+def _spelled(thresholds: Sequence[float]) -> str:
+    return ",".join(map(repr, thresholds))
+
+
+def _finish(
+    begun: Begun, agent: Agent, batches: Sequence[EmulatorBatch], output: Path, journal: Journal
+) -> int:
+    """Play what has not been played yet, print and write."""
+    import torch
+
+    from ztw_rl.atari.evaluate import table
+    from ztw_rl.commands import _playing
+
+    console = plain_console()
+    run, times = begun.run, begun.times
+    try:
+        results = _playing.play(run, agent, batches, torch.device(run.device), journal, console)
+    except KeyboardInterrupt:
+        total = _playing.n_games(run, agent)
+        again = ["ztw-rl", "eval", "--resume", str(output)]
+        print(f"stopped after {len(journal)} of {total} games; go on with: {shlex.join(again)}")
+        return INTERRUPTED
+    costs = agent.relative_macs()
+    frame = table(results, costs, times.relative)
     write(output, agent, run, frame, results, costs, times)
-    print(f"agent: {folder}")
+    journal.path.unlink()
+    game = canonical(agent.config.atari.game)
+    print(f"agent: {run.agent}")
     console.print(screen(frame, game))
     recipe = recipes.load(game)
     for line in kept_lines(output / JSON, recipe.random_return):
@@ -149,72 +222,3 @@ def _evaluate(args: Eval, folder: Path, thresholds: list[float]) -> int:
     if not agent.is_student:
         print(f"picture: {output}/{PNG}")
     return 0
-
-
-def _bare(agent: Agent, folder: Path) -> Agent:
-    """The agent without its ensembles."""
-    try:
-        return agent.without_ensembles()
-    except ValueError:
-        method = agent.config.method
-        raise UserError(f"{folder} is {method}, without ensembles; leave out --no-ensembles") from (
-            None
-        )
-
-
-def _time(agent: Agent, backend: Backend, name: str) -> ExitTimes:
-    """Times per exit, before any game keeps the processor busy."""
-    from ztw_rl.atari.backbone import policy_alone
-    from ztw_rl.core.runtime import make_backend
-    from ztw_rl.core.timing import time_exits
-
-    full, x = backend, agent.example()
-    if agent.is_student:
-        # How long a network takes does not depend on its weights.
-        full = make_backend(name, policy_alone(agent.config.n_actions).eval(), x)
-    return time_exits(backend, x, full)
-
-
-def _play(
-    args: Eval,
-    folder: Path,
-    agent: Agent,
-    backend: Backend,
-    thresholds: list[float],
-    device: Any,
-    console: Console,
-) -> list[RowResult]:
-    """Play the agent's table; of a student, its single row."""
-    from ztw_rl.atari.evaluate import evaluate, n_games, play
-    from ztw_rl.atari.make_emulators import make_batches
-    from ztw_rl.atari.seats import Row
-
-    settings = args.evaluation
-    total = settings.n_episodes
-    if not agent.is_student:
-        total = n_games(len(thresholds), agent.model.n_exits, settings.n_episodes)
-    batches = make_batches(agent.config.atari, min(settings.n_envs, total))
-    try:
-        n_actions = int(batches[0].action_space.n)
-        if n_actions != agent.config.n_actions:
-            raise UserError(
-                f"{folder / agents.CONFIG_FILE}: the agent has {agent.config.n_actions} actions, "
-                f"but {agent.config.atari.game} has {n_actions}; these are another game's weights"
-            )
-        with counted_games(total, console) as count:
-            how: dict[str, Any] = {
-                "n_episodes": settings.n_episodes,
-                "seed": args.seed,
-                "action_mode": settings.action_mode,
-                "device": device,
-                "on_game": count,
-            }
-            if agent.is_student:
-                (whole,) = play(backend, batches, [Row("backbone")], **how)
-                return [replace(whole, row=Row("student"))]
-            return evaluate(
-                backend, batches, thresholds, rule=args.rule, compared=args.disagreement, **how
-            )
-    finally:
-        for emulators in batches:
-            emulators.close()

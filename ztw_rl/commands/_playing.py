@@ -1,0 +1,136 @@
+"""An agent's table as it is played: exits timed, then full games, each written down as it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ztw_rl import agents
+from ztw_rl.commands._curve import EvalRun
+from ztw_rl.commands._games import counted_games
+from ztw_rl.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
+
+    from ztw_rl.atari.agent import Agent
+    from ztw_rl.atari.emulator_batch import EmulatorBatch
+    from ztw_rl.atari.evaluate import RowResult
+    from ztw_rl.atari.journal import Journal
+    from ztw_rl.core.timing import ExitTimes
+
+
+def load(folder: Path, ensembles: bool) -> Agent:
+    """An agent, with or without its ensembles.
+
+    Raises:
+        UserError: It cannot be read, or has none to leave out.
+    """
+    from ztw_rl.atari.agent import load_agent
+
+    agent = load_agent(folder)
+    if ensembles:
+        return agent
+    try:
+        return agent.without_ensembles()
+    except ValueError:
+        method = agent.config.method
+        raise UserError(f"{folder} is {method}, without ensembles; leave out --no-ensembles") from (
+            None
+        )
+
+
+def time(agent: Agent, backend_name: str) -> ExitTimes:
+    """Times per exit, of one thread of the CPU."""
+    from ztw_rl.atari.backbone import policy_alone
+    from ztw_rl.core.runtime import make_backend
+    from ztw_rl.core.timing import time_exits
+
+    x = agent.example()
+    backend = full = make_backend(backend_name, agent.model, x)
+    if agent.is_student:
+        # How long a network takes does not depend on its weights.
+        full = make_backend(backend_name, policy_alone(agent.config.n_actions).eval(), x)
+    return time_exits(backend, x, full)
+
+
+def n_games(run: EvalRun, agent: Agent) -> int:
+    """Games of the agent's table; a student's is a single row."""
+    from ztw_rl.atari import evaluate
+
+    n_episodes = run.evaluation.n_episodes
+    if agent.is_student:
+        return n_episodes
+    return evaluate.n_games(len(run.thresholds), agent.model.n_exits, n_episodes)
+
+
+@contextmanager
+def emulators_for(run: EvalRun, agent: Agent) -> Iterator[list[EmulatorBatch]]:
+    """Emulators that the agent can play on.
+
+    Raises:
+        UserError: It has not their number of actions.
+    """
+    from ztw_rl.atari.make_emulators import make_batches
+
+    config = agent.config
+    batches = make_batches(config.atari, min(run.evaluation.n_envs, n_games(run, agent)))
+    try:
+        n_actions = int(batches[0].action_space.n)
+        if n_actions != config.n_actions:
+            raise UserError(
+                f"{Path(run.agent) / agents.CONFIG_FILE}: the agent has {config.n_actions} "
+                f"actions, but {config.atari.game} has {n_actions}; these are another game's "
+                "weights"
+            )
+        yield batches
+    finally:
+        for emulators in batches:
+            emulators.close()
+
+
+def play(
+    run: EvalRun,
+    agent: Agent,
+    batches: Sequence[EmulatorBatch],
+    device: torch.device,
+    journal: Journal,
+    console: Console,
+) -> list[RowResult]:
+    """Play what the journal does not have yet, and write it down there.
+
+    Returns:
+        The rows of the table.
+    """
+    from ztw_rl.atari import evaluate
+    from ztw_rl.atari.seats import Game, Row
+    from ztw_rl.core.device import n_network_threads
+    from ztw_rl.core.runtime import make_backend
+
+    backend = make_backend(
+        run.backend, agent.model.to(device), agent.example().to(device), n_network_threads()
+    )
+    with counted_games(n_games(run, agent), console, len(journal)) as count:
+
+        def on_game(game: Game) -> None:
+            journal.add(game)
+            count(game)
+
+        how: dict[str, Any] = {
+            "n_episodes": run.evaluation.n_episodes,
+            "seed": run.seed,
+            "action_mode": run.evaluation.action_mode,
+            "device": device,
+            "on_game": on_game,
+            "recall": journal.recall,
+        }
+        if agent.is_student:
+            (whole,) = evaluate.play(backend, batches, [Row("backbone")], **how)
+            return [replace(whole, row=Row("student"))]
+        return evaluate.evaluate(
+            backend, batches, run.thresholds, rule=run.rule, compared=run.disagreement, **how
+        )
