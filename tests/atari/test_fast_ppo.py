@@ -14,7 +14,7 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from benchmarks.ppo import stock_ppo
 from ztw_rl.atari.config import AtariConfig, PPOConfig
 from ztw_rl.atari.fast_ppo import FastPPO
-from ztw_rl.atari.policy import ChannelsLastCnnPolicy, UncheckedCategorical
+from ztw_rl.atari.policy import ChannelsLastCnnPolicy
 from ztw_rl.atari.ppo import build_ppo
 from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.core.device import exact_device
@@ -142,14 +142,3 @@ def test_a_recorded_decision_is_the_policys(games, name):
             found = model.policy.evaluate_actions(observations, actions)
         torch.testing.assert_close(values, found[0].flatten(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(log_probs, found[1], rtol=1e-4, atol=1e-5)
-
-
-def test_actions_are_drawn_as_torch_draws_them():
-    logits = torch.randn(500, 6, generator=torch.Generator().manual_seed(0))
-    torch.manual_seed(2)
-    ours = UncheckedCategorical(6).proba_distribution(logits).sample()
-    torch.manual_seed(2)
-    torch.testing.assert_close(ours, torch.distributions.Categorical(logits=logits).sample())
-    # With all probability on one action, that one is drawn.
-    certain = torch.tensor([[0.0, 200.0, 0.0]]).repeat(100, 1)
-    assert (UncheckedCategorical(3).proba_distribution(certain).sample() == 1).all()

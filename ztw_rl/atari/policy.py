@@ -69,3 +69,9 @@ class ChannelsLastCnnPolicy(ActorCriticCnnPolicy):
         with torch.autocast(obs.device.type, self._dtype, enabled=self._dtype is not torch.float32):
             features: Tensor = extractor(pixels)
         return features.float()
+
+    def predict_values(self, obs: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, 1) values of (B, C, H, W) observations, by the same trunk as ``forward``'s."""
+        critic = self.mlp_extractor.forward_critic(self.extract_features(obs))
+        values: Tensor = self.value_net(critic)
+        return values
