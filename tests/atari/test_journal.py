@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -17,22 +18,28 @@ def path(tmp_path):
     return tmp_path / "games.jsonl"
 
 
+@pytest.fixture
+def journal(path):
+    with Journal.begin(path, HEAD) as journal:
+        yield journal
+
+
 def ended(row: Row, number: int) -> Game:
     return Game(row, number, points=2.5, length=10, exits=np.array([7, 2, 1]), n_differ=4)
 
 
 def test_an_ended_game_is_recalled_after_a_kill(path):
-    journal = Journal.begin(path, HEAD)
-    journal.add(ended(Row("confidence", 0.3, compared=True), 1))
-    journal.add(ended(Row("backbone"), 0))
-    again = Journal.reopen(path)
-    assert again.head == HEAD
-    assert len(again) == 2
-    game = Game(Row("confidence", 0.3, compared=True), 1)
-    assert again.recall(game)
-    assert (game.points, game.length, game.n_differ) == (2.5, 10, 4)
-    assert game.exits.tolist() == [7, 2, 1]
-    assert again.recall(Game(Row("backbone"), 0))
+    with Journal.begin(path, HEAD) as journal:
+        journal.add(ended(Row("confidence", 0.3, compared=True), 1))
+        journal.add(ended(Row("backbone"), 0))
+    with Journal.reopen(path) as again:
+        assert again.head == HEAD
+        assert len(again) == 2
+        game = Game(Row("confidence", 0.3, compared=True), 1)
+        assert again.recall(game)
+        assert (game.points, game.length, game.n_differ) == (2.5, 10, 4)
+        assert game.exits.tolist() == [7, 2, 1]
+        assert again.recall(Game(Row("backbone"), 0))
 
 
 @pytest.mark.parametrize(
@@ -43,51 +50,85 @@ def test_an_ended_game_is_recalled_after_a_kill(path):
         (Row("random", 0.3, (0.5, 0.5, 0.0)), 1),
     ],
 )
-def test_other_games_are_still_to_be_played(path, row, number):
-    journal = Journal.begin(path, HEAD)
+def test_other_games_are_still_to_be_played(journal, row, number):
     journal.add(ended(Row("confidence", 0.3), 1))
     game = Game(row, number)
     assert not journal.recall(game)
     assert game.points == 0
 
 
-def test_a_line_that_a_kill_has_torn_is_taken_off(path):
-    journal = Journal.begin(path, HEAD)
-    journal.add(ended(Row("forced", 0.0), 0))
-    journal.add(ended(Row("forced", 0.0), 1))
-    path.write_bytes(path.read_bytes()[:-9])
-    again = Journal.reopen(path)
-    assert len(again) == 1
-    again.add(ended(Row("forced", 0.0), 1))
-    assert len(Journal.reopen(path)) == 2
+@pytest.mark.parametrize("n_bytes", [1, 9])
+def test_a_line_that_a_kill_has_torn_is_taken_off(path, n_bytes):
+    with Journal.begin(path, HEAD) as journal:
+        journal.add(ended(Row("forced", 0.0), 0))
+        journal.add(ended(Row("forced", 0.0), 1))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-n_bytes])
+    with Journal.reopen(path) as again:
+        assert len(again) == 1
+        again.add(ended(Row("forced", 0.0), 1))
+    assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (None, "is missing: no evaluation was stopped there"),
-        ("", "is damaged"),
+        ("", "is damaged (its first line is no mapping); delete it and evaluate again"),
         ("[]\n", "is damaged (its first line is no mapping); delete it and evaluate again"),
         ("{}\n{\n", "is damaged"),
-        ("{}\n{}\n", "games.jsonl, line 2: key 'rule' is missing"),
-        ("{}\n[]\n", "games.jsonl, line 2: found [] (a collection)"),
+        ("{}\n\xff\n", "is damaged"),
+        ("{}\n{}\n", "is damaged (line 2: key 'rule' is missing); delete it"),
+        ("{}\n[]\n", "is damaged (line 2: found [] (a collection)"),
     ],
 )
 def test_no_such_file_or_a_damaged_one(path, text, message):
     if text is not None:
-        path.write_text(text)
+        path.write_text(text, encoding="latin-1")
     with pytest.raises(UserError) as error:
         Journal.reopen(path)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_one_line_per_game(path):
-    journal = Journal.begin(path, HEAD)
+def test_a_folder_in_its_place(path):
+    path.mkdir()
+    with pytest.raises(UserError, match=r"cannot write to .*games\.jsonl: "):
+        Journal.reopen(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows is not asked for locks")
+def test_one_process_at_a_time(journal):
+    with pytest.raises(UserError, match="is being written: that evaluation is still going on"):
+        Journal.reopen(journal.path)
+    journal.close()
+    Journal.reopen(journal.path).close()
+
+
+def test_a_full_disk_is_one_line(journal, monkeypatch):
+    class Full:
+        def write(self, _: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+        def close(self) -> None: ...
+
+    journal.close()
+    monkeypatch.setattr(journal, "_file", Full())
+    with pytest.raises(UserError, match=r"cannot write to .*: No space left on device"):
+        journal.add(ended(Row("backbone"), 0))
+    assert not journal.recall(Game(Row("backbone"), 0))
+
+
+def test_one_line_per_game(journal):
     journal.add(ended(Row("patience", 2.0), 5))
-    head, line = map(json.loads, path.read_text().splitlines())
+    head, line = map(json.loads, journal.path.read_text().splitlines())
     assert head == HEAD
     assert line == {
         **{"rule": "patience", "threshold": 2.0, "number": 5},
         **{"points": 2.5, "exits": [7, 2, 1], "n_differ": 4},
     }
+
+
+def test_it_goes_when_the_table_is_there(journal):
+    journal.remove()
+    assert not journal.path.exists()

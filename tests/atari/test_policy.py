@@ -1,17 +1,15 @@
 from __future__ import annotations
 
-import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 
 from ztw_rl.atari.policy import ChannelsLastCnnPolicy, UncheckedCategorical
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_the_value_that_a_rollout_ends_with_is_rounded_as_those_in_it(precision):
+def test_the_value_that_a_rollout_ends_with_is_rounded_as_those_in_it():
     torch.manual_seed(0)
     space = Box(0, 255, (4, 84, 84), "uint8")
-    policy = ChannelsLastCnnPolicy(space, Discrete(6), lambda _: 1e-3, precision=precision)
+    policy = ChannelsLastCnnPolicy(space, Discrete(6), lambda _: 1e-3, precision="bfloat16")
     x = torch.randint(0, 256, (5, 4, 84, 84), dtype=torch.uint8)
     with torch.no_grad():
         _, values, _ = policy(x)

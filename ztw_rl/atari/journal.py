@@ -7,12 +7,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ztw_rl.atari.seats import Game
-from ztw_rl.core.files import save_text
+from ztw_rl.core.files import lock, save_text
 from ztw_rl.errors import UserError
 from ztw_rl.schema import parse
 
@@ -32,53 +33,69 @@ class EndedGame:
 class Journal:
     """A file of JSON lines: what is evaluated, then each game as it ends.
 
-    Args:
-        path: The file.
-        head: What is evaluated: a mapping that JSON knows.
-        games: Games that have ended.
+    It is one process's from ``begin`` or ``reopen`` until it is closed, as a context manager does.
     """
 
-    def __init__(self, path: Path, head: dict[str, Any], games: Sequence[EndedGame] = ()) -> None:
+    def __init__(
+        self, path: Path, file: BinaryIO, head: dict[str, Any], games: Sequence[EndedGame]
+    ) -> None:
         self.path = path
         self.head = head
+        self._file = file
         self._games = {(game.rule, game.threshold, game.number): game for game in games}
 
     @classmethod
     def begin(cls, path: Path, head: dict[str, Any]) -> Journal:
-        """Make the file."""
+        """Make the file.
+
+        Args:
+            path: The file.
+            head: What is evaluated: a mapping that JSON knows.
+        """
         save_text(path, json.dumps(head, allow_nan=False) + "\n")
-        return cls(path, head)
+        return cls.reopen(path)
 
     @classmethod
     def reopen(cls, path: Path) -> Journal:
         """Read the file; a last line that a kill has torn is taken off.
 
         Raises:
-            UserError: The file is missing or damaged.
+            UserError: The file is missing or damaged, or is another process's.
         """
         try:
-            text = path.read_text(encoding="utf-8")
-        except OSError:
+            file = path.open("r+b")
+        except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{path} is missing: no evaluation was stopped there") from None
-        except UnicodeDecodeError as error:
-            raise _damaged(path, error) from None
-        whole = text[: text.rfind("\n") + 1]
+        except OSError as error:
+            raise UserError(f"cannot write to {path}: {error.strerror}") from None
         try:
-            head, *lines = map(json.loads, whole.splitlines())
-        except ValueError as error:
-            raise _damaged(path, error) from None
-        if not isinstance(head, dict):
-            raise _damaged(path, "its first line is no mapping")
-        games = [parse(EndedGame, line, f"{path}, line {i}") for i, line in enumerate(lines, 2)]
-        if whole != text:
-            save_text(path, whole)
-        return cls(path, head, games)
+            if not lock(file):
+                raise UserError(f"{path} is being written: that evaluation is still going on")
+            return cls(path, file, *_read(path, file))
+        except BaseException:
+            file.close()
+            raise
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def __len__(self) -> int:
         return len(self._games)
 
     def add(self, game: Game) -> None:
-        """Write down a game that has ended."""
+        """Write down a game that has ended.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
         ended = EndedGame(
             rule=game.row.rule,
             threshold=game.row.threshold,
@@ -87,8 +104,11 @@ class Journal:
             exits=tuple(game.exits.tolist()),
             n_differ=game.n_differ,
         )
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dataclasses.asdict(ended)) + "\n")
+        try:
+            self._file.write(json.dumps(dataclasses.asdict(ended)).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}") from None
         self._games[ended.rule, ended.threshold, ended.number] = ended
 
     def recall(self, game: Game) -> bool:
@@ -105,6 +125,24 @@ class Journal:
         game.length = sum(ended.exits)
         return True
 
+    def close(self) -> None:
+        """Leave the file to other processes."""
+        self._file.close()
 
-def _damaged(path: Path, why: object) -> UserError:
-    return UserError(f"{path} is damaged ({why}); delete it and evaluate again")
+    def remove(self) -> None:
+        """Delete the file, whose games are in a table by now."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+
+def _read(path: Path, file: BinaryIO) -> tuple[dict[str, Any], list[EndedGame]]:
+    """Head and games; the file ends with its last whole line then, and is written from there."""
+    text = file.read()
+    file.truncate(file.seek(text.rfind(b"\n") + 1))
+    try:
+        head, *lines = [json.loads(line) for line in text.split(b"\n")[:-1] or [b"null"]]
+        if not isinstance(head, dict):
+            raise UserError("its first line is no mapping")
+        return head, [parse(EndedGame, line, f"line {i}") for i, line in enumerate(lines, 2)]
+    except (ValueError, UserError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and evaluate again") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import tyro
@@ -71,8 +71,6 @@ def parse(
 ) -> ArgsT:
     """Parse a command line whose defaults must be looked up, and may not be found.
 
-    Help and unknown flags are answered in either case.
-
     Args:
         kind: The command's dataclass.
         arguments: Command line of the command.
@@ -82,12 +80,19 @@ def parse(
     Raises:
         UserError: The command line has an error, or ``default`` raised it.
     """
-    try:
+    with help_first(kind, arguments, prog):
         found = default()
+    return read(kind, arguments, prog, found)
+
+
+@contextlib.contextmanager
+def help_first(kind: type[ArgsT], arguments: Sequence[str], prog: str) -> Iterator[None]:
+    """Answer help and unknown flags before a UserError of the block, which looks up defaults."""
+    try:
+        yield
     except UserError:
         read(kind, arguments, prog)
         raise
-    return read(kind, arguments, prog, found)
 
 
 def peek(arguments: Sequence[str], *names: str) -> dict[str, str | None]:

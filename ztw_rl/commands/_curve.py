@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ztw_rl.core.timing import ExitTimes
 
 CSV, JSON, PNG = "curve.csv", "curve.json", "curve.png"
+JOURNAL = "games.jsonl"
+"""The games of an evaluation that is not finished."""
 
 
 @dataclass(frozen=True)

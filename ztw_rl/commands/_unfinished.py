@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ztw_rl.atari.agent import Agent, Identity
+from ztw_rl.atari.agent import Agent, AgentConfig, Identity
 from ztw_rl.atari.journal import Journal
-from ztw_rl.commands._curve import EvalRun
+from ztw_rl.commands._curve import JOURNAL, EvalRun
 from ztw_rl.core.timing import ExitTimes
 from ztw_rl.errors import UserError
 from ztw_rl.schema import parse
-
-JOURNAL = "games.jsonl"
 
 
 @dataclass(frozen=True)
@@ -20,46 +18,53 @@ class Begun:
     """All that the table needs beside the games."""
 
     run: EvalRun
+    output: str | None
+    """The folder, if it is no run folder but was named."""
+    agent: AgentConfig
     identity: Identity
     times: ExitTimes
-
-
-def begin(folder: Path, begun: Begun) -> Journal:
-    """Open the journal of a new evaluation; ``check_free`` comes first."""
-    return Journal.begin(folder / JOURNAL, asdict(begun))
 
 
 def check_free(folder: Path) -> None:
     """Find out whether a new evaluation may begin in a folder.
 
     Raises:
-        UserError: Another was stopped there, whose games would be lost.
+        UserError: Another was begun there, whose games would be lost.
     """
     if (folder / JOURNAL).exists():
         raise UserError(
-            f"{folder / JOURNAL} holds the games of an evaluation that was stopped; go on with "
-            f"--resume {folder}, or delete it"
+            f"{folder / JOURNAL} holds the games of an evaluation that was begun before; go on "
+            f"with --resume {folder}, or delete it"
         )
+
+
+def begin(folder: Path, begun: Begun) -> Journal:
+    """Open the journal of a new evaluation."""
+    return Journal.begin(folder / JOURNAL, asdict(begun))
 
 
 def reopen(folder: Path) -> tuple[Begun, Journal]:
     """What was stopped in a folder.
 
     Raises:
-        UserError: Nothing was, or its journal is damaged.
+        UserError: Nothing was, its journal is damaged, or it still goes on.
     """
     journal = Journal.reopen(folder / JOURNAL)
-    return parse(Begun, journal.head, journal.path), journal
+    try:
+        return parse(Begun, journal.head, journal.path), journal
+    except UserError as error:
+        journal.close()
+        raise UserError(f"{error}; delete it and evaluate again") from None
 
 
-def check_agent(folder: Path, begun: Begun, agent: Agent) -> None:
-    """Find out whether games played so far are this agent's.
+def check_agent(journal: Journal, begun: Begun, folder: Path, agent: Agent) -> None:
+    """Find out whether the games played so far are this agent's.
 
     Raises:
-        UserError: Its weights are others.
+        UserError: Its weights or settings are others.
     """
-    if agent.identity() != begun.identity:
+    if (agent.config, agent.identity()) != (begun.agent, begun.identity):
         raise UserError(
-            f"{begun.run.agent} holds other weights than when {folder / JOURNAL} was begun; "
-            "evaluate it anew without --resume"
+            f"{folder} is not the agent, or no longer, that {journal.path} was begun with; "
+            f"delete {journal.path} and evaluate again"
         )

@@ -14,7 +14,7 @@ import tyro
 from ztw_rl import agents, runs
 from ztw_rl.atari.config import DistillConfig, MethodName
 from ztw_rl.atari.games import canonical
-from ztw_rl.commands._arguments import parse, peek
+from ztw_rl.commands._arguments import help_first, peek, read
 from ztw_rl.commands._console import plain_console
 from ztw_rl.commands._distilled import DistillRun, made_agent
 from ztw_rl.commands._policy import (
@@ -73,12 +73,13 @@ def main(arguments: list[str]) -> int:
     early = peek(arguments, "resume", "runs-dir")
     if early["resume"] is not None:
         named, root = early["resume"], Path(early["runs-dir"] or "runs")
-        run_dir = Path(named) if named else _newest(root)
-        stored = runs.load_config(DistillRun, run_dir)
+        with help_first(DistillICs, arguments, PROG):
+            run_dir = Path(named) if named else _newest(root)
+            stored = runs.load_config(DistillRun, run_dir)
         default = DistillICs(
             policy=Path(stored.policy), seed=stored.seed, distill=stored.distill, atari=stored.atari
         )
-        args = _full(parse(DistillICs, arguments, PROG, lambda: default))
+        args = _full(read(DistillICs, arguments, PROG, default))
         played = canonical(stored.atari.game)
         if args.env and canonical(args.env) != played:
             raise UserError(f"{run_dir} plays {played}, not {args.env}; leave out --env")

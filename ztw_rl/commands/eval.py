@@ -13,9 +13,9 @@ import tyro
 from ztw_rl import agents, recipes, runs
 from ztw_rl.atari.config import EvaluationConfig
 from ztw_rl.atari.games import canonical
-from ztw_rl.commands._arguments import parse, peek
+from ztw_rl.commands._arguments import help_first, parse, peek, read
 from ztw_rl.commands._console import plain_console
-from ztw_rl.commands._curve import CSV, JSON, PNG, EvalRun, kept_lines, screen, write
+from ztw_rl.commands._curve import CSV, JOURNAL, JSON, PNG, EvalRun, kept_lines, screen, write
 from ztw_rl.commands._games import reference_line
 from ztw_rl.commands._resume import check_resumable
 from ztw_rl.core.settings import require, require_seed
@@ -66,8 +66,8 @@ class Eval:
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
     resume: Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="[FOLDER]")] = None
-    """Go on with the evaluation that was stopped in this folder; without a value, with the run
-    that was started or resumed last and was stopped."""
+    """Go on with the evaluation that was stopped in this folder; without a value, in --output, or
+    with the run that was started or resumed last and was stopped."""
     runs_dir: Path = Path("runs")
     """Where run folders are."""
     evaluation: tyro.conf.OmitArgPrefixes[EvaluationConfig] = field(
@@ -90,10 +90,10 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: The command line, the agent or what is to be resumed has an error.
     """
-    early = peek(arguments, "agent", "resume", "runs-dir")
+    early = peek(arguments, "agent", "output", "resume", "runs-dir")
     root = Path(early["runs-dir"] or "runs")
     if early["resume"] is not None:
-        return _resume(arguments, Path(early["resume"]) if early["resume"] else _newest(root))
+        return _resume(arguments, early["resume"] or early["output"], root)
 
     def find() -> Path:
         return agents.find(early["agent"] or None, root)
@@ -132,52 +132,60 @@ def _start(args: Eval, folder: Path, thresholds: list[float]) -> int:
     )
     agent = _playing.load(folder, args.ensembles)
     with _playing.emulators_for(run, agent) as batches:
-        begun = _unfinished.Begun(run, agent.identity(), _playing.time(agent, run.backend))
+        begun = _unfinished.Begun(
+            run=run,
+            output=None if args.output is None else str(args.output),
+            agent=agent.config,
+            identity=agent.identity(),
+            times=_playing.time(agent, run.backend),
+        )
         game = canonical(agent.config.atari.game)
         output = args.output or runs.create(args.runs_dir, KIND, game, run)
-        return _finish(begun, agent, batches, output, _unfinished.begin(output, begun))
+        with _unfinished.begin(output, begun) as journal:
+            return _finish(begun, agent, batches, output, journal)
 
 
-def _resume(arguments: list[str], output: Path) -> int:
+def _resume(arguments: list[str], named: str | None, root: Path) -> int:
     """Go on where an evaluation was stopped."""
     from ztw_rl.commands import _playing, _unfinished
     from ztw_rl.core.device import exact_device
 
-    begun, journal = _unfinished.reopen(output)
-    run = begun.run
-    stored = Eval(
-        thresholds=_spelled(run.thresholds),
-        rule=run.rule,
-        disagreement=run.disagreement,
-        agent=run.agent,
-        ensembles=run.ensembles,
-        backend=run.backend,
-        seed=run.seed,
-        evaluation=run.evaluation,
-    )
-    args = parse(Eval, arguments, PROG, lambda: stored)
-    wanted = replace(args, thresholds=_spelled(parse_thresholds(args.thresholds)))
-    check_resumable(
-        output,
-        args.resume,
-        stored,
-        wanted,
-        changeable=("evaluation.n_envs",),
-        unprefixed=("evaluation",),
-    )
-    device = exact_device("cpu" if run.backend == "onnx" else args.device)
-    run = replace(run, device=str(device), evaluation=args.evaluation)
-    agent = _playing.load(Path(run.agent), run.ensembles)
-    _unfinished.check_agent(output, begun, agent)
-    with _playing.emulators_for(run, agent) as batches:
-        if (output / runs.CONFIG).exists():
-            runs.save_config(output, run)
-        return _finish(replace(begun, run=run), agent, batches, output, journal)
+    with help_first(Eval, arguments, PROG):
+        output = Path(named) if named else _newest(root)
+        begun, journal = _unfinished.reopen(output)
+    with journal:
+        run = begun.run
+        stored = Eval(
+            thresholds=_spelled(run.thresholds),
+            rule=run.rule,
+            disagreement=run.disagreement,
+            agent=run.agent,
+            ensembles=run.ensembles,
+            backend=run.backend,
+            output=None if begun.output is None else Path(begun.output),
+            seed=run.seed,
+            device=run.device,
+            evaluation=run.evaluation,
+        )
+        args = read(Eval, arguments, PROG, stored)
+        wanted = replace(args, thresholds=_spelled(parse_thresholds(args.thresholds)))
+        check_resumable(
+            output, args.resume, stored, wanted, changeable=("agent",), unprefixed=("evaluation",)
+        )
+        moved = args.agent != run.agent
+        folder = agents.find(args.agent, root) if moved else Path(run.agent)
+        if not folder.is_dir():
+            raise UserError(f"there is no {folder}, which {output} plays; say --agent where it is")
+        agent = _playing.load(folder, run.ensembles)
+        _unfinished.check_agent(journal, begun, folder, agent)
+        run = replace(run, agent=str(folder), device=str(exact_device(args.device)))
+        with _playing.emulators_for(run, agent) as batches:
+            if begun.output is None:
+                runs.save_config(output, run)
+            return _finish(replace(begun, run=run), agent, batches, output, journal)
 
 
 def _newest(root: Path) -> Path:
-    from ztw_rl.commands._unfinished import JOURNAL
-
     found = runs.newest(root, KIND, holding=JOURNAL)
     if found is None:
         raise UserError(f"no evaluation was stopped in {root / KIND}; begin with: ztw-rl eval")
@@ -199,17 +207,17 @@ def _finish(
 
     console = plain_console()
     run, times = begun.run, begun.times
+    costs = agent.relative_macs()
     try:
         results = _playing.play(run, agent, batches, torch.device(run.device), journal, console)
+        frame = table(results, costs, times.relative)
+        write(output, agent, run, frame, results, costs, times)
     except KeyboardInterrupt:
         total = _playing.n_games(run, agent)
         again = ["ztw-rl", "eval", "--resume", str(output)]
         print(f"stopped after {len(journal)} of {total} games; go on with: {shlex.join(again)}")
         return INTERRUPTED
-    costs = agent.relative_macs()
-    frame = table(results, costs, times.relative)
-    write(output, agent, run, frame, results, costs, times)
-    journal.path.unlink()
+    journal.remove()
     game = canonical(agent.config.atari.game)
     print(f"agent: {run.agent}")
     console.print(screen(frame, game))

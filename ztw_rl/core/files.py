@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ztw_rl.errors import UserError
 
@@ -62,3 +63,19 @@ def load_json(path: Path) -> Any:
         raise UserError(f"{path} is missing; is its folder complete?") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged ({error}); restore or delete it") from None
+
+
+def lock(file: IO[Any]) -> bool:
+    """Have an open file to oneself until it is closed, or the process ends however it may.
+
+    Returns:
+        Whether one has; False if another process does. Windows is not asked.
+    """
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True

@@ -9,7 +9,7 @@ MOST = 1000
 
 
 def parse_thresholds(text: str) -> list[float]:
-    """Confidence thresholds from ``start:stop[:step]`` (stop included) or ``a,b,c``.
+    """Confidence thresholds from ``start:stop[:step]`` (stop included) or ``a,b,c``, each once.
 
     Args:
         text: Such as ``0.1:0.9``, which has a step of 0.1.
@@ -30,7 +30,7 @@ def parse_thresholds(text: str) -> list[float]:
         return value
 
     if ":" not in text:
-        return [number(part) for part in text.split(",")]
+        return list(dict.fromkeys(number(part) for part in text.split(",")))
     parts = [number(part) for part in text.split(":")]
     if len(parts) > 3:
         raise UserError(f"thresholds '{text}': write start:stop or start:stop:step")
