@@ -285,7 +285,12 @@ def same_rollout(source: RolloutBuffer, target: RolloutBuffer) -> None:
 
 
 @pytest.mark.parametrize("name", DEVICES)
-@pytest.mark.parametrize("config", [ONE_STEP, TINY, TEN_STEPS], ids=["one step", "four", "ten"])
+@pytest.mark.parametrize(
+    "config",
+    [ONE_STEP, TINY, TEN_STEPS, replace(TEN_STEPS, compiled=True)],
+    ids=["one step", "four", "ten", "ten, compiled"],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 def test_an_update_equals_stock_ppos(env, config, name):
     """Same weights, rollout and minibatches give the same losses and the same new weights."""
     device = exact_device(name)

@@ -53,6 +53,14 @@ def test_train_resume_extend(capfd):
     assert "runs/ppo/breakout-002" in capfd.readouterr().out
 
 
+def test_compiled_without_a_compiler(folder, one_error, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    error = one_error("train-ppo", "--env=Pong", "--device=cpu", "--ppo.compiled", *SMALL)
+    assert "there is no C++ compiler 'no-such-compiler'" in error
+    assert "leave out --ppo.compiled" in error
+    assert not Path("runs").exists()
+
+
 def test_a_run_without_a_checkpoint_is_passed_over(capfd, one_error):
     assert cli.main(["train-ppo", "--env", "Pong", "--n-timesteps", "16", *SMALL]) == 0
     shutil.copytree("runs/ppo/pong-001", "runs/ppo/pong-002")

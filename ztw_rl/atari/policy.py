@@ -42,14 +42,24 @@ class ChannelsLastCnnPolicy(ActorCriticCnnPolicy):
     Args:
         *args: As ``ActorCriticCnnPolicy``.
         precision: Arithmetic of the trunk.
+        compiled: Whether ``evaluate_actions`` goes through ``torch.compile``.
         **kwargs: As ``ActorCriticCnnPolicy``.
     """
 
-    def __init__(self, *args: Any, precision: Precision = "float32", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        precision: Precision = "float32",
+        compiled: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._dtype = DTYPES[precision]
         self.action_dist = UncheckedCategorical(int(self.action_space.n))  # type: ignore[attr-defined]
         self.features_extractor.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if compiled:
+            evaluate = torch.compile(self.evaluate_actions)
+            self.evaluate_actions = evaluate  # type: ignore[method-assign]
 
     def extract_features(  # type: ignore[override]
         self, obs: Tensor, features_extractor: BaseFeaturesExtractor | None = None

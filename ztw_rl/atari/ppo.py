@@ -68,6 +68,7 @@ def build_ppo(env: VecEnv, config: PPOConfig, seed: int, device: torch.device) -
         max_grad_norm=config.max_grad_norm,
         policy_kwargs={
             "precision": config.precision,
+            "compiled": config.compiled,
             # SB3's epsilon, which it gives up along with its other defaults.
             "optimizer_kwargs": {"eps": 1e-5, "fused": True},
         },

@@ -18,7 +18,7 @@ from ztw_rl.commands._resume import check_resumable
 from ztw_rl.errors import UserError
 
 KIND = "ppo"
-CHANGEABLE = {"ppo.n_timesteps", "ppo.precision", "ppo.checkpoint_interval"}
+CHANGEABLE = {"ppo.n_timesteps", "ppo.precision", "ppo.compiled", "ppo.checkpoint_interval"}
 """What a resumed run may set anew: everything else would make it another experiment."""
 INTERRUPTED = 130
 
@@ -118,10 +118,13 @@ def _train(run: PPORun, resumed: Path | None, args: TrainPPO) -> int:
     """Train in a new run folder or in ``resumed``, and say where the result is."""
     from ztw_rl.atari import ppo
     from ztw_rl.atari.vec_env import AtariVecEnv
+    from ztw_rl.core.backends.compiled import require_compiler
     from ztw_rl.core.checkpoint import newest_checkpoint
     from ztw_rl.core.device import exact_device
 
     device = exact_device(args.device)
+    if run.ppo.compiled and device.type == "cpu":
+        require_compiler("leave out --ppo.compiled")
     if resumed is not None:
         newest_checkpoint(resumed)
     init = None if run.init is None or resumed is not None else Path(run.init)
