@@ -140,8 +140,8 @@ def plot_games(points: pd.DataFrame, note: str, path: Path) -> None:
         path: PNG file, written atomically.
     """
     games = list(points.groupby("game", sort=True))
-    n_columns = min(4, len(games))
-    n_rows = -(-len(games) // n_columns)
+    n_rows = -(-len(games) // 4)
+    n_columns = -(-len(games) // n_rows)
     size = (max(5.5, 3.4 * n_columns), 0.9 + 3.1 * n_rows)
     figure, axes = plt.subplots(
         n_rows, n_columns, figsize=size, squeeze=False, layout="constrained"
