@@ -143,11 +143,12 @@ def test_one_panel_per_game_one_line_per_method(tmp_path, drawn, monkeypatch):
     assert "small print" in figure.get_supxlabel()
 
 
-@pytest.mark.parametrize("n", [1, 5, 8])
-def test_any_number_of_games(tmp_path, n):
+@pytest.mark.parametrize(("n", "grid"), [(1, (1, 1)), (4, (1, 4)), (5, (2, 3)), (8, (2, 4))])
+def test_any_number_of_games_in_rows_of_equal_length(tmp_path, drawn, n, grid):
     one = GAMES[GAMES["game"] == "pong"]
     table = pd.concat([one.assign(game=f"game{i}") for i in range(n)])
     plots.plot_games(table, "", tmp_path / "games.png")
+    assert drawn[0].axes[0].get_subplotspec().get_gridspec().get_geometry() == grid
     first = (tmp_path / "games.png").read_bytes()
     assert first.startswith(b"\x89PNG")
     plots.plot_games(table, "", tmp_path / "games.png")
