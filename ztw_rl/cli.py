@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from ztw_rl import __version__
 from ztw_rl.errors import UserError
+from ztw_rl.interrupt import INTERRUPTED
 
 COMMANDS = {
     "train-ppo": "train a PPO policy on an Atari game",
@@ -32,7 +33,6 @@ COMMANDS = {
 ``supervised eval`` in ``commands/supervised/eval.py``."""
 
 USER_ERROR = 2
-INTERRUPTED = 128 + 2
 BROKEN_PIPE = 128 + 13
 
 

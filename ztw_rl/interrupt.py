@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+INTERRUPTED = 130
+"""Exit code of a command that the user stopped: shells' own for SIGINT."""
+
 
 class StopRequest:
     """Whether the user asked to stop; read it where stopping is safe."""

@@ -333,3 +333,20 @@ def test_the_tables_columns_and_mixtures():
     summary = summarize((1.0, 2.0, 3.0, 6.0))
     for field in fields(Summary):
         assert found[f"return_{field.name}"][0] == getattr(summary, field.name)
+
+
+def test_games_that_are_recalled_are_not_played_again(run):
+    (whole,), _ = run([Row("confidence", 0.5)])
+
+    def recall(game):
+        if game.number not in (0, 2):
+            return False
+        game.points, game.exits = -7.0, np.array([1, 0, 0])
+        return True
+
+    ended = []
+    (result,), _ = run([Row("confidence", 0.5)], recall=recall, on_game=ended.append)
+    assert sorted(game.number for game in ended) == [1, 3]
+    assert result.exits[::2] == ((1, 0, 0), (1, 0, 0))
+    assert result.exits[1::2] == whole.exits[1::2]
+    assert (result.returns[0], result.returns[2]) == (-7.0, -7.0)

@@ -16,6 +16,7 @@ class Settings:
     """How many.
     --colour is another flag."""
     colour: str = "red"
+    verbose: bool = False
 
 
 class Terminal(io.StringIO):
@@ -42,6 +43,7 @@ class Log(Terminal):
     [
         (["--zz"], "unrecognized options: --zz"),
         (["--n-game", "3"], "unrecognized options: --n-game, 3; did you mean --n-games?"),
+        (["--verbos"], "unrecognized options: --verbos; did you mean --verbose?"),
         (["--n-games"], "missing value for argument '--n-games'. Expected 1 values"),
         (
             ["--n-games", "a number that is wider than the terminal " + "and " * 20],

@@ -89,7 +89,7 @@ class PPOConfig:
     """Arithmetic of the convolutional trunk. ``bfloat16`` pays where the processor has it (AMX,
     tensor cores); weights, heads, losses and the optimiser stay in float32."""
     compiled: bool = False
-    """Learn from minibatches through torch.compile, which takes half a minute at the start and a
+    """Learn from minibatches through torch.compile, which takes some seconds at the start and a
     C++ compiler, on CUDA Triton."""
     checkpoint_interval: int = 100_000
     """Environment steps between two checkpoints."""

@@ -60,7 +60,7 @@ def _one_line(box: str, prog: str) -> str:
         else:
             sections[-1].append(text)
     message, *hints = filter(None, sections)
-    near = sorted(hint[1].split()[0] for hint in hints if hint[0].startswith(NEAR))
+    near = sorted(hint[1].split()[0].rstrip(",") for hint in hints if hint[0].startswith(NEAR))
     found = " ".join(message).rstrip(".")
     meant = f"; did you mean {' or '.join(near)}?" if near else ""
     return f"{found[:1].lower()}{found[1:]}{meant} ({prog} --help lists the options)"

@@ -27,6 +27,7 @@ from ztw_rl.commands._policy import (
 from ztw_rl.commands._resume import check_resumable
 from ztw_rl.core.settings import require_seed
 from ztw_rl.errors import UserError
+from ztw_rl.interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 PROG = "ztw-rl distill-ics"
 KIND = "distill"
 IMPORT_GAMES = 5
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True)

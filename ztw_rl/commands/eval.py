@@ -21,6 +21,7 @@ from ztw_rl.commands._resume import check_resumable
 from ztw_rl.core.settings import require, require_seed
 from ztw_rl.core.thresholds import parse_thresholds
 from ztw_rl.errors import UserError
+from ztw_rl.interrupt import INTERRUPTED
 
 if TYPE_CHECKING:
     from ztw_rl.atari.agent import Agent
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 PROG = "ztw-rl eval"
 KIND = "eval"
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True)

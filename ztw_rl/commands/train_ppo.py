@@ -16,11 +16,11 @@ from ztw_rl.commands._arguments import peek, read
 from ztw_rl.commands._console import plain_console
 from ztw_rl.commands._resume import check_resumable
 from ztw_rl.errors import UserError
+from ztw_rl.interrupt import INTERRUPTED
 
 KIND = "ppo"
 CHANGEABLE = {"ppo.n_timesteps", "ppo.precision", "ppo.compiled", "ppo.checkpoint_interval"}
 """What a resumed run may set anew: everything else would make it another experiment."""
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ BACKBONE_KIND = "backbone"
 IC_KIND = "ics"
 PRETRAINED = "torchvision"
 """As ``--init``: weights that are downloaded."""
-INTERRUPTED = 130
 
 
 def resolve(data: DataConfig) -> DataConfig:

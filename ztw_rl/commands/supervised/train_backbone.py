@@ -14,13 +14,13 @@ from ztw_rl.commands._console import plain_console
 from ztw_rl.commands._resume import check_resumable
 from ztw_rl.commands.supervised._shared import (
     BACKBONE_KIND,
-    INTERRUPTED,
     PRETRAINED,
     newest,
     resolve,
     sized,
 )
 from ztw_rl.errors import UserError
+from ztw_rl.interrupt import INTERRUPTED
 from ztw_rl.supervised.config import Arch, BackboneRun, BackboneTraining, DataConfig, PixelConfig
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from ztw_rl.commands._resume import check_resumable
 from ztw_rl.commands.supervised._shared import (
     BACKBONE_KIND,
     IC_KIND,
-    INTERRUPTED,
     load_backbone,
     never_saw_held_out,
     newest,
@@ -24,6 +23,7 @@ from ztw_rl.commands.supervised._shared import (
     stored_backbone,
 )
 from ztw_rl.errors import UserError
+from ztw_rl.interrupt import INTERRUPTED
 from ztw_rl.supervised.config import (
     Arch,
     DataConfig,
