@@ -20,12 +20,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from benchmarks import harness
 from benchmarks.env import emulation_rate, stock_env
-from ztw_rl.atari.config import AtariConfig, PPOConfig
+from ztw_rl.atari.config import AtariConfig, PPOConfig, Precision
 from ztw_rl.atari.games import rom_id
 from ztw_rl.atari.policy import ChannelsLastCnnPolicy
 from ztw_rl.atari.ppo import build_ppo
 from ztw_rl.atari.vec_env import AtariVecEnv
-from ztw_rl.core.device import exact_device
+from ztw_rl.core.device import resolve_device
 
 TARGETS = {"cpu": 2.5, "cuda": 5.0}
 BFLOAT16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
@@ -99,12 +99,18 @@ def bfloat16_instructions() -> list[str]:
 
 
 def main(settings: Settings) -> float:
-    """Measure, print, and return the ratio of the default, float32."""
+    """Measure, print, and return the ratio in stock PPO's arithmetic."""
     machine = harness.machine()
     atari = AtariConfig(game=rom_id(settings.env))
     config = PPOConfig(n_envs=settings.n_envs, n_steps=settings.n_steps)
-    half = replace(config, precision="bfloat16")
-    seed, device = settings.seed, exact_device(settings.device)
+    # Stock PPO as it comes: on CUDA its convolutions multiply in TF32, PyTorch's default.
+    seed, device = settings.seed, resolve_device(settings.device)
+    is_cuda = device.type == "cuda"
+    precision: Precision = "tf32" if is_cuda else "float32"
+    tried: list[Precision] = ["float32", "bfloat16"]
+    if is_cuda:
+        tried.insert(1, "tf32")
+    ours_name = f"ztw-rl {precision}"
 
     def ours() -> AtariVecEnv:
         return AtariVecEnv(atari, settings.n_envs, seed)
@@ -118,21 +124,23 @@ def main(settings: Settings) -> float:
         "SB3, SubprocVecEnv": stock_ppo(stock(SubprocVecEnv), config, seed, device),
         "SB3, our games": stock_ppo(ours(), config, seed, device),
         "+ channels-last": stock_ppo(ours(), config, seed, device, ChannelsLastCnnPolicy),
-        "ztw-rl float32": build_ppo(ours(), config, seed, device),
-        "ztw-rl bfloat16": build_ppo(ours(), half, seed, device),
     }
+    for each in tried:
+        learners[f"ztw-rl {each}"] = build_ppo(
+            ours(), replace(config, precision=each), seed, device
+        )
     if settings.compiled:
-        name = "ztw-rl float32, compiled"
-        learners[name] = build_ppo(ours(), replace(config, compiled=True), seed, device)
+        compiled = replace(config, precision=precision, compiled=True)
+        learners[f"{ours_name}, compiled"] = build_ppo(ours(), compiled, seed, device)
     contenders = {name: learner(ppo) for name, ppo in learners.items()}
     rates = harness.interleave(contenders, settings.rounds)
-    n_actions = int(learners["ztw-rl float32"].action_space.n)  # type: ignore[attr-defined]
+    n_actions = int(learners[ours_name].action_space.n)  # type: ignore[attr-defined]
     opponent = harness.fastest(rates, ["SB3, DummyVecEnv", "SB3, SubprocVecEnv"])
     emulation = emulation_rate(atari, settings.n_envs, n_actions, seed)
     reachable = {"bound_emulation": emulation}
     if device.type == "cpu":
         reachable["bound_at_peak"] = harness.rate_at_peak(
-            contenders["ztw-rl float32"], emulation, harness.peak_macs()
+            contenders[ours_name], emulation, harness.peak_macs()
         )
     opponent_rate = statistics.median(rates[opponent])
     bounds = {name: round(rate / opponent_rate, 3) for name, rate in reachable.items()}
@@ -145,7 +153,7 @@ def main(settings: Settings) -> float:
     return harness.report(
         "ppo",
         rates,
-        ours="ztw-rl float32",
+        ours=ours_name,
         opponent=opponent,
         target=TARGETS[device.type],
         machine_line=machine,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 
@@ -67,6 +69,45 @@ def test_a_callback_ends_the_rollout(games):
     model = build_ppo(games(), CONFIG, 0, CPU)
     model._setup_learn(CONFIG.n_timesteps)
     assert not model.collect_rollouts(model.env, Stop(), model.rollout_buffer, CONFIG.n_steps)
+
+
+def test_a_step_is_noted_while_the_games_play_the_next(games):
+    happened = []
+
+    class Watched(AtariVecEnv):
+        def step_async(self, actions):
+            happened.append("begin")
+            super().step_async(actions)
+
+        def step_wait(self):
+            happened.append("end")
+            return super().step_wait()
+
+    class Note(BaseCallback):
+        def _on_step(self):
+            happened.append(self.num_timesteps)
+            assert self.locals["rewards"].shape == self.locals["dones"].shape == (CONFIG.n_envs,)
+            assert len(self.locals["infos"]) == CONFIG.n_envs
+            return self.num_timesteps < 6
+
+    env = Watched(AtariConfig(), CONFIG.n_envs, n_threads=1)
+    model = build_ppo(env, CONFIG, 0, CPU)
+    _, callback = model._setup_learn(CONFIG.n_timesteps, Note())
+    callback.on_training_start({}, {})
+    assert not model.collect_rollouts(env, callback, model.rollout_buffer, CONFIG.n_steps)
+    env.close()
+    # Told to stop while a step was under way, it waits for it.
+    assert happened == ["begin", "end", "begin", 2, "end", "begin", 4, "end", "begin", 6, "end"]
+
+
+def test_convolutions_multiply_in_tf32_where_asked_and_while_it_learns(games, monkeypatch):
+    for precision, ambient in itertools.product(("float32", "tf32", "bfloat16"), (True, False)):
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", ambient)
+        model = build_ppo(games(), replace(CONFIG, precision=precision), 0, CPU)
+        seen = []
+        model.learn(8, callback=lambda *_: seen.append(torch.backends.cudnn.allow_tf32) or False)  # noqa: B023
+        assert seen == [precision == "tf32"]
+        assert torch.backends.cudnn.allow_tf32 is ambient
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])

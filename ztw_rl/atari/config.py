@@ -21,7 +21,7 @@ from ztw_rl.core.settings import (
 Pixels = Literal["ale", "sb3"]
 
 Schedule = Literal["constant", "linear"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,9 @@ class PPOConfig:
     max_grad_norm: float = 0.5
     """Gradient clipping."""
     precision: Precision = "float32"
-    """Arithmetic of the convolutional trunk. ``bfloat16`` pays where the processor has it (AMX,
-    tensor cores); weights, heads, losses and the optimiser stay in float32."""
+    """Arithmetic of the convolutional trunk. ``tf32`` is PyTorch's default on a CUDA device, and so
+    Stable-Baselines3's; elsewhere it is ``float32``. ``bfloat16`` pays where the processor has it
+    (AMX, tensor cores). Weights, heads, losses and the optimiser are float32 in any case."""
     compiled: bool = False
     """Learn from minibatches through torch.compile, which takes some seconds at the start and a
     C++ compiler, on CUDA Triton."""

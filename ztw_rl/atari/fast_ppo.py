@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,21 @@ from ztw_rl.atari.frame_buffer import FrameBuffer
 from ztw_rl.atari.policy import ChannelsLastCnnPolicy
 from ztw_rl.atari.ppo_loss import PPOLoss, ppo_loss
 from ztw_rl.core.cuda_graph import replayable
+from ztw_rl.core.device import tf32_convolutions
+
+
+class _Step(NamedTuple):
+    """What N games gave, and what was decided on before, under the names SB3's callbacks know."""
+
+    observations: Tensor
+    actions: np.ndarray
+    values: Tensor
+    log_probs: Tensor
+    episode_starts: np.ndarray
+    new_obs: np.ndarray
+    rewards: np.ndarray
+    dones: np.ndarray
+    infos: list[dict[str, Any]]
 
 
 class FastPPO(PPO):
@@ -27,7 +42,7 @@ class FastPPO(PPO):
     Observations go to the device once and stay there. Deciding on a step and learning from a
     minibatch are one function of tensors each, which CUDA replays as a graph; the host reads from
     the device once per step and at the end of an update. ``max_grad_norm`` is a constant of these
-    graphs.
+    graphs. What a step gave is noted, and callbacks are told of it, while the games play the next.
 
     Args:
         *args: As ``PPO``.
@@ -86,6 +101,11 @@ class FastPPO(PPO):
         actions, values, log_probs = self.policy(observations)
         return torch.stack([actions.to(log_probs), values.flatten(), log_probs])
 
+    def learn(self, *args: Any, **kwargs: Any) -> FastPPO:
+        """Play and learn; see ``PPO.learn``."""
+        with tf32_convolutions(self.policy.precision == "tf32"):
+            return super().learn(*args, **kwargs)
+
     def collect_rollouts(
         self,
         env: VecEnv,
@@ -94,35 +114,59 @@ class FastPPO(PPO):
         n_rollout_steps: int,
     ) -> bool:
         """Fill the buffer; see ``OnPolicyAlgorithm.collect_rollouts``."""
-        assert self._last_episode_starts is not None
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         callback.on_rollout_start()
+        before: _Step | None = None
         for _ in range(n_rollout_steps):
             observations = self._send(self._last_obs)
             decided, values, log_probs = self._decide(observations).cpu()
             actions = decided.long().numpy()
-            new_obs, rewards, dones, infos = env.step(actions)
-            self.num_timesteps += env.num_envs
-            callback.update_locals(locals())
-            if not callback.on_step():
-                return False
-            self._update_info_buffer(infos, dones)
-            self._bootstrap_timeouts(rewards, dones, infos)
-            rollout_buffer.add(
-                observations,  # type: ignore[arg-type]
+            env.step_async(actions)
+            goes_on = before is None or self._note(before, callback, rollout_buffer)
+            new_obs, rewards, dones, infos = env.step_wait()
+            assert isinstance(new_obs, np.ndarray)
+            assert self._last_episode_starts is not None
+            before = _Step(
+                observations,
                 actions,
-                rewards,
-                self._last_episode_starts,
                 values,
                 log_probs,
+                self._last_episode_starts,
+                new_obs,
+                rewards,
+                dones,
+                infos,
             )
-            self._last_obs = new_obs  # type: ignore[assignment]
+            self._last_obs = new_obs
             self._last_episode_starts = dones
+            if not goes_on:
+                return False
+        if before is not None and not self._note(before, callback, rollout_buffer):
+            return False
         last_values = self._values(self._last_obs)
+        assert self._last_episode_starts is not None
         rollout_buffer.compute_returns_and_advantage(last_values, self._last_episode_starts)
         callback.update_locals(locals())
         callback.on_rollout_end()
+        return True
+
+    def _note(self, step: _Step, callback: BaseCallback, rollout_buffer: RolloutBuffer) -> bool:
+        """Keep what a step gave; false if the callback wants to stop, and then it is not kept."""
+        self.num_timesteps += len(step.rewards)
+        callback.update_locals({**step._asdict(), "rollout_buffer": rollout_buffer})
+        if not callback.on_step():
+            return False
+        self._update_info_buffer(step.infos, step.dones)
+        self._bootstrap_timeouts(step.rewards, step.dones, step.infos)
+        rollout_buffer.add(
+            step.observations,  # type: ignore[arg-type]
+            step.actions,
+            step.rewards,
+            step.episode_starts,
+            step.values,
+            step.log_probs,
+        )
         return True
 
     def _send(self, observations: object) -> Tensor:

@@ -13,7 +13,11 @@ from torch.distributions import Categorical
 
 from ztw_rl.atari.config import Precision
 
-DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES: dict[Precision, torch.dtype] = {
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "bfloat16": torch.bfloat16,
+}
 
 
 class UncheckedCategorical(CategoricalDistribution):
@@ -23,9 +27,14 @@ class UncheckedCategorical(CategoricalDistribution):
     """
 
     def proba_distribution(self, action_logits: Tensor) -> UncheckedCategorical:
-        """Take (B, actions) logits."""
-        self.distribution = Categorical(logits=action_logits, validate_args=False)
-        return self
+        """The distribution of (B, actions) logits.
+
+        A new one each time: kept here, the last would keep the graph of its gradients alive, whose
+        nodes belong to the CUDA stream that made them.
+        """
+        given = UncheckedCategorical(self.action_dim)
+        given.distribution = Categorical(logits=action_logits, validate_args=False)
+        return given
 
     def sample(self) -> Tensor:
         """Draw (B,) actions: the same as ``torch.multinomial``, which checks its argument."""
@@ -54,6 +63,7 @@ class ChannelsLastCnnPolicy(ActorCriticCnnPolicy):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.precision = precision
         self._dtype = DTYPES[precision]
         self.action_dist = UncheckedCategorical(int(self.action_space.n))  # type: ignore[attr-defined]
         self.features_extractor.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -42,6 +44,17 @@ def exact_device(name: str) -> torch.device:
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False
     return device
+
+
+@contextmanager
+def tf32_convolutions(allowed: bool) -> Iterator[None]:
+    """Whether convolutions on CUDA multiply in TF32, while the context lasts."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def n_network_threads() -> int:
