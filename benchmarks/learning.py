@@ -1,8 +1,9 @@
 """Learning curves of one game: our PPO's beside stock Stable-Baselines3's.
 
 Each learner plays the game with the same hyperparameters and writes the mean return of its last
-100 games after every update; then all curves in the folder are drawn. One seed of each shows
-whether they are far apart, not whether they are equal: that is what tests/atari/test_ppo.py and
+100 games after every update; then all curves in the folder are drawn. ``SB3-our-games`` differs
+from ours in the learner alone, ``SB3`` in the wrappers around the game as well. A few seeds show
+what to expect of each, not whether they are equal: that is what tests/atari/test_ppo.py and
 tests/atari/test_learning_curves.py are for. Run it with ``python -m benchmarks.learning``.
 """
 
@@ -11,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import tyro
 from matplotlib import pyplot as plt
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger, make_output_format
-from stable_baselines3.common.vec_env import SubprocVecEnv
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from benchmarks import harness
 from benchmarks.env import stock_env
@@ -28,7 +30,8 @@ from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.core.device import resolve_device
 
 STEPS, RETURN = "time/total_timesteps", "rollout/ep_rew_mean"
-LEARNERS = ("SB3", "ztw-rl")
+Learner = Literal["SB3", "SB3-our-games", "ztw-rl"]
+LEARNERS: tuple[Learner, ...] = ("SB3", "SB3-our-games", "ztw-rl")
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,9 @@ class Settings:
     """Who learns what, for how long."""
 
     output: Path
-    """Folder of the curves: <learner>/progress.csv, and curves.png of all that are there."""
-    learners: tuple[str, ...] = LEARNERS
-    """Who learns, one after another; none to draw only. Two commands may share a folder."""
+    """Folder of the curves: <learner>/<seed>/progress.csv, and curves.png of all that are there."""
+    learners: tuple[Learner, ...] = LEARNERS
+    """Who learns, one after another; none to draw only. Several commands may share a folder."""
     env: str = "Pong"
     """The game, with its recipe's hyperparameters."""
     n_timesteps: int = 2_000_000
@@ -49,34 +52,30 @@ class Settings:
     """Where the networks live: cpu, cuda, cuda:1, ..."""
 
 
-def build(name: str, settings: Settings) -> PPO:
+def build(name: Learner, settings: Settings) -> PPO:
     """A learner before its first step, in the arithmetic that PyTorch has by default."""
     recipe = recipes.load(settings.env)
+    atari, config = recipe.atari, replace(recipe.ppo, precision="tf32")
     device, seed = resolve_device(settings.device), settings.seed
-    ours = replace(recipe.ppo, precision="tf32")
-    builders: dict[str, Callable[[], PPO]] = {
-        "SB3": lambda: stock_ppo(
-            stock_env(
-                recipe.atari.game,
-                ours.n_envs,
-                seed,
-                recipe.atari.repeat_action_probability,
-                SubprocVecEnv,
-            ),
-            ours,
-            seed,
-            device,
-        ),
-        "ztw-rl": lambda: build_ppo(
-            AtariVecEnv(recipe.atari, ours.n_envs, seed), ours, seed, device
-        ),
+
+    def ours() -> AtariVecEnv:
+        return AtariVecEnv(atari, config.n_envs, seed)
+
+    def stock() -> VecEnv:
+        sticky = atari.repeat_action_probability
+        return stock_env(atari.game, config.n_envs, seed, sticky, SubprocVecEnv)
+
+    builders: dict[Learner, Callable[[], PPO]] = {
+        "SB3": lambda: stock_ppo(stock(), config, seed, device),
+        "SB3-our-games": lambda: stock_ppo(ours(), config, seed, device),
+        "ztw-rl": lambda: build_ppo(ours(), config, seed, device),
     }
     return builders[name]()
 
 
-def learn(name: str, settings: Settings) -> None:
+def learn(name: Learner, settings: Settings) -> None:
     """Train a learner and leave its curve."""
-    folder = str(settings.output / name)
+    folder = str(settings.output / name / str(settings.seed))
     model = build(name, settings)
     logger = Logger(folder, [make_output_format("csv", folder)])
     model.set_logger(logger)
@@ -88,17 +87,18 @@ def learn(name: str, settings: Settings) -> None:
 
 
 def draw(output: Path) -> None:
-    """Draw the curves in a folder and print their steps per second and last points."""
+    """Draw the curves in a folder and print where each stands at every quarter of its steps."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for path in sorted(output.glob("*/progress.csv")):
-        log = pd.read_csv(path).dropna(subset=[RETURN])
-        axes.plot(log[STEPS], log[RETURN], label=path.parent.name)
-        last = log.iloc[-1]
-        rate = last[STEPS] / last["time/time_elapsed"]
-        print(
-            f"{path.parent.name}: return {last[RETURN]:.1f} after {last[STEPS]:,.0f} steps, "
-            f"{rate:,.0f} steps/s"
-        )
+    for colour, name in enumerate(LEARNERS):
+        for path in sorted(output.glob(f"{name}/*/progress.csv")):
+            log = pd.read_csv(path).dropna(subset=[RETURN]).reset_index(drop=True)
+            axes.plot(log[STEPS], log[RETURN], color=f"C{colour}", lw=1)
+            quarters = log.iloc[[round(share * (len(log) - 1)) for share in (0.25, 0.5, 0.75, 1)]]
+            points = zip(quarters[STEPS], quarters[RETURN], strict=True)
+            shown = ", ".join(f"{score:.1f} after {steps:,.0f}" for steps, score in points)
+            rate = log[STEPS].iloc[-1] / log["time/time_elapsed"].iloc[-1]
+            print(f"{name}, seed {path.parent.name}: {shown} steps; {rate:,.0f} steps/s")
+        axes.plot([], [], color=f"C{colour}", label=name)
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return, mean of 100 games")
     axes.legend(frameon=False)
