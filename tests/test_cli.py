@@ -54,6 +54,14 @@ def test_every_command_has_its_module_and_help(capsys):
         assert f"usage: ztw-rl {name}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["train-ppo", "distill-ics", "eval"])
+def test_help_where_there_is_nothing_to_resume(folder, capfd, command):
+    assert cli.main([command, "--resume", "--help"]) == 0
+    assert f"usage: ztw-rl {command}" in capfd.readouterr().out
+    assert cli.main([command, "--resume", "--no-such-flag"]) == 2
+    assert "--no-such-flag" in capfd.readouterr().err
+
+
 def test_help_shows_the_games_own_settings(folder, capsys):
     (folder / "envs").mkdir()
     (folder / "envs" / "pong.yaml").write_text("ppo: {n_envs: 13}")

@@ -170,11 +170,6 @@ def test_a_damaged_journal(distill_run, one_error, head, message):
     assert message in one_error("eval", "--resume", "own")
 
 
-def test_help_where_nothing_was_stopped(folder, capfd):
-    assert cli.main(["eval", "--resume", "--help"]) == 0
-    assert "--resume" in capfd.readouterr().out
-
-
 def test_nothing_was_stopped(distill_run, one_error):
     message = "no evaluation was stopped in runs/eval; begin with: ztw-rl eval"
     assert message in one_error("eval", "--resume")

@@ -138,6 +138,21 @@ def test_no_checkpoint_yet(tmp_path):
         newest_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("shapes", [[(2,)], [(2,), (3, 2)]])
+def test_another_networks_optimiser(shapes):
+    def trained(shapes):
+        weights = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
+        optimizer = torch.optim.Adam(weights)
+        torch.stack([w.sum() for w in weights]).sum().backward()
+        optimizer.step()
+        return optimizer
+
+    stored = optimizer_tensors(trained([(2,), (3,)]))
+    load_optimizer_tensors(trained([(2,), (3,)]), stored)
+    with pytest.raises(UserError, match=r"optimizer\.safetensors .* belongs to another network"):
+        load_optimizer_tensors(trained(shapes), stored)
+
+
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize(
     "weight",

@@ -86,12 +86,21 @@ def parse(
 
 
 @contextlib.contextmanager
-def help_first(kind: type[ArgsT], arguments: Sequence[str], prog: str) -> Iterator[None]:
-    """Answer help and unknown flags before a UserError of the block, which looks up defaults."""
+def help_first(
+    kind: type[ArgsT], arguments: Sequence[str], prog: str, default: ArgsT | None = None
+) -> Iterator[None]:
+    """Answer help and unknown flags before a UserError of the block, which looks up defaults.
+
+    Args:
+        kind: The command's dataclass.
+        arguments: Command line of the command.
+        prog: What the help calls the command.
+        default: As for ``read``, where the dataclass itself has no defaults.
+    """
     try:
         yield
     except UserError:
-        read(kind, arguments, prog)
+        read(kind, arguments, prog, default)
         raise
 
 

@@ -12,13 +12,14 @@ import tyro
 from ztw_rl import recipes, runs
 from ztw_rl.atari.config import AtariConfig, PPOConfig, PPORun
 from ztw_rl.atari.games import canonical, rom_id
-from ztw_rl.commands._arguments import peek, read
+from ztw_rl.commands._arguments import help_first, peek, read
 from ztw_rl.commands._console import plain_console
 from ztw_rl.commands._resume import check_resumable
 from ztw_rl.errors import UserError
 from ztw_rl.interrupt import INTERRUPTED
 
 KIND = "ppo"
+PROG = "ztw-rl train-ppo"
 CHANGEABLE = {"ppo.n_timesteps", "ppo.precision", "ppo.compiled", "ppo.checkpoint_interval"}
 """What a resumed run may set anew: everything else would make it another experiment."""
 
@@ -81,8 +82,9 @@ def _parse(arguments: list[str]) -> tuple[TrainPPO, Path | None, PPORun | None]:
     if early["resume"] is not None:
         game = canonical(recipe.atari.game) if recipe else None
         root = Path(early["runs-dir"] or "runs")
-        run_dir = Path(early["resume"]) if early["resume"] else _newest(root, game)
-        stored = runs.load_config(PPORun, run_dir)
+        with help_first(TrainPPO, arguments, PROG, TrainPPO(env="Pong")):
+            run_dir = Path(early["resume"]) if early["resume"] else _newest(root, game)
+            stored = runs.load_config(PPORun, run_dir)
         played = canonical(stored.atari.game)
         if game not in (None, played):
             raise UserError(f"{run_dir} plays {played}, not {game}; leave out --env or --resume")
@@ -97,7 +99,7 @@ def _parse(arguments: list[str]) -> tuple[TrainPPO, Path | None, PPORun | None]:
         default = TrainPPO(env=tyro.MISSING, atari=recipe.atari, ppo=recipe.ppo)
     else:
         default = TrainPPO(env=tyro.MISSING)
-    args = read(TrainPPO, arguments, "ztw-rl train-ppo", default)
+    args = read(TrainPPO, arguments, PROG, default)
     if recipe is None and stored is None:
         raise UserError("--env needs the name of a game, such as Pong")
     if args.n_timesteps is not None:

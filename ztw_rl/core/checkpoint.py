@@ -87,14 +87,20 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[st
 
     Moments get their parameter's memory layout, which files do not keep: fused optimisers take
     it for granted.
+
+    Raises:
+        UserError: They are another network's.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        index, key = name.split(".", 1)
-        parameter = parameters[int(index)]
-        if tensor.shape == parameter.shape:
-            tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+        index, _, key = name.partition(".")
+        fitting = parameters[int(index)] if int(index) < len(parameters) else None
+        # A step counter is a single number.
+        if fitting is None or tensor.shape not in (fitting.shape, ()):
+            raise UserError("optimizer.safetensors in the checkpoint belongs to another network")
+        if tensor.shape == fitting.shape:
+            tensor = torch.empty_like(fitting, dtype=tensor.dtype).copy_(tensor)
         state.setdefault(int(index), {})[key] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
