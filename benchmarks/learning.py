@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import tyro
 from matplotlib import pyplot as plt
@@ -43,7 +44,7 @@ class Settings:
     learners: tuple[Learner, ...] = LEARNERS
     """Who learns, one after another; none to draw only. Several commands may share a folder."""
     env: str = "Pong"
-    """The game, with its recipe's hyperparameters."""
+    """The game, with PPO's hyperparameters from its recipe; ``SB3`` has its own wrappers."""
     n_timesteps: int = 2_000_000
     """Environment steps of each learner."""
     seed: int = 0
@@ -86,22 +87,34 @@ def learn(name: Learner, settings: Settings) -> None:
     env.close()
 
 
-def draw(output: Path) -> None:
-    """Draw the curves in a folder and print where each stands at every quarter of its steps."""
+def draw(output: Path, n_timesteps: int) -> None:
+    """Draw the curves in a folder; print where each stands after quarters of ``n_timesteps``."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for colour, name in enumerate(LEARNERS):
+        label: str = name
         for path in sorted(output.glob(f"{name}/*/progress.csv")):
-            log = pd.read_csv(path).dropna(subset=[RETURN]).reset_index(drop=True)
-            axes.plot(log[STEPS], log[RETURN], color=f"C{colour}", lw=1)
-            quarters = log.iloc[[round(share * (len(log) - 1)) for share in (0.25, 0.5, 0.75, 1)]]
-            points = zip(quarters[STEPS], quarters[RETURN], strict=True)
-            shown = ", ".join(f"{score:.1f} after {steps:,.0f}" for steps, score in points)
-            rate = log[STEPS].iloc[-1] / log["time/time_elapsed"].iloc[-1]
+            log = pd.read_csv(path)
+            if RETURN not in log:
+                print(f"{name}, seed {path.parent.name}: no game has ended yet")
+                continue
+            log = log.dropna(subset=[RETURN]).reset_index(drop=True)
+            axes.plot(log[STEPS], log[RETURN], color=f"C{colour}", lw=1, label=label)
+            label = "_"
+            steps, returns = log[STEPS], log[RETURN]
+            quarters = [n_timesteps * i // 4 for i in range(1, 5)]
+            marks = [mark for mark in quarters if steps.min() <= mark <= steps.max()]
+            if steps.max() < n_timesteps:
+                marks.append(int(steps.max()))
+            shown = ", ".join(
+                f"{np.interp(mark, steps, returns):.1f} after {mark:,}" for mark in marks
+            )
+            rate = steps.max() / log["time/time_elapsed"].iloc[-1]
             print(f"{name}, seed {path.parent.name}: {shown} steps; {rate:,.0f} steps/s")
-        axes.plot([], [], color=f"C{colour}", label=name)
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return, mean of 100 games")
-    axes.legend(frameon=False)
+    if axes.get_lines():
+        axes.legend(frameon=False)
+    output.mkdir(parents=True, exist_ok=True)
     figure.savefig(output / "curves.png", dpi=150)
     plt.close(figure)
 
@@ -111,7 +124,7 @@ def main(settings: Settings) -> None:
     print(harness.machine())
     for name in settings.learners:
         learn(name, settings)
-    draw(settings.output)
+    draw(settings.output, settings.n_timesteps)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from benchmarks.env import emulation_rate, stock_env
 from ztw_rl.atari.config import AtariConfig, PPOConfig, Precision
 from ztw_rl.atari.games import rom_id
 from ztw_rl.atari.policy import ChannelsLastCnnPolicy
-from ztw_rl.atari.ppo import build_ppo
+from ztw_rl.atari.ppo import build_ppo, scheduled
 from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.core.device import resolve_device
 
@@ -66,13 +66,13 @@ def stock_ppo(
     return PPO(
         policy,
         env,
-        learning_rate=config.learning_rate,
+        learning_rate=scheduled(config.learning_rate, config.schedule),
         n_steps=config.n_steps,
         batch_size=config.batch_size,
         n_epochs=config.n_epochs,
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
-        clip_range=config.clip_range,
+        clip_range=scheduled(config.clip_range, config.schedule),
         ent_coef=config.ent_coef,
         vf_coef=config.vf_coef,
         max_grad_norm=config.max_grad_norm,

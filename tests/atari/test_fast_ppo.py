@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 
 from benchmarks.ppo import stock_ppo
+from ztw_rl.atari import fast_ppo
 from ztw_rl.atari.config import AtariConfig, PPOConfig
 from ztw_rl.atari.fast_ppo import FastPPO
 from ztw_rl.atari.policy import ChannelsLastCnnPolicy
@@ -86,28 +87,66 @@ def test_a_step_is_noted_while_the_games_play_the_next(games):
     class Note(BaseCallback):
         def _on_step(self):
             happened.append(self.num_timesteps)
+            assert self.locals["env"] is env
             assert self.locals["rewards"].shape == self.locals["dones"].shape == (CONFIG.n_envs,)
             assert len(self.locals["infos"]) == CONFIG.n_envs
             return self.num_timesteps < 6
 
     env = Watched(AtariConfig(), CONFIG.n_envs, n_threads=1)
     model = build_ppo(env, CONFIG, 0, CPU)
-    _, callback = model._setup_learn(CONFIG.n_timesteps, Note())
-    callback.on_training_start({}, {})
-    assert not model.collect_rollouts(env, callback, model.rollout_buffer, CONFIG.n_steps)
+    model.learn(CONFIG.n_timesteps, callback=Note())
     env.close()
     # Told to stop while a step was under way, it waits for it.
     assert happened == ["begin", "end", "begin", 2, "end", "begin", 4, "end", "begin", 6, "end"]
+    assert model.num_timesteps == 6
 
 
-def test_convolutions_multiply_in_tf32_where_asked_and_while_it_learns(games, monkeypatch):
-    for precision, ambient in itertools.product(("float32", "tf32", "bfloat16"), (True, False)):
-        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", ambient)
+def test_a_callback_that_raises_leaves_no_step_under_way(games):
+    class Broken(BaseCallback):
+        def _on_step(self):
+            raise ZeroDivisionError
+
+    env = games()
+    model = build_ppo(env, CONFIG, 0, CPU)
+    with pytest.raises(ZeroDivisionError):
+        model.learn(CONFIG.n_timesteps, callback=Broken())
+    # Two steps of four frames, after the one that FIRE took.
+    assert env.emulators._episode_frame.tolist() == [9, 9]
+    at = model._last_obs.copy()
+    assert model.collect_rollouts(env, Silent(), model.rollout_buffer, CONFIG.n_steps)
+    first = model.rollout_buffer._frames[0].permute(2, 0, 1).numpy()
+    np.testing.assert_array_equal(first, at[0])
+
+
+class Silent:
+    """A callback that lets everything happen."""
+
+    def __getattr__(self, name):
+        return lambda *_: True
+
+
+def test_it_multiplies_in_tf32_where_asked(games, monkeypatch):
+    """Whatever runs the network, and whether or not ``learn`` does."""
+    asked = []
+
+    @contextmanager
+    def noted(allowed, device):
+        asked.append(allowed)
+        yield
+        asked.pop()
+
+    monkeypatch.setattr(fast_ppo, "tf32_convolutions", noted)
+    for precision in ("float32", "tf32", "bfloat16"):
         model = build_ppo(games(), replace(CONFIG, precision=precision), 0, CPU)
         seen = []
-        model.learn(8, callback=lambda *_: seen.append(torch.backends.cudnn.allow_tf32) or False)  # noqa: B023
-        assert seen == [precision == "tf32"]
-        assert torch.backends.cudnn.allow_tf32 is ambient
+        trunk = model.policy.features_extractor
+        trunk.register_forward_hook(lambda *_, seen=seen: seen.extend(asked))
+        trunk.cnn[0].weight.register_hook(lambda _, seen=seen: seen.extend(asked))
+        rollout(model)
+        model.train()
+        # 8 steps, the games that were cut off, the last value; 4 minibatches, there and back.
+        assert len(seen) > 8 + 1 + 2 * 4
+        assert set(seen) == {precision == "tf32"}
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,17 +24,18 @@ from ztw_rl.core.device import tf32_convolutions
 
 
 class _Step(NamedTuple):
-    """What N games gave, and what was decided on before, under the names SB3's callbacks know."""
+    """What was decided and what N games gave, under the names that SB3's callbacks know."""
 
-    observations: Tensor
+    obs_tensor: Tensor
     actions: np.ndarray
+    clipped_actions: np.ndarray
     values: Tensor
     log_probs: Tensor
-    episode_starts: np.ndarray
     new_obs: np.ndarray
     rewards: np.ndarray
     dones: np.ndarray
     infos: list[dict[str, Any]]
+    episode_starts: np.ndarray
 
 
 class FastPPO(PPO):
@@ -42,7 +44,11 @@ class FastPPO(PPO):
     Observations go to the device once and stay there. Deciding on a step and learning from a
     minibatch are one function of tensors each, which CUDA replays as a graph; the host reads from
     the device once per step and at the end of an update. ``max_grad_norm`` is a constant of these
-    graphs. What a step gave is noted, and callbacks are told of it, while the games play the next.
+    graphs.
+
+    What a step gave is noted, and callbacks are told of it, while the games play the next. So a
+    callback must leave ``training_env`` alone in ``_on_step``, what it changes counts from the
+    step after the next, and where it stops the training the games are one step ahead of the count.
 
     Args:
         *args: As ``PPO``.
@@ -98,13 +104,12 @@ class FastPPO(PPO):
     @torch.no_grad()
     def _decision(self, observations: Tensor) -> Tensor:
         """Actions, values and log-probabilities of (N, C, H, W) observations, as (3, N)."""
-        actions, values, log_probs = self.policy(observations)
+        with self._arithmetic():
+            actions, values, log_probs = self.policy(observations)
         return torch.stack([actions.to(log_probs), values.flatten(), log_probs])
 
-    def learn(self, *args: Any, **kwargs: Any) -> FastPPO:
-        """Play and learn; see ``PPO.learn``."""
-        with tf32_convolutions(self.policy.precision == "tf32"):
-            return super().learn(*args, **kwargs)
+    def _arithmetic(self) -> AbstractContextManager[None]:
+        return tf32_convolutions(self.policy.precision == "tf32", self.device)
 
     def collect_rollouts(
         self,
@@ -116,6 +121,7 @@ class FastPPO(PPO):
         """Fill the buffer; see ``OnPolicyAlgorithm.collect_rollouts``."""
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
+        callback.update_locals({"env": env, "n_rollout_steps": n_rollout_steps})
         callback.on_rollout_start()
         before: _Step | None = None
         for _ in range(n_rollout_steps):
@@ -123,31 +129,34 @@ class FastPPO(PPO):
             decided, values, log_probs = self._decide(observations).cpu()
             actions = decided.long().numpy()
             env.step_async(actions)
-            goes_on = before is None or self._note(before, callback, rollout_buffer)
-            new_obs, rewards, dones, infos = env.step_wait()
+            try:
+                goes_on = before is None or self._note(before, callback, rollout_buffer)
+            finally:
+                # Whatever a callback does, no step stays under way.
+                new_obs, rewards, dones, infos = env.step_wait()
+                starts, self._last_episode_starts = self._last_episode_starts, dones
+                self._last_obs = new_obs  # type: ignore[assignment]
+            if not goes_on:
+                return False
             assert isinstance(new_obs, np.ndarray)
-            assert self._last_episode_starts is not None
+            assert starts is not None
             before = _Step(
                 observations,
                 actions,
+                actions,
                 values,
                 log_probs,
-                self._last_episode_starts,
                 new_obs,
                 rewards,
                 dones,
                 infos,
+                starts,
             )
-            self._last_obs = new_obs
-            self._last_episode_starts = dones
-            if not goes_on:
-                return False
         if before is not None and not self._note(before, callback, rollout_buffer):
             return False
         last_values = self._values(self._last_obs)
         assert self._last_episode_starts is not None
         rollout_buffer.compute_returns_and_advantage(last_values, self._last_episode_starts)
-        callback.update_locals(locals())
         callback.on_rollout_end()
         return True
 
@@ -160,7 +169,7 @@ class FastPPO(PPO):
         self._update_info_buffer(step.infos, step.dones)
         self._bootstrap_timeouts(step.rewards, step.dones, step.infos)
         rollout_buffer.add(
-            step.observations,  # type: ignore[arg-type]
+            step.obs_tensor,  # type: ignore[arg-type]
             step.actions,
             step.rewards,
             step.episode_starts,
@@ -177,7 +186,8 @@ class FastPPO(PPO):
     @torch.no_grad()
     def _values(self, observations: object) -> Tensor:
         """(N, 1) values of (N, C, H, W) observations."""
-        return self.policy.predict_values(self._send(observations))
+        with self._arithmetic():
+            return self.policy.predict_values(self._send(observations))
 
     def _bootstrap_timeouts(
         self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]]
@@ -200,27 +210,28 @@ class FastPPO(PPO):
         returns: Tensor,
     ) -> Tensor:
         """One step of the optimiser on a minibatch; gives ``PPOLoss``, stacked."""
-        values, log_prob, entropy = self.policy.evaluate_actions(observations, actions)
-        assert entropy is not None
-        loss = ppo_loss(
-            values=values.flatten(),
-            log_prob=log_prob,
-            entropy=entropy,
-            old_log_prob=old_log_prob,
-            advantages=advantages,
-            returns=returns,
-            clip_range=clip_range,
-            ent_coef=ent_coef,
-            vf_coef=vf_coef,
-        )
-        optimizer = self.policy.optimizer
-        for group in optimizer.param_groups:
-            # PyTorch wants to be told that a step is being recorded.
-            group["capturable"] = _is_recording(self.device)
-        optimizer.zero_grad()
-        loss.total.backward()  # type: ignore[no-untyped-call]
-        clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        optimizer.step()
+        with self._arithmetic():
+            values, log_prob, entropy = self.policy.evaluate_actions(observations, actions)
+            assert entropy is not None
+            loss = ppo_loss(
+                values=values.flatten(),
+                log_prob=log_prob,
+                entropy=entropy,
+                old_log_prob=old_log_prob,
+                advantages=advantages,
+                returns=returns,
+                clip_range=clip_range,
+                ent_coef=ent_coef,
+                vf_coef=vf_coef,
+            )
+            optimizer = self.policy.optimizer
+            for group in optimizer.param_groups:
+                # PyTorch wants to be told that a step is being recorded.
+                group["capturable"] = _is_recording(self.device)
+            optimizer.zero_grad()
+            loss.total.backward()  # type: ignore[no-untyped-call]
+            clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+            optimizer.step()
         return torch.stack(loss).detach()
 
     def train(self) -> None:

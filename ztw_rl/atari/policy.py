@@ -27,14 +27,25 @@ class UncheckedCategorical(CategoricalDistribution):
     """
 
     def proba_distribution(self, action_logits: Tensor) -> UncheckedCategorical:
-        """The distribution of (B, actions) logits.
+        """The distribution of (B, actions) logits, a new one each time.
 
-        A new one each time: kept here, the last would keep the graph of its gradients alive, whose
-        nodes belong to the CUDA stream that made them.
+        Kept here, the last one would keep its graph of gradients alive. PyTorch then uses the
+        graph's leaves again, which belong to the CUDA stream that made them: if that was the
+        default one, no step can be recorded any more.
         """
         given = UncheckedCategorical(self.action_dim)
         given.distribution = Categorical(logits=action_logits, validate_args=False)
         return given
+
+    def actions_from_params(self, action_logits: Tensor, deterministic: bool = False) -> Tensor:
+        """(B,) actions of (B, actions) logits."""
+        return self.proba_distribution(action_logits).get_actions(deterministic)
+
+    def log_prob_from_params(self, action_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,) drawn actions of (B, actions) logits, and their log-probabilities."""
+        given = self.proba_distribution(action_logits)
+        actions = given.sample()
+        return actions, given.log_prob(actions)
 
     def sample(self) -> Tensor:
         """Draw (B,) actions: the same as ``torch.multinomial``, which checks its argument."""
@@ -67,9 +78,14 @@ class ChannelsLastCnnPolicy(ActorCriticCnnPolicy):
         self._dtype = DTYPES[precision]
         self.action_dist = UncheckedCategorical(int(self.action_space.n))  # type: ignore[attr-defined]
         self.features_extractor.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._compiled = compiled
         if compiled:
             evaluate = torch.compile(self.evaluate_actions)
             self.evaluate_actions = evaluate  # type: ignore[method-assign]
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        own = {"precision": self.precision, "compiled": self._compiled}
+        return {**super()._get_constructor_parameters(), **own}
 
     def extract_features(  # type: ignore[override]
         self, obs: Tensor, features_extractor: BaseFeaturesExtractor | None = None

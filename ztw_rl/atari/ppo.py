@@ -19,7 +19,7 @@ from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat, mak
 from stable_baselines3.common.vec_env import VecEnv
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-from ztw_rl.atari.config import PPOConfig, PPOState, RecentGame
+from ztw_rl.atari.config import PPOConfig, PPOState, RecentGame, Schedule
 from ztw_rl.atari.fast_ppo import FastPPO
 from ztw_rl.atari.policy import ChannelsLastCnnPolicy
 from ztw_rl.core.checkpoint import (
@@ -47,22 +47,23 @@ class TrainingResult:
     """The newest checkpoint."""
 
 
+def scheduled(start: float, schedule: Schedule) -> float | Callable[[float], float]:
+    """What SB3 takes for a rate: ``start``, or a function of the share of steps that remain."""
+    return start if schedule == "constant" else lambda remaining: remaining * start
+
+
 def build_ppo(env: VecEnv, config: PPOConfig, seed: int, device: torch.device) -> FastPPO:
     """SB3's PPO, set as ``config`` says."""
-
-    def schedule(start: float) -> float | Callable[[float], float]:
-        return start if config.schedule == "constant" else lambda remaining: remaining * start
-
     return FastPPO(
         ChannelsLastCnnPolicy,
         env,
-        learning_rate=schedule(config.learning_rate),
+        learning_rate=scheduled(config.learning_rate, config.schedule),
         n_steps=config.n_steps,
         batch_size=config.batch_size,
         n_epochs=config.n_epochs,
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
-        clip_range=schedule(config.clip_range),
+        clip_range=scheduled(config.clip_range, config.schedule),
         ent_coef=config.ent_coef,
         vf_coef=config.vf_coef,
         max_grad_norm=config.max_grad_norm,

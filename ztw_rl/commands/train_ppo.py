@@ -78,11 +78,15 @@ def _parse(arguments: list[str]) -> tuple[TrainPPO, Path | None, PPORun | None]:
     """The command line, and folder and config of the run to resume."""
     early = peek(arguments, "env", "resume", "runs-dir")
     recipe = recipes.load(early["env"]) if early["env"] else None
+    default = TrainPPO(env=tyro.MISSING)
+    if recipe:
+        default = replace(default, atari=recipe.atari, ppo=recipe.ppo)
     run_dir, stored = None, None
     if early["resume"] is not None:
         game = canonical(recipe.atari.game) if recipe else None
         root = Path(early["runs-dir"] or "runs")
-        with help_first(TrainPPO, arguments, PROG, TrainPPO(env="Pong")):
+        shown = replace(default, env=early["env"] or "the run's game")
+        with help_first(TrainPPO, arguments, PROG, shown):
             run_dir = Path(early["resume"]) if early["resume"] else _newest(root, game)
             stored = runs.load_config(PPORun, run_dir)
         played = canonical(stored.atari.game)
@@ -95,10 +99,6 @@ def _parse(arguments: list[str]) -> tuple[TrainPPO, Path | None, PPORun | None]:
             atari=stored.atari,
             ppo=stored.ppo,
         )
-    elif recipe:
-        default = TrainPPO(env=tyro.MISSING, atari=recipe.atari, ppo=recipe.ppo)
-    else:
-        default = TrainPPO(env=tyro.MISSING)
     args = read(TrainPPO, arguments, PROG, default)
     if recipe is None and stored is None:
         raise UserError("--env needs the name of a game, such as Pong")

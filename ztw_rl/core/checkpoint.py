@@ -92,15 +92,19 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[st
         UserError: They are another network's.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    named = {tuple(name.split(".", 1)): tensor for name, tensor in tensors.items()}
+    # Before the first step an optimiser has no state at all.
+    fits = {int(index) for index, _ in named} in (set(), set(range(len(parameters))))
+    if not fits or not all(
+        key == "step" or tensor.shape == parameters[int(index)].shape
+        for (index, key), tensor in named.items()
+    ):
+        raise UserError("optimizer.safetensors in the checkpoint belongs to another network")
     state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        index, _, key = name.partition(".")
-        fitting = parameters[int(index)] if int(index) < len(parameters) else None
-        # A step counter is a single number.
-        if fitting is None or tensor.shape not in (fitting.shape, ()):
-            raise UserError("optimizer.safetensors in the checkpoint belongs to another network")
-        if tensor.shape == fitting.shape:
-            tensor = torch.empty_like(fitting, dtype=tensor.dtype).copy_(tensor)
+    for (index, key), tensor in named.items():
+        if key != "step":
+            parameter = parameters[int(index)]
+            tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
         state.setdefault(int(index), {})[key] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -35,7 +35,8 @@ def exact_device(name: str) -> torch.device:
     """``resolve_device``, and on CUDA float32 that is float32, for the whole process.
 
     TF32, PyTorch's default for convolutions there, keeps 10 bits of 23; an agent's confidences
-    and returns should not depend on where they were computed.
+    and returns should not depend on where they were computed. Who wants it all the same asks for
+    it with ``tf32_convolutions``.
 
     Raises:
         UserError: The name is unknown or this machine has no such device.
@@ -47,8 +48,14 @@ def exact_device(name: str) -> torch.device:
 
 
 @contextmanager
-def tf32_convolutions(allowed: bool) -> Iterator[None]:
-    """Whether convolutions on CUDA multiply in TF32, while the context lasts."""
+def tf32_convolutions(allowed: bool, device: torch.device) -> Iterator[None]:
+    """Whether convolutions multiply in TF32 while the context lasts; of interest on CUDA alone.
+
+    A CUDA graph keeps the arithmetic that it was recorded in.
+    """
+    if device.type != "cuda":
+        yield
+        return
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = allowed
     try:
