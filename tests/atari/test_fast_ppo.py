@@ -1,4 +1,4 @@
-"""The rollout of our PPO is SB3's; tests/atari/test_ppo.py compares the updates."""
+"""The rollout of our PPO is SB3's; tests/atari/test_ppo_update.py compares the updates."""
 
 from __future__ import annotations
 

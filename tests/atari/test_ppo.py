@@ -7,14 +7,9 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from stable_baselines3 import PPO
-from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.logger import Logger
 
-from benchmarks.ppo import stock_ppo
 from ztw_rl.atari import ppo
 from ztw_rl.atari.config import AtariConfig, PPOConfig
 from ztw_rl.atari.vec_env import AtariVecEnv
@@ -37,29 +32,15 @@ LONGER = PPOConfig(
 )
 
 
-ONE_STEP = PPOConfig(n_timesteps=16, n_envs=2, n_steps=8, batch_size=16, n_epochs=1)
-"""The whole rollout is one minibatch, seen once."""
 TEN_STEPS = PPOConfig(n_timesteps=16, n_envs=2, n_steps=8, batch_size=8, n_epochs=5)
 """As many as CUDA needs to replay what it recorded."""
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
-def env():
-    env = AtariVecEnv(AtariConfig(game="pong"), 2, n_threads=1)
-    yield env
-    env.close()
-
-
-@pytest.fixture
-def trained(env, tmp_path) -> Path:
+def trained(pong, tmp_path) -> Path:
     """A run that stands at 32 steps."""
-    result = ppo.train(env, TINY, tmp_path, seed=0, device=CPU)
+    result = ppo.train(pong, TINY, tmp_path, seed=0, device=CPU)
     assert result == ppo.TrainingResult(32, True, newest_checkpoint(tmp_path))
     return tmp_path
 
@@ -81,12 +62,12 @@ def test_training_leaves_checkpoints_and_logs(trained):
     ]
 
 
-def test_a_checkpoint_holds_weights_moments_and_counters(env, trained):
-    model = ppo.build_ppo(env, TINY, seed=1, device=CPU)
+def test_a_checkpoint_holds_weights_moments_and_counters(pong, trained):
+    model = ppo.build_ppo(pong, TINY, seed=1, device=CPU)
     ppo.load(model, newest_checkpoint(trained))
     again = trained / "again"
     ppo.save(model, again)
-    other = ppo.build_ppo(env, TINY, seed=2, device=CPU)
+    other = ppo.build_ppo(pong, TINY, seed=2, device=CPU)
     ppo.load(other, newest_checkpoint(again))
     assert other.num_timesteps == 32
     assert other._n_updates == 2 * TINY.n_epochs
@@ -101,13 +82,13 @@ def test_a_checkpoint_holds_weights_moments_and_counters(env, trained):
         torch.testing.assert_close(state, after[index], rtol=0, atol=0)
 
 
-def test_what_is_learnt_next_does_not_depend_on_an_interruption(env, tmp_path):
-    straight = ppo.build_ppo(env, TINY, seed=0, device=CPU)
+def test_what_is_learnt_next_does_not_depend_on_an_interruption(pong, train_once, tmp_path):
+    straight = ppo.build_ppo(pong, TINY, seed=0, device=CPU)
     straight.learn(TINY.n_timesteps)
-    resumed = ppo.build_ppo(env, TINY, seed=1, device=CPU)
+    resumed = ppo.build_ppo(pong, TINY, seed=1, device=CPU)
     ppo.load(resumed, ppo.save(straight, tmp_path))
     _, callback = straight._setup_learn(TINY.n_timesteps)
-    assert straight.collect_rollouts(env, callback, straight.rollout_buffer, TINY.n_steps)
+    assert straight.collect_rollouts(pong, callback, straight.rollout_buffer, TINY.n_steps)
     resumed.rollout_buffer = straight.rollout_buffer
     for model in (straight, resumed):
         train_once(model)
@@ -117,10 +98,10 @@ def test_what_is_learnt_next_does_not_depend_on_an_interruption(env, tmp_path):
 
 
 @pytest.mark.parametrize("name", DEVICES)
-def test_a_checkpoint_takes_the_place_of_what_was_learnt(env, tmp_path, name):
+def test_a_checkpoint_takes_the_place_of_what_was_learnt(pong, train_once, tmp_path, name):
     """A learner that has recorded its steps goes on as a new one does."""
     device = exact_device(name)
-    used, new = (ppo.build_ppo(env, TEN_STEPS, seed, device) for seed in (0, 1))
+    used, new = (ppo.build_ppo(pong, TEN_STEPS, seed, device) for seed in (0, 1))
     used.learn(TEN_STEPS.n_timesteps)
     checkpoint = ppo.save(used, tmp_path)
     train_once(used)
@@ -135,8 +116,8 @@ def test_a_checkpoint_takes_the_place_of_what_was_learnt(env, tmp_path, name):
     assert steps == 2 * 10
 
 
-def test_resuming_continues_counter_schedule_and_logs(env, trained):
-    result = ppo.train(env, LONGER, trained, seed=0, device=CPU, resume=True)
+def test_resuming_continues_counter_schedule_and_logs(pong, trained):
+    result = ppo.train(pong, LONGER, trained, seed=0, device=CPU, resume=True)
     assert (result.n_timesteps, result.finished) == (64, True)
     log = rows(trained / "logs" / "progress_32.csv")
     assert [r["time/total_timesteps"] for r in log] == ["48", "64"]
@@ -147,20 +128,20 @@ def test_resuming_continues_counter_schedule_and_logs(env, trained):
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("devices", [("cuda", "cpu"), ("cpu", "cuda"), ("cuda", "cuda")])
-def test_resuming_on_another_device(env, tmp_path, devices):
+def test_resuming_on_another_device(pong, tmp_path, devices):
     first, second = map(torch.device, devices)
-    ppo.train(env, TINY, tmp_path, seed=0, device=first)
+    ppo.train(pong, TINY, tmp_path, seed=0, device=first)
     assert learnt(newest_checkpoint(tmp_path)) == 32
-    ppo.train(env, LONGER, tmp_path, seed=0, device=second, resume=True)
+    ppo.train(pong, LONGER, tmp_path, seed=0, device=second, resume=True)
     assert learnt(newest_checkpoint(tmp_path)) == 64
     log = rows(tmp_path / "logs" / "progress_32.csv")
     assert float(log[1]["train/learning_rate"]) == pytest.approx(LONGER.learning_rate / 4)
 
 
-def test_resuming_a_finished_run_changes_nothing(env, trained):
+def test_resuming_a_finished_run_changes_nothing(pong, trained):
     newest = newest_checkpoint(trained)
     before = (newest / "policy.safetensors").read_bytes()
-    result = ppo.train(env, TINY, trained, seed=0, device=CPU, resume=True)
+    result = ppo.train(pong, TINY, trained, seed=0, device=CPU, resume=True)
     assert result == ppo.TrainingResult(32, True, newest)
     assert (newest / "policy.safetensors").read_bytes() == before
 
@@ -171,9 +152,9 @@ def learnt(checkpoint: Path) -> int:
     return int(count) * TINY.batch_size // TINY.n_epochs
 
 
-def test_points_are_logged_once(env, trained, logged_steps, lose_newest_checkpoint):
+def test_points_are_logged_once(pong, trained, logged_steps, lose_newest_checkpoint):
     lose_newest_checkpoint(trained)
-    ppo.train(env, TINY, trained, seed=0, device=CPU, resume=True)
+    ppo.train(pong, TINY, trained, seed=0, device=CPU, resume=True)
     assert logged_steps(trained / "logs", "time/fps") == [16, 32]
 
 
@@ -197,29 +178,29 @@ def test_ctrl_c_saves_and_returns(tmp_path):
     assert learnt(result.checkpoint) == 32
 
 
-def test_a_checkpoint_that_a_kill_left_half_written_is_ignored(env, trained):
+def test_a_checkpoint_that_a_kill_left_half_written_is_ignored(pong, trained):
     partial = trained / "checkpoints" / ".step_000000048"
     partial.mkdir()
     (partial / "policy.safetensors").write_bytes(b"half")
     assert newest_checkpoint(trained).name == "step_000000032"
-    result = ppo.train(env, LONGER, trained, seed=0, device=CPU, resume=True)
+    result = ppo.train(pong, LONGER, trained, seed=0, device=CPU, resume=True)
     assert result.n_timesteps == 64
 
 
-def test_no_checkpoint_to_resume_from(env, tmp_path):
+def test_no_checkpoint_to_resume_from(pong, tmp_path):
     with pytest.raises(UserError, match="has no checkpoint yet"):
-        ppo.train(env, TINY, tmp_path, seed=0, device=CPU, resume=True)
+        ppo.train(pong, TINY, tmp_path, seed=0, device=CPU, resume=True)
 
 
 @pytest.mark.parametrize("name", ["policy.safetensors", "optimizer.safetensors", "state.json"])
-def test_truncated_and_missing_files(env, trained, name):
+def test_truncated_and_missing_files(pong, trained, name):
     file = newest_checkpoint(trained) / name
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(UserError, match=rf"{name} is damaged"):
-        ppo.train(env, TINY, trained, seed=0, device=CPU, resume=True)
+        ppo.train(pong, TINY, trained, seed=0, device=CPU, resume=True)
     file.unlink()
     with pytest.raises(UserError, match=rf"{name} is missing"):
-        ppo.train(env, TINY, trained, seed=0, device=CPU, resume=True)
+        ppo.train(pong, TINY, trained, seed=0, device=CPU, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -229,20 +210,20 @@ def test_truncated_and_missing_files(env, trained, name):
         ({"recent_games": [{"r": 1.0}]}, r"key 'recent_games\[0\]\.l' is missing"),
     ],
 )
-def test_counters_that_cannot_be_used(env, trained, change, message):
+def test_counters_that_cannot_be_used(pong, trained, change, message):
     path = newest_checkpoint(trained) / "state.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(UserError, match=rf"state\.json: {message}"):
-        ppo.train(env, TINY, trained, seed=0, device=CPU, resume=True)
+        ppo.train(pong, TINY, trained, seed=0, device=CPU, resume=True)
 
 
-def test_weights_with_each_parameter_once(env, trained):
+def test_weights_with_each_parameter_once(pong, trained):
     """As ``agents/<game>/ppo.safetensors`` has them: SB3 lists the shared trunk three times."""
     stored = load_tensors(newest_checkpoint(trained) / "policy.safetensors")
     once = {name: t for name, t in stored.items() if not name.startswith(("pi_", "vf_"))}
     assert len(once) == 12 < len(stored)
     save_tensors(trained / "once.safetensors", once)
-    model = ppo.build_ppo(env, TINY, seed=3, device=CPU)
+    model = ppo.build_ppo(pong, TINY, seed=3, device=CPU)
     ppo.load_weights(model, trained / "once.safetensors")
     torch.testing.assert_close(dict(model.policy.state_dict()), stored, rtol=0, atol=0)
     assert model.num_timesteps == 0
@@ -252,11 +233,11 @@ def test_weights_with_each_parameter_once(env, trained):
             ppo.load_weights(model, trained / "broken.safetensors")
 
 
-def test_a_run_that_breaks_is_no_traceback(env, trained):
+def test_a_run_that_breaks_is_no_traceback(pong, trained):
     """And its last checkpoint stays the last."""
     broken = replace(LONGER, learning_rate=1e38, schedule="constant")
     with pytest.raises(UserError, match=r"steps are not finite; .* lower --ppo\.learning-rate"):
-        ppo.train(env, broken, trained, seed=0, device=CPU, resume=True)
+        ppo.train(pong, broken, trained, seed=0, device=CPU, resume=True)
     assert newest_checkpoint(trained).name == "step_000000032"
 
 
@@ -265,93 +246,3 @@ def test_a_checkpoint_of_another_game(trained):
     with pytest.raises(UserError, match="belongs to another network or game"):
         ppo.train(env, TINY, trained, seed=0, device=CPU, resume=True)
     env.close()
-
-
-def train_once(model: PPO, progress_remaining: float = 1.0) -> None:
-    """Learn from the rollout that the buffer holds, its minibatches drawn with a fixed seed."""
-    model.set_logger(Logger(None, []))
-    model._current_progress_remaining = progress_remaining
-    np.random.seed(0)  # noqa: NPY002 - SB3 shuffles minibatches with the global generator.
-    model.train()
-
-
-def same_rollout(source: RolloutBuffer, target: RolloutBuffer) -> None:
-    """Fill ``target`` with what ``source`` holds."""
-    for step in range(source.buffer_size):
-        value, log_prob = map(torch.as_tensor, (source.values[step], source.log_probs[step]))
-        kept = (source.observations, source.actions, source.rewards, source.episode_starts)
-        target.add(*(array[step] for array in kept), value, log_prob)
-    target.returns, target.advantages = source.returns, source.advantages
-
-
-@pytest.mark.parametrize("name", DEVICES)
-@pytest.mark.parametrize(
-    "config",
-    [ONE_STEP, TINY, TEN_STEPS, replace(TEN_STEPS, compiled=True)],
-    ids=["one step", "four", "ten", "ten, compiled"],
-)
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-def test_an_update_equals_stock_ppos(env, config, name):
-    """Same weights, rollout and minibatches give the same losses and the same new weights."""
-    device = exact_device(name)
-    fast = ppo.build_ppo(env, config, seed=0, device=device)
-    stock = stock_ppo(env, config, 0, device)
-    initial = {k: v.clone() for k, v in stock.policy.state_dict().items()}
-    assert initial.keys() == fast.policy.state_dict().keys()
-    torch.testing.assert_close(dict(fast.policy.state_dict()), initial, rtol=0, atol=0)
-
-    stock.set_logger(Logger(None, []))
-    _, callback = stock._setup_learn(config.n_timesteps)
-    assert stock.collect_rollouts(env, callback, stock.rollout_buffer, config.n_steps)
-    # Pong gives no reward this early; without any, half of the loss would be idle.
-    noise = np.random.default_rng(0).normal(size=stock.rollout_buffer.returns.shape)
-    stock.rollout_buffer.returns += noise.astype(np.float32)
-    stock.rollout_buffer.advantages += noise.astype(np.float32)
-    same_rollout(stock.rollout_buffer, fast.rollout_buffer)
-
-    losses = []
-    for model in (stock, fast):
-        train_once(model)
-        losses.append({k: v for k, v in model.logger.name_to_value.items() if "train/" in k})
-    assert losses[0].keys() >= {
-        "train/policy_gradient_loss",
-        "train/value_loss",
-        "train/entropy_loss",
-        "train/approx_kl",
-        "train/loss",
-    }
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4, abs=1e-5)
-    # All three terms are at work.
-    assert losses[0]["train/value_loss"] > 0.1
-    assert losses[0]["train/entropy_loss"] < -1
-    steps = {s["step"].item() for s in stock.policy.optimizer.state_dict()["state"].values()}
-    assert steps == {config.n_epochs * config.n_envs * config.n_steps // config.batch_size}
-    final = dict(fast.policy.state_dict())
-    assert any(not torch.equal(final[k], initial[k]) for k in initial)
-    torch.testing.assert_close(final, dict(stock.policy.state_dict()), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", DEVICES)
-def test_schedules_reach_the_update(env, name):
-    """Learning rate, clip range and entropy bonus of the second update are not the first's."""
-    device = exact_device(name)
-    fast = ppo.build_ppo(env, replace(TEN_STEPS, schedule="linear"), seed=0, device=device)
-    stock = stock_ppo(env, TEN_STEPS, 0, device)
-    stock.lr_schedule, stock.clip_range = fast.lr_schedule, fast.clip_range
-    stock.set_logger(Logger(None, []))
-    _, callback = stock._setup_learn(TEN_STEPS.n_timesteps)
-    assert stock.collect_rollouts(env, callback, stock.rollout_buffer, TEN_STEPS.n_steps)
-    noise = np.random.default_rng(0).normal(size=stock.rollout_buffer.returns.shape)
-    stock.rollout_buffer.advantages += noise.astype(np.float32)
-    same_rollout(stock.rollout_buffer, fast.rollout_buffer)
-    moved = []
-    for remaining, ent_coef in ((1.0, 0.01), (0.1, 1.0)):
-        before = {k: v.detach().clone() for k, v in fast.policy.named_parameters()}
-        for model in (stock, fast):
-            model.ent_coef = ent_coef
-            train_once(model, remaining)
-        after = dict(fast.policy.named_parameters())
-        moved.append(max((after[k] - before[k]).abs().max().item() for k in before))
-        weights = dict(stock.policy.named_parameters())
-        torch.testing.assert_close(after, weights, rtol=1e-4, atol=2e-5)
-    assert moved[1] < moved[0] / 5
