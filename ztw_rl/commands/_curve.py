@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ztw_rl.atari.agent import Agent
     from ztw_rl.atari.evaluate import RowResult
+    from ztw_rl.atari.tables import StoredTable
     from ztw_rl.core.timing import ExitTimes
 
 CSV, JSON, PNG = "curve.csv", "curve.json", "curve.png"
@@ -93,19 +94,18 @@ def write(
     plot_curve(frame, f"{game}: return against inference cost", note, output / PNG)
 
 
-def kept_lines(path: Path, random_return: float | None) -> list[str]:
+def kept_lines(table: StoredTable, random_return: float | None) -> list[str]:
     """What keeping each share of ``KEEP`` costs, in words; nothing where that cannot be told.
 
     Args:
-        path: ``curve.json``.
+        table: ``curve.json``.
         random_return: Mean return of random play, if the recipe knows it.
     """
     import numpy as np
 
-    from ztw_rl.atari.tables import decision_costs, load_table
+    from ztw_rl.atari.tables import decision_costs
     from ztw_rl.core.selection import KEEP, cross_fit, keeping
 
-    table = load_table(path)
     if random_return is None or table.backbone is None:
         return []
     returns = np.array([row.returns for row in table.adaptive])

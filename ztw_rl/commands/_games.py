@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -67,3 +67,19 @@ def reference_line(game: str, reference_return: tuple[float, float]) -> str:
     low, high = (f"{bound:,.0f}" for bound in reference_return)
     shown = low if low == high else f"{low} to {high}"
     return f"full policies that others trained on {game} score {shown}"
+
+
+def alike_lines(returns: Sequence[float], decisions: Sequence[int]) -> list[str]:
+    """A warning where few of a row's games differ: its interval takes them for independent ones.
+
+    Args:
+        returns: Of each game.
+        decisions: Of each game.
+    """
+    n, distinct = len(returns), len(set(zip(returns, decisions, strict=True)))
+    if 2 * distinct > n or n == 1:
+        return []
+    return [
+        f"only {distinct} of the full policy's {n} games differ, so intervals say little: sticky "
+        "actions hardly disturb this policy; see also --action-mode sample"
+    ]

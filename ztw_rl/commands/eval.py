@@ -16,7 +16,7 @@ from ztw_rl.atari.games import canonical
 from ztw_rl.commands._arguments import help_first, parse, peek, read
 from ztw_rl.commands._console import plain_console
 from ztw_rl.commands._curve import CSV, JOURNAL, JSON, PNG, EvalRun, kept_lines, screen, write
-from ztw_rl.commands._games import reference_line
+from ztw_rl.commands._games import alike_lines, reference_line
 from ztw_rl.commands._resume import check_resumable
 from ztw_rl.core.settings import require, require_seed
 from ztw_rl.core.thresholds import parse_thresholds
@@ -203,6 +203,7 @@ def _finish(
     import torch
 
     from ztw_rl.atari.evaluate import table
+    from ztw_rl.atari.tables import load_table
     from ztw_rl.commands import _playing
 
     console = plain_console()
@@ -222,8 +223,12 @@ def _finish(
     print(f"agent: {run.agent}")
     console.print(screen(frame, game))
     recipe = recipes.load(game)
-    for line in kept_lines(output / JSON, recipe.random_return):
+    stored = load_table(output / JSON)
+    for line in kept_lines(stored, recipe.random_return):
         print(line)
+    if stored.backbone is not None:
+        for line in alike_lines(stored.backbone.returns, stored.backbone.decisions):
+            print(line)
     if recipe.reference_return is not None:
         print(reference_line(game, recipe.reference_return))
     print(f"times: {times.backend}, one thread; results: {output}/{CSV}, {JSON}")

@@ -11,7 +11,7 @@ from ztw_rl import recipes
 from ztw_rl.atari.config import EvaluationConfig
 from ztw_rl.atari.games import canonical
 from ztw_rl.commands._console import plain_console
-from ztw_rl.commands._games import counted_games, reference_line
+from ztw_rl.commands._games import alike_lines, counted_games, reference_line
 from ztw_rl.commands._policy import PolicyArguments, load_teacher, parse_with_policy
 from ztw_rl.core.settings import require_seed
 
@@ -70,6 +70,8 @@ def main(arguments: list[str]) -> int:
         f"{len(result.returns)} games of {game}: {args.evaluation.action_mode} actions, "
         f"pixels {teacher.atari.pixels}, sticky actions {sticky:g}",
     )
+    for line in alike_lines(result.returns, tuple(map(sum, result.exits))):
+        print(line)
     recipe = recipes.load(game)
     if recipe.random_return is not None:
         print(f"random play scores {recipe.random_return:,.1f} with sticky actions 0.1")
