@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ztw_rl.core.statistics import summarize
+from ztw_rl.core.statistics import few_distinct, summarize
 
 
 def test_by_hand():
@@ -39,3 +39,17 @@ def test_order_does_not_matter_for_the_numbers_and_the_seed_only_for_the_interva
 def test_without_spread_the_interval_has_no_width(values):
     found = summarize(values)
     assert (found.mean, found.std, found.iqm, found.ci_low, found.ci_high) == (3, 0, 3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("returns", "decisions", "distinct"),
+    [
+        ([5, 5, 5, 5, 5, 7], [9, 9, 9, 9, 9, 9], 2),
+        # The same return need not be the same episode.
+        ([5, 5, 5, 5, 5, 5], [9, 9, 9, 8, 8, 7], 3),
+        ([1, 2, 3, 3, 3, 3], [9, 9, 9, 9, 9, 7], None),
+        ([5], [9], None),
+    ],
+)
+def test_episodes_that_hardly_differ(returns, decisions, distinct):
+    assert few_distinct(returns, decisions) == distinct

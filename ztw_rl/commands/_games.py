@@ -70,16 +70,13 @@ def reference_line(game: str, reference_return: tuple[float, float]) -> str:
 
 
 def alike_lines(returns: Sequence[float], decisions: Sequence[int]) -> list[str]:
-    """A warning where few of a row's games differ: its interval takes them for independent ones.
+    """A warning where few of a row's games differ; see ``core.statistics.few_distinct``."""
+    from ztw_rl.core.statistics import few_distinct
 
-    Args:
-        returns: Of each game.
-        decisions: Of each game.
-    """
-    n, distinct = len(returns), len(set(zip(returns, decisions, strict=True)))
-    if 2 * distinct > n or n == 1:
+    distinct = few_distinct(returns, decisions)
+    if distinct is None:
         return []
     return [
-        f"only {distinct} of the full policy's {n} games differ, so intervals say little: sticky "
-        "actions hardly disturb this policy; see also --action-mode sample"
+        f"only {distinct} of the full policy's {len(returns)} games differ, so intervals say "
+        "little: sticky actions hardly disturb this policy; see also --action-mode sample"
     ]

@@ -14,6 +14,7 @@ from ztw_rl.atari.gallery import GameResults, MethodResult, games_and_backends
 from ztw_rl.atari.tables import decision_costs
 from ztw_rl.core.levels import Level, PairedScores
 from ztw_rl.core.selection import KEEP, Costs
+from ztw_rl.core.statistics import few_distinct
 from ztw_rl.errors import UserError
 
 ALL_GAMES = "IQM over games"
@@ -30,6 +31,8 @@ class Entry:
     n_games: int
     """Of each setting in each game."""
     level: Level
+    alike: bool
+    """Whether few of a full policy's games differ; see ``core.statistics.few_distinct``."""
 
     @property
     def chosen(self) -> str:
@@ -122,7 +125,9 @@ def _levels(
     except ValueError as error:
         raise UserError(f"{', '.join(str(m.path) for m in methods)}: {error}") from None
     labels = tuple(settings)
-    return [Entry(name, methods[0].method, labels, n, paired.level(keep)) for keep in KEEP]
+    full = [method.backbone.first(n) for method in methods]
+    alike = any(few_distinct(row.returns, row.decisions) is not None for row in full)
+    return [Entry(name, methods[0].method, labels, n, paired.level(keep), alike) for keep in KEEP]
 
 
 def as_frame(entries: Sequence[Entry]) -> pd.DataFrame:
@@ -136,7 +141,8 @@ def as_frame(entries: Sequence[Entry]) -> pd.DataFrame:
         with the 95 % interval ``kept_ci_low`` … ``kept_ci_high``, all of the full policy's return
         over random play; ``relative_macs`` is the cost on those games, the full policy's being 1;
         ``separated`` says whether the interval stays clear of the other shares; ``settings`` and
-        ``games`` count what was chosen from.
+        ``games`` count what was chosen from; ``alike`` says whether few of a full policy's games
+        differ.
     """
     frame: pd.DataFrame = pd.DataFrame(
         {
@@ -151,6 +157,7 @@ def as_frame(entries: Sequence[Entry]) -> pd.DataFrame:
             "separated": "no" if entry.level.unclear(KEEP) else "yes",
             "settings": len(entry.settings),
             "games": entry.n_games,
+            "alike": "yes" if entry.alike else "no",
         }
         for entry in entries
     )
@@ -175,7 +182,7 @@ def as_markdown(entries: Sequence[Entry], gallery: Sequence[GameResults]) -> str
             for e in entries[i : i + len(KEEP)]
         ]
         first = entries[i]
-        grid = f"{len(first.settings)} × {first.n_games}"
+        grid = f"{len(first.settings)} × {first.n_games}{' ≈' if first.alike else ''}"
         lines.append(f"| {first.game} | {first.method} | {grid} | {' | '.join(cells)} |")
     return (
         "\n".join(lines)
@@ -187,9 +194,17 @@ student has. Each is chosen on one half of the seeds and reported on the other, 
 alike, swapped and averaged; two settings mean that the halves chose differently. ~: the 95 %
 bootstrap interval of what was kept reaches another of the levels, so the games cannot tell them
 apart. Evaluation noise only: one training seed each.
-{_terms_note(gallery)}{_over_games_note(gallery)}{_note(gallery)}.
+{_alike_note(entries)}{_terms_note(gallery)}{_over_games_note(gallery)}{_note(gallery)}.
 """
     )
+
+
+def _alike_note(entries: Sequence[Entry]) -> str:
+    if not any(entry.alike for entry in entries):
+        return ""
+    return """≈: at most half of a full policy's games differ, by return and length, so what was
+kept is that of a few courses of the game, and its interval too narrow.
+"""
 
 
 def _terms_note(gallery: Sequence[GameResults]) -> str:

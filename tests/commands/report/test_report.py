@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.commands.report.tables import FULL, kept, make_agent, row, write_table
@@ -60,6 +61,21 @@ def test_levels_the_interval_cannot_tell_apart_are_marked(pong):
     assert cli.main(["report"]) == 0
     assert lines()[2]["separated"] == "no"
     assert ") ~ |" in Path("agents/games.md").read_text()
+
+
+def test_tables_whose_games_hardly_differ_are_marked(pong):
+    assert cli.main(["report"]) == 0
+    assert {r["alike"] for r in lines()} == {"no"}
+    assert "≈" not in Path("agents/games.md").read_text()
+    for n_distinct, marked in ((6, "no"), (5, "yes")):
+        same = np.r_[FULL["pong"][:n_distinct], [FULL["pong"][0]] * (10 - n_distinct)]
+        alike = [row("confidence", 0.5, same, 0.6), row("backbone", None, same, 1.0)]
+        write_table(pong / "curve.json", "pong", alike)
+        assert cli.main(["report"]) == 0
+        assert {r["alike"] for r in lines()} == {marked}
+    text = Path("agents/games.md").read_text()
+    assert "| pong | ztw | 1 × 10 ≈ |" in text
+    assert "≈: at most half of a full policy's games differ" in text
 
 
 def test_where_nothing_keeps_enough_the_backbone_stands_in(pong):
