@@ -93,10 +93,10 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[st
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     named = {tuple(name.split(".", 1)): tensor for name, tensor in tensors.items()}
-    # Before the first step an optimiser has no state at all.
-    fits = {int(index) for index, _ in named} in (set(), set(range(len(parameters))))
-    if not fits or not all(
-        key == "step" or tensor.shape == parameters[int(index)].shape
+    # A parameter that has had no gradient yet has no state, so fewer than all may be there.
+    if not all(
+        int(index) < len(parameters)
+        and (key == "step" or tensor.shape == parameters[int(index)].shape)
         for (index, key), tensor in named.items()
     ):
         raise UserError("optimizer.safetensors in the checkpoint belongs to another network")
