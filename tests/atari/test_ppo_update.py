@@ -83,9 +83,9 @@ def test_an_update_equals_stock_ppos(pong, train_once, config, name):
 def test_schedules_reach_the_update(pong, train_once, name):
     """Learning rate, clip range and entropy bonus of the second update are not the first's."""
     device = exact_device(name)
-    fast = build_ppo(pong, replace(TEN_STEPS, schedule="linear"), seed=0, device=device)
-    stock = stock_ppo(pong, TEN_STEPS, 0, device)
-    stock.lr_schedule, stock.clip_range = fast.lr_schedule, fast.clip_range
+    config = replace(TEN_STEPS, schedule="linear")
+    fast = build_ppo(pong, config, seed=0, device=device)
+    stock = stock_ppo(pong, config, 0, device)
     stock.set_logger(Logger(None, []))
     _, callback = stock._setup_learn(TEN_STEPS.n_timesteps)
     assert stock.collect_rollouts(pong, callback, stock.rollout_buffer, TEN_STEPS.n_steps)
