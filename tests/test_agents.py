@@ -101,6 +101,20 @@ def test_nothing_to_find(wanted, message):
     assert str(raised.value) == message
 
 
+@pytest.mark.parametrize("path", ["nowhere/pong", "old/Pong-v5", "runs/distill/pong", "/pong"])
+def test_a_mistyped_path_is_no_name(path):
+    make("agents/pong")
+    Path("old/Pong-v5").mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"{path}.*(did you mean 'pong'|holds no agent\.json)"):
+        agents.find(path, RUNS)
+
+
+def test_an_empty_name_is_no_choice():
+    make("agents/pong")
+    with pytest.raises(UserError, match="--agent is empty; name an agent, or leave it out"):
+        agents.find("", RUNS)
+
+
 def test_the_nearest_name_is_suggested():
     make("agents/pong")
     make("agents/breakout")

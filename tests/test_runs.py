@@ -133,3 +133,16 @@ def test_configs_that_cannot_be_used(tmp_path, text, message):
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="no run folder"):
         runs.load_config(Config, tmp_path / "pong-001")
+
+
+def test_a_run_is_one_process_at_a_time(tmp_path):
+    with (
+        runs.claimed(tmp_path),
+        pytest.raises(UserError, match="is still going on; stop it first, or name another run"),
+        runs.claimed(tmp_path),
+    ):
+        pass
+    with runs.claimed(tmp_path):
+        pass
+    with pytest.raises(UserError, match=r"cannot write to .*nowhere: No such file"):
+        runs.claimed(tmp_path / "nowhere").__enter__()

@@ -66,6 +66,8 @@ def test_the_numbers_that_yaml_reads_as_text(text, value):
         ({"count": 1, "inner": 3}, "inner is 3 (a number), expected a mapping of settings"),
         ({"count": 1, "inner": {"rate": "x"}}, "inner.rate is 'x' (text), expected a number"),
         ({"count": 1, "inner": {"rate": float("nan")}}, "inner.rate is nan"),
+        ({"count": 1, "inner": {"rate": float("inf")}}, "inner.rate is inf"),
+        ({"count": 1, "inner": {"rate": 10**400}}, "inner.rate is 1000"),
         ({"count": 1, "inner": {"mode": "fats"}}, "inner.mode is 'fats' (text), expected fast or"),
         ({"count": 1, "inner": {"rat": 1}}, "unknown key 'inner.rat'; did you mean 'inner.rate'?"),
         ({"count": 1, "inner": {"rate": -1}}, "f.yaml: inner.rate must be at least 0, not -1.0"),

@@ -39,6 +39,8 @@ def find(wanted: str | None, runs_dir: Path) -> Path:
     Raises:
         UserError: There is no such agent.
     """
+    if wanted == "":
+        raise UserError("--agent is empty; name an agent, or leave it out")
     available = shipped()
     if wanted is None:
         made = runs.newest(runs_dir, "distill", holding=f"{AGENT}/{CONFIG_FILE}")
@@ -50,7 +52,9 @@ def find(wanted: str | None, runs_dir: Path) -> Path:
     for folder in (Path(wanted), Path(wanted) / AGENT):
         if (folder / CONFIG_FILE).is_file():
             return folder
-    if canonical(wanted) in available:
+    # A path is no name: whoever mistypes one should not get another agent.
+    named = wanted.removeprefix("ALE/") == Path(wanted).name
+    if named and canonical(wanted) in available:
         return available[canonical(wanted)]
     if Path(wanted).is_dir():
         raise UserError(f"{wanted} holds no {CONFIG_FILE}; is its distillation finished?")

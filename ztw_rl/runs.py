@@ -7,10 +7,12 @@ import re
 import shutil
 import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ztw_rl.core.files import load_json, save_json
+from ztw_rl.core.files import load_json, lock, save_json
 from ztw_rl.errors import UserError
 from ztw_rl.schema import parse
 
@@ -19,6 +21,8 @@ T = TypeVar("T")
 CONFIG = "config.json"
 CHECKPOINT = "checkpoints/step_*"
 """Pattern of what a run can be resumed from; see ``core.checkpoint``."""
+LOCK = ".lock"
+"""Locked by whoever writes the run."""
 _NUMBERED = re.compile(r"(?P<game>.+)-(?P<number>\d+)")
 
 
@@ -56,6 +60,23 @@ def create(root: Path, kind: str, game: str, config: Any) -> Path:
                 raise
         else:
             return target
+
+
+@contextmanager
+def claimed(run_dir: Path) -> Iterator[None]:
+    """Have a run to oneself; it is free again however the process ends.
+
+    Raises:
+        UserError: It is another process's, or cannot be written.
+    """
+    try:
+        file = (run_dir / LOCK).open("ab")
+    except OSError as error:
+        raise UserError(f"cannot write to {run_dir}: {error.strerror}") from None
+    with file:
+        if not lock(file):
+            raise UserError(f"{run_dir} is still going on; stop it first, or name another run")
+        yield
 
 
 def newest(root: Path, kind: str, game: str | None = None, holding: str = CONFIG) -> Path | None:

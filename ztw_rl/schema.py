@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import re
+import sys
 from collections.abc import Mapping
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -78,7 +78,12 @@ def _convert(hint: Any, value: object, source: str, key: str) -> Any:
     if hint is float:
         if isinstance(value, str) and _EXPONENT.fullmatch(value):
             value = float(value)
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            # Finite, and no integer that is too large for a float.
+            and abs(value) <= sys.float_info.max
+        ):
             return float(value)
     elif origin is Literal:
         if any(value == a and type(value) is type(a) for a in arguments):

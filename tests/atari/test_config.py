@@ -47,6 +47,14 @@ def test_atari_settings_out_of_range(settings, message):
         ({"milestones": (0.75, 0.1)}, "milestones must be rising shares between 0 and 1"),
         ({"milestones": (0.1, 1.5)}, "milestones must be rising shares between 0 and 1"),
         ({"milestones": (0.1,)}, "milestones must be one fewer than the learning_rates"),
+        (
+            {"method": "student", "student_learning_rates": (0.0, 1e-3, 1e-4)},
+            r"student_learning_rates must be all above 0 and finite, not \(0.0, 0.001, 0.0001\)",
+        ),
+        (
+            {"method": "student", "milestones": (0.1,)},
+            "milestones must be one fewer than the student_learning_rates",
+        ),
     ],
 )
 def test_distillation_settings_out_of_range(settings, message):
@@ -58,6 +66,10 @@ def test_distillation_settings_out_of_range(settings, message):
 def test_evaluation_settings_out_of_range(name):
     with pytest.raises(UserError, match=f"{name} must be at least 1, not 0"):
         EvaluationConfig(**{name: 0})
+
+
+def test_a_student_needs_no_rates_but_its_own():
+    DistillConfig(method="student", student_learning_rates=(1e-3,), milestones=())
 
 
 def test_the_edges_are_allowed():

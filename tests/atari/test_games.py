@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ztw_rl.atari.games import canonical, rom_id
+from ztw_rl.atari.games import action_names, canonical, rom_id
 from ztw_rl.errors import UserError
 
 
@@ -30,3 +30,8 @@ def test_a_name_unlike_any_game():
 def test_a_game_for_two_is_refused(name):
     with pytest.raises(UserError, match=f"'{name}' has no game for a single player"):
         rom_id(name)
+
+
+@pytest.mark.parametrize("name", ["Pong", "ALE/Pong-v5", "pong"])
+def test_what_actions_do(name):
+    assert action_names(name) == ["NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE"]

@@ -132,3 +132,12 @@ def test_one_line_per_game(journal):
 def test_it_goes_when_the_table_is_there(journal):
     journal.remove()
     assert not journal.path.exists()
+
+
+def test_it_is_begun_once(path, journal):
+    journal.add(ended(Row("backbone"), 0))
+    with pytest.raises(UserError, match=r"holds the games of an evaluation that was begun before"):
+        Journal.begin(path, {"seed": 4})
+    journal.close()
+    with Journal.reopen(path) as again:
+        assert (again.head, len(again)) == (HEAD, 1)

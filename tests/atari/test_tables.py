@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from ztw_rl.atari.agent import Identity
-from ztw_rl.atari.tables import decision_costs, load_table
+from ztw_rl.atari.tables import StoredRow, decision_costs, load_table, told_apart
 from ztw_rl.errors import UserError
 
 ROW = {"decisions": [10, 30], "macs": [0.4, 0.4], "time": [0.2, 0.6], "exit_share_0": 1.0}
@@ -45,6 +46,16 @@ def test_what_is_read_back(tmp_path):
     assert row.relative_time == pytest.approx((10 * 0.2 + 30 * 0.6) / 40)
     assert decision_costs(table.adaptive, "macs").on() == pytest.approx([0.4])
     assert decision_costs(table.adaptive, "time").means.tolist() == [[0.2, 0.6]]
+
+
+def test_what_tells_games_apart():
+    alone = StoredRow("backbone", (1.0, 1.0, 2.0), (9, 9, 9), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))
+    assert told_apart(alone, []) == ((1.0, 9, 1.0), (1.0, 9, 1.0), (2.0, 9, 1.0))
+    early = replace(alone, rule="confidence", macs=(0.5, 0.6, 0.6))
+    assert told_apart(alone, [early]) == ((1.0, 9, 0.5), (1.0, 9, 0.6), (2.0, 9, 0.6))
+    # Another setting's games, if one of them went another way, are not this row's.
+    for other in (replace(early, returns=(1.0, 1.0, 1.0)), replace(early, decisions=(9, 9, 8))):
+        assert told_apart(alone, [other]) == told_apart(alone, [])
 
 
 def test_a_students_table_has_no_backbone(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from stable_baselines3 import PPO
 
-from ztw_rl import cli
+from ztw_rl import cli, runs
 from ztw_rl.atari import distill as module
 from ztw_rl.atari.agent import load_agent
 from ztw_rl.atari.config import AtariConfig
@@ -116,6 +116,27 @@ def test_runs_without_a_checkpoint_are_passed_over(ppo_run, distill_run, distill
     assert "going on in runs/distill/pong-001" in capfd.readouterr().err
     assert distill() == 0
     assert config_of(Path("runs/distill/pong-003"))["policy"] == str(ppo_run)
+
+
+def test_a_run_that_goes_on_is_not_resumed(distill_run, one_error):
+    before = (distill_run / "config.json").read_bytes()
+    with runs.claimed(distill_run):
+        error = one_error("distill-ics", "--resume", "--device=cpu")
+    assert error.startswith(f"error: {distill_run} is still going on; ")
+    assert (distill_run / "config.json").read_bytes() == before
+
+
+def test_a_recipe_of_the_policys_game(ppo_run, distill, folder):
+    (folder / "envs").mkdir()
+    (folder / "envs" / "pongfast.yaml").write_text(
+        "atari: {game: pong}\ndistill: {ic_batch_size: 8}"
+    )
+    assert distill("--env=pongfast") == 0
+    config = config_of(FIRST)
+    assert config["distill"]["ic_batch_size"] == 8
+    # The pixels stay the policy's own.
+    assert config["atari"]["max_frames"] == 100
+    assert cli.main(["distill-ics", "--resume", "--env=pongfast", "--device=cpu"]) == 0
 
 
 def test_settings_cannot_change_midway(distill_run, one_error):

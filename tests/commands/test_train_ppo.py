@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ztw_rl import cli
+from ztw_rl import cli, runs
 from ztw_rl.atari.backbone import early_exit_nature_cnn
 from ztw_rl.core.checkpoint import load_tensors, save_tensors
 
@@ -70,6 +70,16 @@ def test_a_run_without_a_checkpoint_is_passed_over(capfd, one_error):
     shutil.rmtree("runs/ppo/pong-001")
     message = "there is no run runs/ppo/pong-* to resume"
     assert message in one_error("train-ppo", "--env=Pong", "--resume")
+
+
+def test_a_run_that_goes_on_is_not_resumed(capfd, one_error):
+    assert cli.main(["train-ppo", "--env", "Pong", "--n-timesteps", "16", *SMALL]) == 0
+    before = sorted(Path("runs").rglob("*"))
+    with runs.claimed(Path("runs/ppo/pong-001")):
+        error = one_error("train-ppo", "--env=Pong", "--resume", "--n-timesteps=32")
+    assert "error: runs/ppo/pong-001 is still going on; stop it first" in error
+    assert sorted(Path("runs").rglob("*")) == before
+    assert config_of("runs/ppo/pong-001")["ppo"]["n_timesteps"] == 16
 
 
 def test_beginning_with_weights(capfd, one_error):

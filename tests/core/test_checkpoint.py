@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from ztw_rl.core import checkpoint
 from ztw_rl.core.checkpoint import (
@@ -27,17 +28,21 @@ def crash(*args, **kwargs):
     raise KeyboardInterrupt
 
 
-def test_a_crash_while_saving_tensors_leaves_the_old_ones(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device")],
+)
+def test_a_full_disk_leaves_the_old_tensors(tmp_path, monkeypatch, error):
     path = tmp_path / "weights.safetensors"
     save_tensors(path, WEIGHTS)
     before = path.read_bytes()
 
     def half(tensors, temporary):
         temporary.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(checkpoint, "save_file", half)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match=r"cannot write to .*weights\.safetensors: .*No space"):
         save_tensors(path, {"a": torch.zeros(1)})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -149,8 +154,11 @@ def test_another_networks_optimiser(shapes):
 
     stored = optimizer_tensors(trained([(2,), (3,)]))
     load_optimizer_tensors(trained([(2,), (3,)]), stored)
-    with pytest.raises(UserError, match=r"optimizer\.safetensors .* belongs to another network"):
-        load_optimizer_tensors(trained(shapes), stored)
+    for other in (stored, {"blocks.0.weight": torch.ones(2)}, {"step": torch.ones(())}):
+        with pytest.raises(
+            UserError, match=r"optimizer\.safetensors .* belongs to another network"
+        ):
+            load_optimizer_tensors(trained(shapes), other)
 
 
 @pytest.mark.parametrize("fused", [False, True])

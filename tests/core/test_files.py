@@ -63,3 +63,10 @@ def test_damaged_json(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"a.json is damaged"):
         load_json(path)
+
+
+@pytest.mark.parametrize("name", ["", "file/below.json"])
+def test_json_that_cannot_be_read(tmp_path, name):
+    (tmp_path / "file").write_text("{}")
+    with pytest.raises(UserError, match=r"cannot read .*: (Is|Not) a directory"):
+        load_json(tmp_path / name)

@@ -98,6 +98,14 @@ def test_levels_that_the_interval_reaches_are_unclear():
     assert Level(0.95, level.selection, low=0.87, high=0.96).unclear((0.99, 0.95, 0.88))
 
 
+def test_an_interval_without_bounds_is_unclear():
+    # In a resample of the zeros alone the full model is no better than random play.
+    level = paired([[0, 1] * 5], [0.5], [0, 2, 0, 2, 0, 0, 4, 0, 2, 2])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        assert np.isnan(level.level(0.1).high)
+        assert level.level(0.1).unclear((0.99, 0.95, 0.88))
+
+
 @pytest.mark.parametrize(
     ("full", "message"), [([5.0], "two seeds"), ([1.0, -3.0], "no better than random")]
 )

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ztw_rl import cli
+from ztw_rl import cli, runs
 
 SMALL = ["--batch-size=16", "--n-epochs=1", "--device=cpu"]
 ICS = [*SMALL, "--n-ics=2", "--ensemble.n-epochs=2"]
@@ -140,6 +140,10 @@ def test_settings_cannot_change_midway(folder, capsys):
         ("train-ics", ics, "another", "--resume takes one run folder, not 2"),
     ]:
         assert message in one_error(capsys, command, "--resume", resumed, flag)
+    for command, going_on in (("train-backbone", backbone), ("train-ics", ics)):
+        with runs.claimed(Path(going_on)):
+            error = one_error(capsys, command, "--resume", going_on)
+        assert f"{going_on} is still going on" in error
     # A path may be spelled in another way, and the place may be another.
     same = [f"--backbone={backbone}", "--device=cpu", "--runs-dir=elsewhere"]
     run("train-ics", "--resume", ics, *same)

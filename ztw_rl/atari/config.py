@@ -198,9 +198,10 @@ class DistillConfig:
     def __post_init__(self) -> None:
         require_at_least(self, 1, "n_timesteps", "n_envs", "n_steps", "n_epochs")
         require_at_least(self, 1, "ic_batch_size", "ensemble_batch_size", "checkpoint_interval")
-        require_schedule(self, self.learning_rates, self.milestones)
-        if self.method == "student":
-            require_schedule(self, self.student_learning_rates, self.milestones)
+        is_student = self.method == "student"
+        rates = "student_learning_rates" if is_student else "learning_rates"
+        require_schedule(self, rates, "milestones")
+        if is_student:
             listed = ", ".join(self.exits)
             require(self, self.student_of in self.exits, "student_of", f"one of exits ({listed})")
 

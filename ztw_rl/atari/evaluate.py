@@ -78,8 +78,8 @@ def play(
 
     Args:
         backend: Runs the agent's model, on ``device``.
-        batches: Games that take turns with the network; they are reset first. The results do not
-            depend on how many there are.
+        batches: Games that take turns with the network; they are reset first. How many there
+            are changes nothing but the rounding of what the network says.
         rows: What to play.
         n_episodes: Games per row.
         seed: Game k of every row has seed ``seed + k``.

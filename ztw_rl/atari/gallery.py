@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ztw_rl.atari.agent import CONFIG_FILE, Agent, load_agent
 from ztw_rl.atari.games import action_names, canonical
 from ztw_rl.atari.tables import StoredRow, StoredTable, check_game, foreign, load_table
@@ -164,7 +166,11 @@ def _joined(
                 f"from seed {own.seed}"
             )
     rows = {
-        f"{row.threshold:g}" if row.threshold is not None else str(table.student_of): row
+        (
+            str(table.student_of)
+            if row.threshold is None
+            else np.format_float_positional(row.threshold, trim="-")
+        ): row
         for row in table.adaptive
     }
     if before is None:

@@ -47,13 +47,16 @@ def action_names(rom: str) -> list[str]:
     """What each action of a game does, such as ``NOOP``.
 
     Args:
-        rom: ALE's name of the game.
+        rom: The game, in any spelling.
+
+    Raises:
+        UserError: ALE has no such game.
     """
     from ale_py import ALEInterface, LoggerMode, roms
 
     ALEInterface.setLoggerMode(LoggerMode.Error)
     ale = ALEInterface()
-    path = roms.get_rom_path(rom)
+    path = roms.get_rom_path(rom_id(rom))
     assert path is not None
     ale.loadROM(path)
     return [action.name for action in ale.getMinimalActionSet()]

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ztw_rl.atari.seats import Game
-from ztw_rl.core.files import lock, save_text
+from ztw_rl.core.files import lock
 from ztw_rl.errors import UserError
 from ztw_rl.schema import parse
 
@@ -51,9 +51,27 @@ class Journal:
         Args:
             path: The file.
             head: What is evaluated: a mapping that JSON knows.
+
+        Raises:
+            UserError: It is there already, or cannot be written.
         """
-        save_text(path, json.dumps(head, allow_nan=False) + "\n")
-        return cls.reopen(path)
+        line = json.dumps(head, allow_nan=False).encode() + b"\n"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("xb")
+        except FileExistsError:
+            raise taken(path) from None
+        except OSError as error:
+            raise UserError(f"cannot write to {path}: {error.strerror}") from None
+        try:
+            if not lock(file):
+                raise _busy(path)
+            journal = cls(path, file, head, [])
+            journal._write(line)
+        except BaseException:
+            file.close()
+            raise
+        return journal
 
     @classmethod
     def reopen(cls, path: Path) -> Journal:
@@ -70,7 +88,7 @@ class Journal:
             raise UserError(f"cannot write to {path}: {error.strerror}") from None
         try:
             if not lock(file):
-                raise UserError(f"{path} is being written: that evaluation is still going on")
+                raise _busy(path)
             return cls(path, file, *_read(path, file))
         except BaseException:
             file.close()
@@ -104,12 +122,15 @@ class Journal:
             exits=tuple(game.exits.tolist()),
             n_differ=game.n_differ,
         )
+        self._write(json.dumps(dataclasses.asdict(ended)).encode() + b"\n")
+        self._games[ended.rule, ended.threshold, ended.number] = ended
+
+    def _write(self, line: bytes) -> None:
         try:
-            self._file.write(json.dumps(dataclasses.asdict(ended)).encode() + b"\n")
+            self._file.write(line)
             self._file.flush()
         except OSError as error:
             raise UserError(f"cannot write to {self.path}: {error.strerror}") from None
-        self._games[ended.rule, ended.threshold, ended.number] = ended
 
     def recall(self, game: Game) -> bool:
         """Fill in how a game went, if it has ended before.
@@ -133,6 +154,18 @@ class Journal:
         """Delete the file, whose games are in a table by now."""
         self.close()
         self.path.unlink(missing_ok=True)
+
+
+def taken(path: Path) -> UserError:
+    """The complaint about a journal that is there before it is begun."""
+    return UserError(
+        f"{path} holds the games of an evaluation that was begun before; go on with --resume "
+        f"{path.parent}, or delete it"
+    )
+
+
+def _busy(path: Path) -> UserError:
+    return UserError(f"{path} is being written: that evaluation is still going on")
 
 
 def _read(path: Path, file: BinaryIO) -> tuple[dict[str, Any], list[EndedGame]]:

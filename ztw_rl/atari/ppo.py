@@ -133,7 +133,7 @@ def train(
         if remaining > 0:
             keeper = _Keeper(config.checkpoint_interval, run_dir, stop, progress)
             _learn(model, remaining, keeper, reset_num_timesteps=not resume)
-    checkpoint = save(model, run_dir)
+        checkpoint = save(model, run_dir)
     return TrainingResult(
         n_timesteps=model.num_timesteps,
         finished=model.num_timesteps >= config.n_timesteps,

@@ -53,6 +53,11 @@ class StoredRow:
         )
 
     @property
+    def games(self) -> tuple[tuple[float, int, float], ...]:
+        """Return, decisions and operations of each game; see ``told_apart``."""
+        return tuple(zip(self.returns, self.decisions, self.macs, strict=True))
+
+    @property
     def mean(self) -> float:
         """Mean return."""
         return float(np.mean(self.returns))
@@ -107,6 +112,25 @@ class StoredTable:
     def backbone(self) -> StoredRow | None:
         """The full policy's row; a student's table has none."""
         return next((row for row in self.rows if row.rule == "backbone"), None)
+
+
+def told_apart(row: StoredRow, rows: Sequence[StoredRow]) -> tuple[tuple[float, int, float], ...]:
+    """What tells a row's games from one another.
+
+    Return and length alone do not: many games can end with equal points after equally many
+    decisions. What they cost does, where samples leave early; and a setting whose games agree
+    with this row's in return and length, one by one, has played the same ones.
+
+    Args:
+        row: Whose games.
+        rows: What else was played on the same seeds.
+
+    Returns:
+        The games of the row among these that tells most of them apart.
+    """
+    course = row.returns, row.decisions
+    same = [row, *(other for other in rows if (other.returns, other.decisions) == course)]
+    return max((each.games for each in same), key=lambda games: len(set(games)))
 
 
 def decision_costs(rows: Sequence[StoredRow], kind: CostName) -> Costs:

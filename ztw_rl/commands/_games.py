@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -69,14 +69,19 @@ def reference_line(game: str, reference_return: tuple[float, float]) -> str:
     return f"full policies that others trained on {game} score {shown}"
 
 
-def alike_lines(returns: Sequence[float], decisions: Sequence[int]) -> list[str]:
-    """A warning where few of a row's games differ; see ``core.statistics.few_distinct``."""
+def alike_lines(games: Collection[Hashable], told_by: str) -> list[str]:
+    """A warning where few of the full policy's games differ.
+
+    Args:
+        games: What is known of each; see ``core.statistics.few_distinct``.
+        told_by: What that is, in words.
+    """
     from ztw_rl.core.statistics import few_distinct
 
-    distinct = few_distinct(returns, decisions)
+    distinct = few_distinct(games)
     if distinct is None:
         return []
     return [
-        f"only {distinct} of the full policy's {len(returns)} games differ, so intervals say "
-        "little: sticky actions hardly disturb this policy; see also --action-mode sample"
+        f"only {distinct} of the full policy's {len(games)} games differ in {told_by}: if sticky "
+        "actions hardly disturb it, intervals say little; see also --action-mode sample"
     ]

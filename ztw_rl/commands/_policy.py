@@ -34,7 +34,7 @@ class PolicyArguments:
     --env, and --atari.pixels ale unless it was trained on SB3's own wrappers); by default the
     newest run of train-ppo."""
     env: str | None = None
-    """The game of an SB3 .zip."""
+    """The game of an SB3 .zip, or a recipe of the policy's game."""
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
     runs_dir: Path = Path("runs")
@@ -143,7 +143,7 @@ def _recipe(policy: Path, env: str | None) -> recipes.Recipe:
         atari = agents.stored_atari(_agent(policy))
     if env and canonical(recipes.load(env).atari.game) != canonical(atari.game):
         raise UserError(f"{policy} plays {atari.game}, not {env}; leave out --env")
-    return replace(recipes.load(atari.game), atari=atari)
+    return replace(recipes.load(env or atari.game), atari=atari)
 
 
 def _is_ppo_run(policy: Path) -> bool:

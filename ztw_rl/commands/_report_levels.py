@@ -11,7 +11,7 @@ import pandas as pd
 
 from ztw_rl import recipes
 from ztw_rl.atari.gallery import GameResults, MethodResult, games_and_backends
-from ztw_rl.atari.tables import decision_costs
+from ztw_rl.atari.tables import decision_costs, told_apart
 from ztw_rl.core.levels import Level, PairedScores
 from ztw_rl.core.selection import KEEP, Costs
 from ztw_rl.core.statistics import few_distinct
@@ -32,7 +32,7 @@ class Entry:
     """Of each setting in each game."""
     level: Level
     alike: bool
-    """Whether few of a full policy's games differ; see ``core.statistics.few_distinct``."""
+    """Whether few of the games that it rests on differ; see ``core.statistics.few_distinct``."""
 
     @property
     def chosen(self) -> str:
@@ -125,9 +125,23 @@ def _levels(
     except ValueError as error:
         raise UserError(f"{', '.join(str(m.path) for m in methods)}: {error}") from None
     labels = tuple(settings)
-    full = [method.backbone.first(n) for method in methods]
-    alike = any(few_distinct(row.returns, row.decisions) is not None for row in full)
-    return [Entry(name, methods[0].method, labels, n, paired.level(keep), alike) for keep in KEEP]
+    entries = []
+    for keep in KEEP:
+        level = paired.level(keep)
+        chosen = [settings[i] for i in level.selection.chosen if i is not None]
+        alike = any(_alike(method, chosen, n) for method in methods)
+        entries.append(Entry(name, methods[0].method, labels, n, level, alike))
+    return entries
+
+
+def _alike(method: MethodResult, chosen: Sequence[str], n: int) -> bool:
+    """Whether few of the full policy's first n games differ, or of a chosen setting's."""
+    full = method.backbone.first(n)
+    played = [full, *(row.first(n) for row in method.settings.values())]
+    return any(
+        few_distinct(told_apart(row, played)) is not None
+        for row in [full, *(method.settings[s].first(n) for s in chosen)]
+    )
 
 
 def as_frame(entries: Sequence[Entry]) -> pd.DataFrame:
@@ -141,8 +155,8 @@ def as_frame(entries: Sequence[Entry]) -> pd.DataFrame:
         with the 95 % interval ``kept_ci_low`` … ``kept_ci_high``, all of the full policy's return
         over random play; ``relative_macs`` is the cost on those games, the full policy's being 1;
         ``separated`` says whether the interval stays clear of the other shares; ``settings`` and
-        ``games`` count what was chosen from; ``alike`` says whether few of a full policy's games
-        differ.
+        ``games`` count what was chosen from; ``alike`` says whether few of the full
+        policy's games differ, or of a chosen setting's.
     """
     frame: pd.DataFrame = pd.DataFrame(
         {
@@ -178,11 +192,11 @@ def as_markdown(entries: Sequence[Entry], gallery: Sequence[GameResults]) -> str
     for i in range(0, len(entries), len(KEEP)):
         cells = [
             f"{e.level.selection.cost:.3f}, {e.level.selection.kept:.1%} ({e.chosen})"
-            f"{' ~' if e.level.unclear(KEEP) else ''}"
+            f"{' ~' if e.level.unclear(KEEP) else ''}{' ≈' if e.alike else ''}"
             for e in entries[i : i + len(KEEP)]
         ]
         first = entries[i]
-        grid = f"{len(first.settings)} × {first.n_games}{' ≈' if first.alike else ''}"
+        grid = f"{len(first.settings)} × {first.n_games}"
         lines.append(f"| {first.game} | {first.method} | {grid} | {' | '.join(cells)} |")
     return (
         "\n".join(lines)
@@ -202,8 +216,8 @@ apart. Evaluation noise only: one training seed each.
 def _alike_note(entries: Sequence[Entry]) -> str:
     if not any(entry.alike for entry in entries):
         return ""
-    return """≈: at most half of a full policy's games differ, by return and length, so what was
-kept is that of a few courses of the game, and its interval too narrow.
+    return """≈: at most half of the full policy's games differ, or of the setting's, by return,
+length and cost, so what was kept is that of a few courses of the game, and its interval too narrow.
 """
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ztw_rl.atari.agent import Agent, AgentConfig, Identity
-from ztw_rl.atari.journal import Journal
+from ztw_rl.atari.journal import Journal, taken
 from ztw_rl.commands._curve import JOURNAL, EvalRun
 from ztw_rl.core.timing import ExitTimes
 from ztw_rl.errors import UserError
@@ -32,14 +32,15 @@ def check_free(folder: Path) -> None:
         UserError: Another was begun there, whose games would be lost.
     """
     if (folder / JOURNAL).exists():
-        raise UserError(
-            f"{folder / JOURNAL} holds the games of an evaluation that was begun before; go on "
-            f"with --resume {folder}, or delete it"
-        )
+        raise taken(folder / JOURNAL)
 
 
 def begin(folder: Path, begun: Begun) -> Journal:
-    """Open the journal of a new evaluation."""
+    """Open the journal of a new evaluation.
+
+    Raises:
+        UserError: Another has been begun there meanwhile.
+    """
     return Journal.begin(folder / JOURNAL, asdict(begun))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ztw_rl import agents, runs
+from ztw_rl import agents, recipes, runs
 from ztw_rl.atari.config import DistillConfig, MethodName
 from ztw_rl.atari.games import canonical
 from ztw_rl.commands._arguments import help_first, peek, read
@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> int:
         )
         args = _full(read(DistillICs, arguments, PROG, default))
         played = canonical(stored.atari.game)
-        if args.env and canonical(args.env) != played:
+        if args.env and canonical(recipes.load(args.env).atari.game) != played:
             raise UserError(f"{run_dir} plays {played}, not {args.env}; leave out --env")
         check_resumable(run_dir, args.resume, default, replace(args, env=None))
         return _go_on(run_dir, stored, args)
@@ -134,9 +134,10 @@ def _start(args: DistillICs, policy: Path) -> int:
             imported_from=teacher.provenance.imported_from,
         )
         run_dir = runs.create(args.runs_dir, KIND, canonical(args.atari.game), run)
-        save_tensors(run_dir / TEACHER_FILE, teacher.parameters)
-        console.print(f"distilling {policy} in {run_dir}", soft_wrap=True)
-        return _distill(run_dir, run, teacher, emulators, args, console, resume=False)
+        with runs.claimed(run_dir):
+            save_tensors(run_dir / TEACHER_FILE, teacher.parameters)
+            console.print(f"distilling {policy} in {run_dir}", soft_wrap=True)
+            return _distill(run_dir, run, teacher, emulators, args, console, resume=False)
 
 
 def _go_on(run_dir: Path, run: DistillRun, args: DistillICs) -> int:
@@ -148,7 +149,7 @@ def _go_on(run_dir: Path, run: DistillRun, args: DistillICs) -> int:
     newest_checkpoint(run_dir)
     provenance = Provenance(run.ppo_timesteps, run.ppo_seed, run.imported_from)
     teacher = Teacher(load_tensors(run_dir / TEACHER_FILE), run.atari, provenance)
-    with _games(teacher, run.distill.n_envs) as emulators:
+    with runs.claimed(run_dir), _games(teacher, run.distill.n_envs) as emulators:
         runs.save_config(run_dir, run)
         console = plain_console(stderr=True)
         console.print(f"going on in {run_dir}", soft_wrap=True)

@@ -67,7 +67,7 @@ class Eval:
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
     resume: Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="[FOLDER]")] = None
     """Go on with the evaluation that was stopped in this folder; without a value, in --output, or
-    with the run that was started or resumed last and was stopped."""
+    with the run that was started or resumed last and has not ended."""
     runs_dir: Path = Path("runs")
     """Where run folders are."""
     evaluation: tyro.conf.OmitArgPrefixes[EvaluationConfig] = field(
@@ -96,7 +96,7 @@ def main(arguments: list[str]) -> int:
         return _resume(arguments, early["resume"] or early["output"], root)
 
     def find() -> Path:
-        return agents.find(early["agent"] or None, root)
+        return agents.find(early["agent"], root)
 
     args = parse(
         Eval,
@@ -203,7 +203,7 @@ def _finish(
     import torch
 
     from ztw_rl.atari.evaluate import table
-    from ztw_rl.atari.tables import load_table
+    from ztw_rl.atari.tables import load_table, told_apart
     from ztw_rl.commands import _playing
 
     console = plain_console()
@@ -227,7 +227,8 @@ def _finish(
     for line in kept_lines(stored, recipe.random_return):
         print(line)
     if stored.backbone is not None:
-        for line in alike_lines(stored.backbone.returns, stored.backbone.decisions):
+        games = told_apart(stored.backbone, stored.rows)
+        for line in alike_lines(games, "return, length and cost"):
             print(line)
     if recipe.reference_return is not None:
         print(reference_line(game, recipe.reference_return))

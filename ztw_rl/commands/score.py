@@ -70,7 +70,8 @@ def main(arguments: list[str]) -> int:
         f"{len(result.returns)} games of {game}: {args.evaluation.action_mode} actions, "
         f"pixels {teacher.atari.pixels}, sticky actions {sticky:g}",
     )
-    for line in alike_lines(result.returns, tuple(map(sum, result.exits))):
+    games = tuple(zip(result.returns, map(sum, result.exits), strict=True))
+    for line in alike_lines(games, "return and length"):
         print(line)
     recipe = recipes.load(game)
     if recipe.random_return is not None:

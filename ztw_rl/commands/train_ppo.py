@@ -135,29 +135,29 @@ def _train(run: PPORun, resumed: Path | None, args: TrainPPO) -> int:
         if init is not None:
             # Weights that do not fit show here, before there is a run folder.
             ppo.load_weights(ppo.build_ppo(env, run.ppo, run.seed, device), init)
-        if resumed is None:
-            run_dir = runs.create(args.runs_dir, KIND, canonical(run.atari.game), run)
-        else:
-            run_dir = resumed
-            runs.save_config(run_dir, run)
+        game = canonical(run.atari.game)
+        run_dir = resumed or runs.create(args.runs_dir, KIND, game, run)
         console = plain_console(stderr=True)
-        console.print(
-            f"{'training' if resumed is None else 'going on'} in {run_dir}", soft_wrap=True
-        )
-        if init is not None:
+        with runs.claimed(run_dir):
+            if resumed is not None:
+                runs.save_config(run_dir, run)
             console.print(
-                f"begins with the weights of {init}; steps are counted from 0", soft_wrap=True
+                f"{'training' if resumed is None else 'going on'} in {run_dir}", soft_wrap=True
             )
-        result = ppo.train(
-            env,
-            run.ppo,
-            run_dir,
-            seed=run.seed,
-            device=device,
-            resume=resumed is not None,
-            init=init,
-            console=console,
-        )
+            if init is not None:
+                console.print(
+                    f"begins with the weights of {init}; steps are counted from 0", soft_wrap=True
+                )
+            result = ppo.train(
+                env,
+                run.ppo,
+                run_dir,
+                seed=run.seed,
+                device=device,
+                resume=resumed is not None,
+                init=init,
+                console=console,
+            )
     finally:
         env.close()
     if not result.finished:

@@ -32,6 +32,9 @@ def save_tensors(
         path: The file, ``*.safetensors``.
         tensors: Anything ``state_dict`` gives.
         dtype: Floating-point tensors are stored in this type; their own by default.
+
+    Raises:
+        UserError: It cannot be written.
     """
     stored = {
         name: (t.to(dtype) if dtype is not None and t.is_floating_point() else t)
@@ -41,7 +44,14 @@ def save_tensors(
         .clone()
         for name, t in tensors.items()
     }
-    write_atomically(path, lambda p: save_file(stored, p))
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(stored, temporary)
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
+
+    write_atomically(path, write)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -92,18 +102,14 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[st
         UserError: They are another network's.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    named = {tuple(name.split(".", 1)): tensor for name, tensor in tensors.items()}
-    # A parameter that has had no gradient yet has no state, so fewer than all may be there.
-    if not all(
-        int(index) < len(parameters)
-        and (key == "step" or tensor.shape == parameters[int(index)].shape)
-        for (index, key), tensor in named.items()
-    ):
-        raise UserError("optimizer.safetensors in the checkpoint belongs to another network")
     state: dict[int, dict[str, Tensor]] = {}
-    for (index, key), tensor in named.items():
+    # A parameter that has had no gradient yet has no state, so fewer than all may be there.
+    for name, tensor in tensors.items():
+        index, _, key = name.partition(".")
+        parameter = parameters[int(index)] if index in map(str, range(len(parameters))) else None
+        if parameter is None or (key != "step" and tensor.shape != parameter.shape):
+            raise UserError("optimizer.safetensors in the checkpoint belongs to another network")
         if key != "step":
-            parameter = parameters[int(index)]
             tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
         state.setdefault(int(index), {})[key] = tensor
     groups = optimizer.state_dict()["param_groups"]
@@ -148,7 +154,6 @@ def save_checkpoint(
     if not target.exists():
         partial = target.with_name(f".{target.name}")
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
         for stem, named in tensors.items():
             save_tensors(partial / f"{stem}.safetensors", named)
         save_json(partial / STATE, asdict(state))

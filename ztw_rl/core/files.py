@@ -17,17 +17,23 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Have ``write`` fill a temporary file beside ``path``, then move it into place.
 
     Whoever reads ``path`` sees the old file or the new one, also if the process is killed.
+
+    Raises:
+        UserError: It cannot be written; the old file stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
     try:
-        write(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error.strerror or error}") from None
 
 
 def _umask() -> int:
@@ -55,12 +61,14 @@ def load_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: The file is missing or is not JSON.
+        UserError: The file is missing, cannot be read, or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; is its folder complete?") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged ({error}); restore or delete it") from None
 

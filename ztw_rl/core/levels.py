@@ -30,8 +30,12 @@ class Level:
     high: float
 
     def unclear(self, levels: Iterable[float]) -> bool:
-        """Whether the interval reaches another level: the data cannot tell the two apart."""
-        return any(self.low <= other <= self.high for other in levels if other != self.keep)
+        """Whether the interval reaches another level: the data cannot tell the two apart.
+
+        So it does if it has no bounds: in resamples a full model may be no better than random.
+        """
+        others = (other for other in levels if other != self.keep)
+        return not all(self.high < other or self.low > other for other in others)
 
 
 @dataclass(frozen=True)

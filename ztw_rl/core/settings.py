@@ -40,10 +40,10 @@ def require_seed(config: object, name: str = "seed") -> None:
     require(config, accepted, name, f"between 0 and {LAST_SEED}")
 
 
-def require_schedule(config: object, rates: tuple[float, ...], until: tuple[float, ...]) -> None:
-    """A step schedule ``learning_rates`` and ``milestones`` fits together; see ``require``."""
-    require(config, all(0 < r < inf for r in rates), "learning_rates", "all above 0 and finite")
+def require_schedule(config: object, rates: str, milestones: str) -> None:
+    """A step schedule, the fields of these names, fits together; see ``require``."""
+    values, until = getattr(config, rates), getattr(config, milestones)
+    require(config, all(0 < r < inf for r in values), rates, "all above 0 and finite")
     rising = [0.0, *until, 1.0]
-    require(config, rising == sorted(rising), "milestones", "rising shares between 0 and 1")
-    one_less = len(until) == len(rates) - 1
-    require(config, one_less, "milestones", "one fewer than the learning_rates")
+    require(config, rising == sorted(rising), milestones, "rising shares between 0 and 1")
+    require(config, len(until) == len(values) - 1, milestones, f"one fewer than the {rates}")

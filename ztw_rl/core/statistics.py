@@ -5,7 +5,7 @@ Source: Agarwal et al., "Deep RL at the Edge of the Statistical Precipice" (2021
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,15 +52,14 @@ def summarize(values: npt.ArrayLike, seed: int = 0) -> Summary:
     return Summary(mean, float(x.std()), float(stats.trim_mean(x, 0.25)), low, high)
 
 
-def few_distinct(returns: Sequence[float], decisions: Sequence[int]) -> int | None:
+def few_distinct(episodes: Collection[Hashable]) -> int | None:
     """How many episodes differ, if at most half of several do; None otherwise.
 
     Where chance hardly disturbs a policy its episodes are few, however many were played, and an
     interval takes them for independent ones.
 
     Args:
-        returns: (n,) of each episode.
-        decisions: (n,) how many each had.
+        episodes: What tells each of them from the others.
     """
-    distinct = len(set(zip(returns, decisions, strict=True)))
-    return distinct if 1 < len(returns) >= 2 * distinct else None
+    distinct = len(set(episodes))
+    return distinct if 1 < len(episodes) >= 2 * distinct else None

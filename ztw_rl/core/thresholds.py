@@ -42,4 +42,5 @@ def parse_thresholds(text: str) -> list[float]:
     n_steps = (stop - start) / step + 1e-9
     if n_steps >= MOST:
         raise UserError(f"thresholds '{text}' are {n_steps + 1:.7g}; write at most {MOST}")
-    return [round(start + i * step, 10) for i in range(int(n_steps) + 1)]
+    # Steps add up to 0.30000000000000004 and the like.
+    return list(dict.fromkeys(round(start + i * step, 10) for i in range(int(n_steps) + 1)))

@@ -64,7 +64,7 @@ class BackboneTraining:
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "n_epochs", "batch_size")
-        require_schedule(self, self.learning_rates, self.milestones)
+        require_schedule(self, "learning_rates", "milestones")
         require_share(self, "momentum")
         require_at_least(self, 0, "weight_decay")
 
@@ -109,7 +109,7 @@ class ICTraining:
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "n_epochs", "batch_size")
-        require_schedule(self, self.learning_rates, self.milestones)
+        require_schedule(self, "learning_rates", "milestones")
         if self.n_ics is not None:
             require_at_least(self, 1, "n_ics")
 

@@ -74,8 +74,24 @@ def test_tables_whose_games_hardly_differ_are_marked(pong):
         assert cli.main(["report"]) == 0
         assert {r["alike"] for r in lines()} == {marked}
     text = Path("agents/games.md").read_text()
-    assert "| pong | ztw | 1 × 10 ≈ |" in text
-    assert "≈: at most half of a full policy's games differ" in text
+    assert ") ≈ |" in text
+    assert "≈: at most half of the full policy's games differ" in text
+
+
+def test_games_that_only_look_alike_are_not_marked(pong):
+    same = [FULL["pong"].mean()] * 10
+    early = row("confidence", 0.5, same, 0.6) | {"macs": list(np.linspace(0.5, 0.7, 10))}
+    write_table(pong / "curve.json", "pong", [early, row("backbone", None, same, 1.0)])
+    assert cli.main(["report"]) == 0
+    assert {r["alike"] for r in lines()} == {"no"}
+
+
+def test_a_chosen_setting_whose_games_hardly_differ_is_marked(pong):
+    same = [FULL["pong"].mean()] * 10
+    rows = [row("confidence", 0.5, same, 0.6), row("backbone", None, FULL["pong"], 1.0)]
+    write_table(pong / "curve.json", "pong", rows)
+    assert cli.main(["report"]) == 0
+    assert {r["alike"] for r in lines()} == {"yes"}
 
 
 def test_where_nothing_keeps_enough_the_backbone_stands_in(pong):

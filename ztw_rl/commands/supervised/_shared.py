@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +14,8 @@ from ztw_rl.supervised.config import BackboneRun, DataConfig, PixelConfig
 
 if TYPE_CHECKING:
     from ztw_rl.supervised.backbones.base import Backbone
-    from ztw_rl.supervised.config import Arch
+    from ztw_rl.supervised.config import Arch, ICRun
+    from ztw_rl.supervised.engine import Engine
 
 BACKBONE_KIND = "backbone"
 IC_KIND = "ics"
@@ -44,6 +47,37 @@ def newest(root: Path, kind: str, remedy: str, holding: str = runs.CONFIG) -> Pa
     if found is None:
         raise UserError(f"there is no run in {root / kind}; begin with: {remedy}")
     return found
+
+
+@contextmanager
+def run_folder(
+    resumed: Path | None,
+    root: Path,
+    kind: str,
+    name: str,
+    run: BackboneRun | ICRun,
+    engine: Engine,
+) -> Iterator[Path]:
+    """A run's folder, which is this command's until it ends.
+
+    Of several processes the first makes and claims it, and all learn of it.
+
+    Args:
+        resumed: The folder, if the run goes on.
+        root: Usually ``runs``.
+        kind: See ``runs.create``.
+        name: Of the run, without its number.
+        run: Its settings.
+        engine: What knows the processes.
+
+    Raises:
+        UserError: Another command has it.
+    """
+    first = engine.shard.rank == 0
+    made = runs.create(root, kind, name, run) if first and resumed is None else resumed
+    with runs.claimed(made) if first and made is not None else nullcontext():
+        found: Path = engine.share(made)
+        yield found
 
 
 def stored_backbone(path: Path) -> BackboneRun | None:

@@ -17,6 +17,7 @@ from ztw_rl.commands.supervised._shared import (
     PRETRAINED,
     newest,
     resolve,
+    run_folder,
     sized,
 )
 from ztw_rl.errors import UserError
@@ -25,7 +26,6 @@ from ztw_rl.supervised.config import Arch, BackboneRun, BackboneTraining, DataCo
 
 if TYPE_CHECKING:
     from ztw_rl.supervised.backbones.base import Backbone
-    from ztw_rl.supervised.engine import Engine
 
 PROG = "ztw-rl supervised train-backbone"
 
@@ -116,20 +116,21 @@ def _train(run: BackboneRun, resumed: Path | None, args: TrainBackbone) -> int:
     held_out = open_source(run.data, "held_out", engine.device) if run.data.held_out else None
     torch.manual_seed(run.seed)
     backbone = _begin(run, source.n_classes)
-    run_dir = resumed or _create(engine, args.runs_dir, run)
-    console.print(f"{'going on' if resumed else 'training'} in {run_dir}", soft_wrap=True)
-    result = train_backbone(
-        backbone,
-        run.pixels,
-        source,
-        held_out,
-        run.training,
-        run_dir,
-        seed=run.seed,
-        engine=engine,
-        resume=resumed is not None,
-        console=console,
-    )
+    name = f"{run.arch}-{run.data.data}"
+    with run_folder(resumed, args.runs_dir, BACKBONE_KIND, name, run, engine) as run_dir:
+        console.print(f"{'going on' if resumed else 'training'} in {run_dir}", soft_wrap=True)
+        result = train_backbone(
+            backbone,
+            run.pixels,
+            source,
+            held_out,
+            run.training,
+            run_dir,
+            seed=run.seed,
+            engine=engine,
+            resume=resumed is not None,
+            console=console,
+        )
     if engine.shard.rank:
         return 0
     if not result.finished:
@@ -138,15 +139,6 @@ def _train(run: BackboneRun, resumed: Path | None, args: TrainBackbone) -> int:
     shown = "" if result.accuracy is None else f", {result.accuracy:.2%} on held-out images"
     print(f"trained {run.arch}{shown}: {run_dir}")
     return 0
-
-
-def _create(engine: Engine, root: Path, run: BackboneRun) -> Path:
-    """The run's folder: the first process makes it, and all learn of it."""
-    made = None
-    if engine.shard.rank == 0:
-        made = runs.create(root, BACKBONE_KIND, f"{run.arch}-{run.data.data}", run)
-    found: Path = engine.share(made)
-    return found
 
 
 def _begin(run: BackboneRun, n_classes: int) -> Backbone:

@@ -19,6 +19,7 @@ from ztw_rl.commands.supervised._shared import (
     never_saw_held_out,
     newest,
     resolve,
+    run_folder,
     sized,
     stored_backbone,
 )
@@ -37,7 +38,6 @@ from ztw_rl.supervised.config import (
 
 if TYPE_CHECKING:
     from ztw_rl.core.model import EarlyExitModel
-    from ztw_rl.supervised.engine import Engine
 
 PROG = "ztw-rl supervised train-ics"
 BACKBONE_PROG = "ztw-rl supervised train-backbone"
@@ -185,38 +185,29 @@ def _train(run: ICRun, resumed: Path | None, args: TrainICs) -> int:
     )
     if run.ics:
         _take_over(model, Path(run.ics), run)
-    run_dir = resumed or _create(engine, args.runs_dir, run)
-    console.print(f"{'going on' if resumed else 'fitting ICs'} in {run_dir}", soft_wrap=True)
-    finished = train_ics(
-        model,
-        source,
-        run.training,
-        run_dir,
-        seed=run.seed,
-        engine=engine,
-        resume=resumed is not None and run.ics is None,
-        fit_only_ensemble=run.ics is not None,
-        console=console,
-    )
-    if engine.shard.rank:
-        return 0
-    if not finished:
-        print(f"stopped; go on with: {PROG} --resume {run_dir}")
-        return INTERRUPTED
-    config = ClassifierConfig(n_classes, run, class_names(run.data))
-    save_classifier(run_dir / FOLDER, Classifier(config, model.cpu()))
+    name = f"{run.arch}-{run.data.data}-{run.method.replace('_', '-')}"
+    with run_folder(resumed, args.runs_dir, IC_KIND, name, run, engine) as run_dir:
+        console.print(f"{'going on' if resumed else 'fitting ICs'} in {run_dir}", soft_wrap=True)
+        finished = train_ics(
+            model,
+            source,
+            run.training,
+            run_dir,
+            seed=run.seed,
+            engine=engine,
+            resume=resumed is not None and run.ics is None,
+            fit_only_ensemble=run.ics is not None,
+            console=console,
+        )
+        if engine.shard.rank:
+            return 0
+        if not finished:
+            print(f"stopped; go on with: {PROG} --resume {run_dir}")
+            return INTERRUPTED
+        config = ClassifierConfig(n_classes, run, class_names(run.data))
+        save_classifier(run_dir / FOLDER, Classifier(config, model.cpu()))
     print(f"fitted {len(model.ics)} ICs ({run.method}) to {run.arch}: {run_dir}")
     return 0
-
-
-def _create(engine: Engine, root: Path, run: ICRun) -> Path:
-    """The run's folder: the first process makes it, and all learn of it."""
-    made = None
-    if engine.shard.rank == 0:
-        name = f"{run.arch}-{run.data.data}-{run.method.replace('_', '-')}"
-        made = runs.create(root, IC_KIND, name, run)
-    found: Path = engine.share(made)
-    return found
 
 
 def _take_over(model: EarlyExitModel, path: Path, run: ICRun) -> None:
