@@ -141,6 +141,13 @@ def method_label(table: StoredTable, exits: tuple[str, ...]) -> str:
     return method if table.action_mode == "greedy" else f"{method}, sampled"
 
 
+def setting_name(row: StoredRow) -> str:
+    """A row's threshold as it is written, 0.35 or 1."""
+    assert row.threshold is not None
+    name: str = np.format_float_positional(row.threshold, trim="-")
+    return name
+
+
 def rank(method: str) -> tuple[int, str]:
     """Sorts methods' labels: the paper's own first."""
     base = method.split(",")[0]
@@ -166,11 +173,7 @@ def _joined(
                 f"from seed {own.seed}"
             )
     rows = {
-        (
-            str(table.student_of)
-            if row.threshold is None
-            else np.format_float_positional(row.threshold, trim="-")
-        ): row
+        str(table.student_of) if row.threshold is None else setting_name(row): row
         for row in table.adaptive
     }
     if before is None:

@@ -137,7 +137,7 @@ def _levels(
 def _alike(method: MethodResult, chosen: Sequence[str], n: int) -> bool:
     """Whether few of the full policy's first n games differ, or of a chosen setting's."""
     full = method.backbone.first(n)
-    played = [full, *(row.first(n) for row in method.settings.values())]
+    played = [row.first(n) for row in method.table.rows]
     return any(
         few_distinct(told_apart(row, played)) is not None
         for row in [full, *(method.settings[s].first(n) for s in chosen)]
@@ -186,7 +186,9 @@ def as_markdown(entries: Sequence[Entry], gallery: Sequence[GameResults]) -> str
         gallery: What they come from.
     """
     lines = [
-        f"| game | method | settings × games | {' | '.join(f'≥ {keep:.0%}' for keep in KEEP)} |",
+        "| game | method | settings × games | "
+        + " | ".join(f"asked for {keep:.0%}" for keep in KEEP)
+        + " |",
         f"|---|---|---|{'---|' * len(KEEP)}",
     ]
     for i in range(0, len(entries), len(KEEP)):
@@ -202,12 +204,13 @@ def as_markdown(entries: Sequence[Entry], gallery: Sequence[GameResults]) -> str
         "\n".join(lines)
         + f"""
 
-The cheapest cost (share of the full policy's MACs) that keeps a share of its return over random
-play, and what it kept; in brackets the setting: threshold, patience, or the exit whose cost a
-student has. Each is chosen on one half of the seeds and reported on the other, cost and return
-alike, swapped and averaged; two settings mean that the halves chose differently. ~: the 95 %
-bootstrap interval of what was kept reaches another of the levels, so the games cannot tell them
-apart. Evaluation noise only: one training seed each.
+In each cell the cheapest cost (share of the full policy's MACs) that should keep the share asked
+for of its return over random play, then what it kept; in brackets the setting: threshold, patience,
+exit, or the exit whose cost a student has. One exit: always the same one; random exits: drawn in
+the shares of each threshold. Each is chosen on one half of the seeds and reported on the other,
+cost and return alike, swapped and averaged; two settings mean that the halves chose differently.
+~: the 95 % bootstrap interval of what was kept reaches another of the levels, so the games cannot
+tell them apart. Evaluation noise only: one training seed each.
 {_alike_note(entries)}{_terms_note(gallery)}{_over_games_note(gallery)}{_note(gallery)}.
 """
     )
@@ -216,8 +219,9 @@ apart. Evaluation noise only: one training seed each.
 def _alike_note(entries: Sequence[Entry]) -> str:
     if not any(entry.alike for entry in entries):
         return ""
-    return """≈: at most half of the full policy's games differ, or of the setting's, by return,
-length and cost, so what was kept is that of a few courses of the game, and its interval too narrow.
+    return """\
+≈: at most half of the full policy's games differ, or of the setting's, by return, length and
+cost, so what was kept is that of a few courses of the game, and its interval too narrow.
 """
 
 

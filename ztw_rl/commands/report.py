@@ -10,7 +10,8 @@ import tyro
 from ztw_rl import runs
 from ztw_rl.commands._arguments import read
 
-CSV, POINTS, MARKDOWN, PNG = "games.csv", "points.csv", "games.md", "games.png"
+CSV, GAINS, POINTS = "games.csv", "gains.csv", "points.csv"
+MARKDOWN, PNG = "games.md", "games.png"
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Report:
     """Put the agents of a folder side by side: what keeping the full policy's return costs.
 
     Reads each agent's curve.json, and curve-*.json of other methods that imitate the same policy.
-    Writes games.csv and games.md, points.csv and games.png; the same tables give the same files.
+    Writes games.csv, gains.csv and games.md, points.csv and games.png; the same tables give the
+    same files.
     """
 
     agents: tyro.conf.Positional[Path] = Path("agents")
@@ -41,20 +43,21 @@ def main(arguments: list[str]) -> int:
     runs.check_writable(output)
 
     from ztw_rl.atari.gallery import read_gallery
+    from ztw_rl.commands._report_controls import gains, gains_frame, gains_markdown, with_controls
     from ztw_rl.commands._report_levels import as_frame, as_markdown, levels
     from ztw_rl.commands._report_points import figure_note, points_of
-    from ztw_rl.core.files import save_text, write_atomically
+    from ztw_rl.core.files import save_text
     from ztw_rl.plots import plot_games
 
     gallery = read_gallery(args.agents)
-    entries = levels(gallery)
-    text = as_markdown(entries, gallery)
-    frame = as_frame(entries)
-    write_atomically(output / CSV, lambda p: frame.to_csv(p, index=False, float_format="%.4f"))
-    save_text(output / MARKDOWN, text)
+    entries, found = levels(with_controls(gallery)), gains(gallery)
+    text = as_markdown(entries, gallery) + gains_markdown(found)
     points = points_of(gallery)
-    write_atomically(output / POINTS, lambda p: points.to_csv(p, index=False, float_format="%.4f"))
+    for name, frame in ((CSV, as_frame(entries)), (POINTS, points), (GAINS, gains_frame(found))):
+        text_of = frame.to_csv(index=False, float_format="%.4f")
+        save_text(output / name, text_of)
+    save_text(output / MARKDOWN, text)
     plot_games(points, figure_note(gallery), output / PNG)
     print(text)
-    print(f"results: {output / CSV}, {POINTS}, {MARKDOWN}; picture: {output / PNG}")
+    print(f"results: {output / CSV}, {GAINS}, {POINTS}, {MARKDOWN}; picture: {output / PNG}")
     return 0

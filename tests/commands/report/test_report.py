@@ -12,9 +12,10 @@ from tests.commands.report.tables import FULL, kept, make_agent, row, write_tabl
 from ztw_rl import cli
 
 
-def lines() -> list[dict[str, str]]:
+def lines(*, controls: bool = False) -> list[dict[str, str]]:
+    """Of the table of levels, with or without the controls'."""
     with Path("agents/games.csv").open() as file:
-        return list(csv.DictReader(file))
+        return [r for r in csv.DictReader(file) if controls or not r["method"].endswith("exits")]
 
 
 def test_one_game(pong, capsys):
@@ -39,7 +40,7 @@ def test_one_game(pong, capsys):
 def test_the_same_tables_give_the_same_bytes(both):
     assert cli.main(["report", "agents", "--output=a"]) == 0
     assert cli.main(["report", "agents/", "--output=b"]) == 0
-    for name in ("games.csv", "points.csv", "games.md", "games.png"):
+    for name in ("games.csv", "gains.csv", "points.csv", "games.md", "games.png"):
         assert Path("a", name).read_bytes() == Path("b", name).read_bytes()
     assert not Path("agents/games.csv").exists()
 
@@ -164,3 +165,58 @@ def test_the_shipped_agents():
     assert cli.main(["report", str(shipped), "--output=made"]) == 0
     for name in ("games.csv", "points.csv", "games.md"):
         assert Path("made", name).read_text() == (shipped / name).read_text()
+
+
+def chance() -> list[dict[str, str]]:
+    with Path("agents/gains.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_controls_that_ask_no_confidence(both):
+    for game in ("pong", "breakout"):
+        own = [
+            row("confidence", 0.5, kept(game, 0.96), 0.6),
+            row("random", 0.5, kept(game, 0.9), 0.6),
+            row("forced", 0, kept(game, 0.8), 0.4),
+            row("forced", 1, kept(game, 0.97), 0.7),
+            row("forced", 2, FULL[game], 1.04),
+            row("backbone", None, FULL[game], 1.0),
+        ]
+        write_table(Path("agents", game, "curve.json"), game, own)
+    assert cli.main(["report"]) == 0
+    found = {(r["game"], r["method"]): r for r in lines(controls=True) if r["keep"] == "0.9500"}
+    for game in ("pong", "breakout", "IQM over games"):
+        assert found[game, "ztw"]["threshold"] == "0.5"
+        # Random exits keep too little, exit 0 as well.
+        assert found[game, "ztw, random exits"]["threshold"] == "backbone"
+        assert found[game, "ztw, one exit"]["threshold"] == "exit 1"
+    assert len(found) == 9
+
+
+def test_what_confidence_brings_is_counted_seed_by_seed(pong):
+    write_table(
+        pong / "curve.json",
+        "pong",
+        [row("confidence", 0.5, FULL["pong"], 0.6), row("backbone", None, FULL["pong"], 1)],
+    )
+    assert cli.main(["report"]) == 0
+    assert chance() == []
+    random = kept("pong", 0.9, spread=8)
+    scale = FULL["pong"].mean() + 20.2
+    own = [
+        row("confidence", 0.5, random + 0.05 * scale, 0.6),
+        row("random", 0.5, random, 0.6),
+        row("confidence", 0.7, random - 0.01 * scale, 0.8),
+        row("random", 0.7, random, 0.8),
+        row("backbone", None, FULL["pong"], 1.0),
+    ]
+    write_table(pong / "curve.json", "pong", own)
+    assert cli.main(["report"]) == 0
+    (found,) = chance()
+    # Without its own luck: however the games went, 5 % more at the one, 1 % less at the other.
+    assert found == {
+        **{"game": "pong", "method": "ztw", "settings": "2", "games": "10"},
+        **{"gain": "0.0200", "gain_ci_low": "0.0200", "gain_ci_high": "0.0200"},
+    }
+    text = Path("agents/games.md").read_text()
+    assert "| pong | ztw | 2 × 10 | +2.0% (+2.0% … +2.0%) |" in text
