@@ -217,7 +217,7 @@ def _draw_method(axis: Axes, method: str, rows: pd.DataFrame, style: Style) -> A
         return axis.errorbar(x, mean, std, ls="none", ms=4, capsize=3, zorder=3, **look)
     (line,) = axis.plot(x, mean, ls=style.line, ms=3, **look)
     # Bands of many methods at full strength would hide one another.
-    alpha = 0.16 if method == "ztw" else 0.04
+    alpha = 0.16 if method.removesuffix(", sampled") == "ztw" else 0.04
     axis.fill_between(x, mean - std, mean + std, color=line.get_color(), alpha=alpha, lw=0)
     return line
 

@@ -11,7 +11,9 @@ from ztw_rl import runs
 from ztw_rl.commands._arguments import read
 
 CSV, GAINS, POINTS = "games.csv", "gains.csv", "points.csv"
-MARKDOWN, PNG = "games.md", "games.png"
+MARKDOWN = "games.md"
+PNG, SAMPLED_PNG = "games.png", "games-sampled.png"
+"""Returns of sampled actions lie too far from greedy ones to be read beside them."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,8 @@ class Report:
     """Put the agents of a folder side by side: what keeping the full policy's return costs.
 
     Reads each agent's curve.json, and curve-*.json of other methods that imitate the same policy.
-    Writes games.csv, gains.csv and games.md, points.csv and games.png; the same tables give the
-    same files.
+    Writes games.csv, gains.csv and games.md; curves in points.csv, games.png and, of sampled
+    actions, games-sampled.png. The same tables give the same files.
     """
 
     agents: tyro.conf.Positional[Path] = Path("agents")
@@ -57,7 +59,11 @@ def main(arguments: list[str]) -> int:
         text_of = frame.to_csv(index=False, float_format="%.4f")
         save_text(output / name, text_of)
     save_text(output / MARKDOWN, text)
-    plot_games(points, figure_note(gallery), output / PNG)
+    sampled = points["method"].str.endswith("sampled")
+    pictures = {PNG: points[~sampled], SAMPLED_PNG: points[sampled]}
+    shown = [name for name, own in pictures.items() if len(own)]
+    for name in shown:
+        plot_games(pictures[name], figure_note(gallery), output / name)
     print(text)
-    print(f"results: {output / CSV}, {GAINS}, {POINTS}, {MARKDOWN}; picture: {output / PNG}")
+    print(f"results: {output / CSV}, {GAINS}, {POINTS}, {MARKDOWN}, {', '.join(shown)}")
     return 0

@@ -20,7 +20,8 @@ def lines(*, controls: bool = False) -> list[dict[str, str]]:
 
 def test_one_game(pong, capsys):
     assert cli.main(["report"]) == 0
-    assert "picture: agents/games.png" in capsys.readouterr().out
+    assert capsys.readouterr().out.endswith("points.csv, games.md, games.png\n")
+    assert not Path("agents/games-sampled.png").exists()
     found = lines()
     assert [(r["game"], r["method"]) for r in found] == [("pong", "ztw")] * 3
     assert list(found[0])[:5] == ["game", "method", "keep", "relative_macs", "threshold"]
@@ -150,6 +151,9 @@ def test_other_methods(pong):
     assert found["student", "0.8800"]["relative_macs"] == "0.3760"
     assert found["pbee", "0.9500"]["threshold"] == "1"
     assert found["ztw, sampled", "0.9500"]["relative_macs"] == "0.5000"
+    # Of the one and of the other way to choose actions.
+    for name in ("games.png", "games-sampled.png"):
+        assert Path("agents", name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_settings_that_two_tables_of_a_method_share_out(pong):
