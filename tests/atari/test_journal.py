@@ -105,6 +105,19 @@ def test_one_process_at_a_time(journal):
     Journal.reopen(journal.path).close()
 
 
+def test_a_full_disk_at_the_beginning_leaves_nothing(path, monkeypatch):
+    def full(self, line):
+        self._file.write(line[:3])
+        raise UserError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "_write", full)
+        with pytest.raises(UserError, match="No space"):
+            Journal.begin(path, HEAD)
+    assert not path.exists()
+    Journal.begin(path, HEAD).close()
+
+
 def test_a_full_disk_is_one_line(journal, monkeypatch):
     class Full:
         def write(self, _: bytes) -> None:

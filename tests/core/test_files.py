@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import sys
 
 import pytest
 
-from ztw_rl.core.files import load_json, save_json, write_atomically
+from ztw_rl.core.files import load_json, lock, save_json, write_atomically
 from ztw_rl.errors import UserError
 
 
@@ -63,6 +65,24 @@ def test_damaged_json(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"a.json is damaged"):
         load_json(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
+def test_a_file_system_without_locks_counts_as_free(tmp_path, monkeypatch):
+    def refuse(number):
+        def flock(file, operation):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr("fcntl.flock", flock)
+
+    with (tmp_path / "file").open("wb") as file:
+        refuse(errno.ENOLCK)
+        assert lock(file)
+        refuse(errno.EAGAIN)
+        assert not lock(file)
+        refuse(errno.EBADF)
+        with pytest.raises(OSError, match="Bad file"):
+            lock(file)
 
 
 @pytest.mark.parametrize("name", ["", "file/below.json"])

@@ -29,6 +29,8 @@ class MethodResult:
     backbone: StoredRow
     table: StoredTable
     """The first that it comes from."""
+    rows: tuple[StoredRow, ...]
+    """Of all tables that it comes from, controls included."""
 
     @property
     def path(self) -> Path:
@@ -177,14 +179,15 @@ def _joined(
         for row in table.adaptive
     }
     if before is None:
-        return MethodResult(label, rows, full, table)
+        return MethodResult(label, rows, full, table, table.rows)
     conflict = _conflict(before, table, full, set(rows))
     if conflict:
         raise UserError(
             f"{table.path} and {before.path} are both of '{label}', {conflict}; keep one of them, "
             "or evaluate again"
         )
-    return MethodResult(label, {**before.settings, **rows}, full, before.table)
+    settings = {**before.settings, **rows}
+    return MethodResult(label, settings, full, before.table, before.rows + table.rows)
 
 
 def _conflict(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -63,13 +64,17 @@ class Journal:
             raise taken(path) from None
         except OSError as error:
             raise UserError(f"cannot write to {path}: {error.strerror}") from None
+        journal = cls(path, file, head, [])
+        if not lock(file):
+            journal.close()
+            raise _busy(path)
         try:
-            if not lock(file):
-                raise _busy(path)
-            journal = cls(path, file, head, [])
             journal._write(line)
         except BaseException:
-            file.close()
+            # Closing writes once more what a full disk has not taken.
+            with suppress(OSError):
+                journal.close()
+            path.unlink()
             raise
         return journal
 

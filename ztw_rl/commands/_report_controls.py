@@ -30,9 +30,10 @@ def with_controls(gallery: Sequence[GameResults]) -> list[GameResults]:
 
 
 def _controls(own: MethodResult) -> list[MethodResult]:
+    exits = {f"exit {row.threshold:.0f}": row for row in _of_rule(own, "forced")}
     rows = {
         # The last exit is the full policy, at a higher price.
-        ONE_EXIT: {f"exit {row.threshold:.0f}": row for row in _of_rule(own, "forced")[:-1]},
+        ONE_EXIT: dict(list(exits.items())[:-1]),
         RANDOM_EXITS: {setting_name(row): row for row in _of_rule(own, "random")},
     }
     return [
@@ -43,7 +44,7 @@ def _controls(own: MethodResult) -> list[MethodResult]:
 
 
 def _of_rule(method: MethodResult, rule: str) -> list[StoredRow]:
-    return [row for row in method.table.rows if row.rule == rule]
+    return [row for row in method.rows if row.rule == rule]
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def gains_markdown(found: Sequence[Gain]) -> str:
 
 How much better the method's rule plays than exits drawn at random in the same shares, in shares of
 the full policy's return over random play. Games of the same seed are compared, and a game's
-difference is the mean over all settings; the interval is a bootstrap over seeds. Below 0 the
-rule picks the wrong decisions to save on.
+difference is the mean over all settings; the interval is a bootstrap over seeds. Below 0 random
+exits play better; where they beat the full policy itself, that is no fault of the rule.
 """
     )

@@ -137,7 +137,7 @@ def _levels(
 def _alike(method: MethodResult, chosen: Sequence[str], n: int) -> bool:
     """Whether few of the full policy's first n games differ, or of a chosen setting's."""
     full = method.backbone.first(n)
-    played = [row.first(n) for row in method.table.rows]
+    played = [row.first(n) for row in method.rows]
     return any(
         few_distinct(told_apart(row, played)) is not None
         for row in [full, *(method.settings[s].first(n) for s in chosen)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -77,7 +78,8 @@ def lock(file: IO[Any]) -> bool:
     """Have an open file to oneself until it is closed, or the process ends however it may.
 
     Returns:
-        Whether one has; False if another process does. Windows is not asked.
+        Whether one has; False if another process does. Windows is not asked, and file systems
+        that know no locks count as free.
     """
     if sys.platform != "win32":
         import fcntl
@@ -86,4 +88,7 @@ def lock(file: IO[Any]) -> bool:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
     return True

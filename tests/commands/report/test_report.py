@@ -11,11 +11,17 @@ import pytest
 from tests.commands.report.tables import FULL, kept, make_agent, row, write_table
 from ztw_rl import cli
 
+CONTROLS = ("one exit", "random exits")
+
 
 def lines(*, controls: bool = False) -> list[dict[str, str]]:
     """Of the table of levels, with or without the controls'."""
     with Path("agents/games.csv").open() as file:
-        return [r for r in csv.DictReader(file) if controls or not r["method"].endswith("exits")]
+        return [
+            r
+            for r in csv.DictReader(file)
+            if controls or r["method"].split(", ")[-1] not in CONTROLS
+        ]
 
 
 def test_one_game(pong, capsys):
@@ -157,17 +163,23 @@ def test_other_methods(pong):
 
 
 def test_settings_that_two_tables_of_a_method_share_out(pong):
-    rows = [row("confidence", 0.3, kept("pong", 0.97), 0.5), row("backbone", None, FULL["pong"], 1)]
+    rows = [
+        row("confidence", 0.3, kept("pong", 0.97), 0.5),
+        row("random", 0.3, kept("pong", 0.6), 0.5),
+        row("backbone", None, FULL["pong"], 1),
+    ]
     write_table(pong / "curve-fine.json", "pong", rows)
     assert cli.main(["report"]) == 0
     assert [(r["threshold"], r["relative_macs"]) for r in lines()][1] == ("0.3", "0.5000")
+    # The controls as well: 0.5 of the one, 0.3 of the other.
+    assert [r["settings"] for r in chance()] == ["2"]
 
 
 def test_the_shipped_agents():
     """What is in ``agents/`` belongs together, and its report is up to date."""
     shipped = Path(__file__).parents[3] / "agents"
     assert cli.main(["report", str(shipped), "--output=made"]) == 0
-    for name in ("games.csv", "points.csv", "games.md"):
+    for name in ("games.csv", "gains.csv", "points.csv", "games.md"):
         assert Path("made", name).read_text() == (shipped / name).read_text()
 
 
