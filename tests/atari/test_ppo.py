@@ -178,6 +178,19 @@ def test_ctrl_c_saves_and_returns(tmp_path):
     assert learnt(result.checkpoint) == 32
 
 
+def test_a_signal_while_the_last_checkpoint_is_written_waits(pong, tmp_path, monkeypatch):
+    save = ppo.save
+
+    def signalled(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        return save(*args)
+
+    monkeypatch.setattr(ppo, "save", signalled)
+    config = replace(TINY, checkpoint_interval=1000)
+    result = ppo.train(pong, config, tmp_path, seed=0, device=CPU)
+    assert learnt(result.checkpoint) == 32
+
+
 def test_a_checkpoint_that_a_kill_left_half_written_is_ignored(pong, trained):
     partial = trained / "checkpoints" / ".step_000000048"
     partial.mkdir()
