@@ -30,13 +30,14 @@ from benchmarks.onnx_profile import profile_exits
 from ztw_rl import agents
 from ztw_rl.atari.agent import load_agent
 from ztw_rl.commands.bench import play_frames
+from ztw_rl.core.backends.named import make_backend
 from ztw_rl.core.backends.onnx import export_graphs
 from ztw_rl.core.bench import Latency, bench
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.methods import METHODS
 from ztw_rl.core.metrics import relative_cost
 from ztw_rl.core.model import EarlyExitModel
-from ztw_rl.core.runtime import Runtime, make_backend
+from ztw_rl.core.runtime import Runtime
 from ztw_rl.core.timing import forced_thresholds, interleaved_seconds, threads
 from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
 from ztw_rl.supervised.classifier import load_classifier

@@ -30,10 +30,10 @@ from ztw_rl.atari.make_emulators import make_batches
 from ztw_rl.atari.seats import Row
 from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.core.backends.backend import Backend
+from ztw_rl.core.backends.named import make_backend
 from ztw_rl.core.device import n_network_threads
 from ztw_rl.core.exits import Confidence, select
 from ztw_rl.core.model import EarlyExitModel
-from ztw_rl.core.runtime import make_backend
 
 THRESHOLDS = tuple(k / 10 for k in range(1, 10))
 EAGER, ONNX = "ztw-rl, side by side", "+ ONNX Runtime"

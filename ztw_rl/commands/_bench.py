@@ -87,9 +87,10 @@ def measure(
     Raises:
         UserError: A backend is unknown, or what it needs is missing.
     """
+    from ztw_rl.core.backends.named import make_backend
     from ztw_rl.core.bench import bench
     from ztw_rl.core.cost import exit_costs
-    from ztw_rl.core.runtime import Runtime, make_backend
+    from ztw_rl.core.runtime import Runtime
 
     relative_macs = exit_costs(model, x).relative_macs
     groups = []

@@ -47,7 +47,7 @@ def load(folder: Path, ensembles: bool) -> Agent:
 def time(agent: Agent, backend_name: str) -> ExitTimes:
     """Times per exit, of one thread of the CPU."""
     from ztw_rl.atari.backbone import policy_alone
-    from ztw_rl.core.runtime import make_backend
+    from ztw_rl.core.backends.named import make_backend
     from ztw_rl.core.timing import time_exits
 
     x = agent.example()
@@ -108,8 +108,8 @@ def play(
     """
     from ztw_rl.atari import evaluate
     from ztw_rl.atari.seats import Game, Row
+    from ztw_rl.core.backends.named import make_backend
     from ztw_rl.core.device import n_network_threads
-    from ztw_rl.core.runtime import make_backend
 
     backend = make_backend(
         run.backend, agent.model.to(device), agent.example().to(device), n_network_threads()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,21 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ztw_rl.core.backends.backend import Backend, Prediction, Predictor
-from ztw_rl.core.backends.compiled import compiled
-from ztw_rl.core.backends.onnx import onnx
-from ztw_rl.core.backends.staged import eager
+from ztw_rl.core.backends.backend import Prediction, Predictor
 from ztw_rl.core.exits import ExitRule, Fallback, last
-from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.stage import StageFunction
 from ztw_rl.errors import UserError
-
-BACKENDS: dict[str, Callable[[EarlyExitModel, Tensor, int], Backend]] = {
-    "eager": lambda model, x, n_threads: eager(model),
-    "compiled": lambda model, x, n_threads: compiled(model),
-    "onnx": onnx,
-}
-"""By name: from a model, a (1, …) input and a number of threads to what runs it."""
 
 
 class Decision(NamedTuple):
@@ -59,12 +48,12 @@ def decide(
     rule = rule.to(x.device)
     alive = torch.arange(len(x), device=x.device)
     logits: Tensor | None = None
-    said: list[Tensor] = []
+    answers: Tensor | None = None
     left: list[tuple[Tensor, ...]] = []
     for m, stage in enumerate(stages):
         x, logits, log_probs, _ = stage(x, logits)
-        said.append(log_probs)
-        answers = torch.stack(said, dim=1)
+        newest = log_probs.unsqueeze(1)
+        answers = newest if answers is None else torch.cat([answers, newest], dim=1)
         left_at = torch.full_like(alive, m)
         if m == len(stages) - 1:
             by = fallback(answers)
@@ -79,29 +68,12 @@ def decide(
         stays = (~leaves).nonzero().squeeze(1)
         if not len(stays):
             break
-        alive, x, logits, rule = alive[stays], x[stays], logits[stays], rule.rows(stays)
-        said = [each[stays] for each in said]
+        alive, x, logits, answers = alive[stays], x[stays], logits[stays], answers[stays]
+        rule = rule.rows(stays)
     index, *parts = (torch.cat(part) for part in zip(*left, strict=True))
     # Where each sample went: the inverse of where each came from.
     order = index.argsort()
     return Decision(*(part[order] for part in parts))
-
-
-def make_backend(name: str, model: EarlyExitModel, x: Tensor, n_threads: int = 1) -> Backend:
-    """A backend by name.
-
-    Args:
-        name: ``eager``, ``compiled`` or ``onnx``.
-        model: In eval mode; for ``onnx`` on the CPU.
-        x: (1, …), any input of the right shape and type, where the model is.
-        n_threads: Of ONNX Runtime; PyTorch's are set with ``timing.threads``.
-
-    Raises:
-        UserError: The name is unknown, or what the backend needs is not installed.
-    """
-    if name not in BACKENDS:
-        raise UserError(f"unknown backend '{name}'; choose from {', '.join(BACKENDS)}")
-    return BACKENDS[name](model, x, n_threads)
 
 
 class Runtime:

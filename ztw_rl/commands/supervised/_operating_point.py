@@ -120,7 +120,7 @@ def _costs(point: ClassifierPoint, classifier: Classifier) -> tuple[float, ...]:
     """E costs of leaving at each exit, relative to the backbone's."""
     if point.cost == "macs":
         return classifier.relative_macs()
-    from ztw_rl.core.runtime import make_backend
+    from ztw_rl.core.backends.named import make_backend
     from ztw_rl.core.timing import time_exits
 
     x = classifier.example()

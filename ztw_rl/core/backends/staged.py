@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from ztw_rl.core.backends.backend import Prediction
+from ztw_rl.core.exits import Confidence
 from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.runtime import decide
 from ztw_rl.core.stage import StageFunction, stages
 
 
@@ -40,29 +42,9 @@ class Stages:
         return Prediction(log_probs, torch.tensor([m]), confidence)
 
     def _predict_batch(self, x: Tensor, thresholds: Sequence[float]) -> Prediction:
-        """Samples that leave are dropped from features and logits alike."""
-        logits = None
-        alive = torch.arange(len(x), device=x.device)
-        exits = torch.empty_like(alive)
-        log_probs = confidences = torch.empty(0)
-        for m, stage in enumerate(self.stages):
-            x, logits, answers, confidence = stage(x, logits)
-            if m == 0:
-                log_probs, confidences = torch.empty_like(answers), torch.empty_like(confidence)
-            if m == self.n_exits - 1:
-                log_probs[alive], confidences[alive], exits[alive] = answers, confidence, m
-                break
-            leaves = confidence > thresholds[m]
-            gone = leaves.nonzero().squeeze(1)
-            if not len(gone):
-                continue
-            left = alive[gone]
-            log_probs[left], confidences[left], exits[left] = answers[gone], confidence[gone], m
-            stays = (~leaves).nonzero().squeeze(1)
-            if not len(stays):
-                break
-            alive, x, logits = alive[stays], x[stays], logits[stays]
-        return Prediction(log_probs, exits, confidences)
+        rule = Confidence(torch.tensor(thresholds))
+        log_probs, exits, _ = decide(self.stages, x, rule)
+        return Prediction(log_probs, exits, log_probs.amax(dim=-1).exp())
 
 
 class StagedBackend(Stages):

@@ -1,0 +1,38 @@
+"""Backends by name, as the command line has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from ztw_rl.core.backends.backend import Backend
+from ztw_rl.core.backends.compiled import compiled
+from ztw_rl.core.backends.onnx import onnx
+from ztw_rl.core.backends.staged import eager
+from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.errors import UserError
+
+BACKENDS: dict[str, Callable[[EarlyExitModel, Tensor, int], Backend]] = {
+    "eager": lambda model, x, n_threads: eager(model),
+    "compiled": lambda model, x, n_threads: compiled(model),
+    "onnx": onnx,
+}
+"""By name: from a model, a (1, …) input and a number of threads to what runs it."""
+
+
+def make_backend(name: str, model: EarlyExitModel, x: Tensor, n_threads: int = 1) -> Backend:
+    """A backend by name.
+
+    Args:
+        name: ``eager``, ``compiled`` or ``onnx``.
+        model: In eval mode; for ``onnx`` on the CPU.
+        x: (1, …), any input of the right shape and type, where the model is.
+        n_threads: Of ONNX Runtime; PyTorch's are set with ``timing.threads``.
+
+    Raises:
+        UserError: The name is unknown, or what the backend needs is not installed.
+    """
+    if name not in BACKENDS:
+        raise UserError(f"unknown backend '{name}'; choose from {', '.join(BACKENDS)}")
+    return BACKENDS[name](model, x, n_threads)
