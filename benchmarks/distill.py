@@ -75,17 +75,19 @@ def plain_distiller(
     for parameter in learns:
         parameter.requires_grad_(True)
     batch_size = (config.ic_batch_size, config.ensemble_batch_size)[stage]
-    optimizer = torch.optim.Adam(learns, lr=LEARNING_RATE)
+    optimizer = build_optimizer(learns)
+    set_learning_rate(optimizer, LEARNING_RATE)
     rng = np.random.default_rng(seed)
     last_observations = np.asarray(env.reset())
 
-    def network(x: Tensor) -> Tensor:
-        """(B, E, A) log-probabilities of all exits, each alone or ensembled."""
-        activations = model.activations(x)
-        head = model.head(activations[-1]).unsqueeze(1)
-        logits = torch.cat([model.ic_logits(activations), head], dim=1)
-        log_probs = torch.log_softmax(logits, dim=-1)
-        return model.ensembled(log_probs) if stage else log_probs
+    def network(x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, E−1, A) log-probabilities of the ICs, alone or ensembled; what the last one reads."""
+        activations: list[Tensor] = []
+        for m in range(n_ics):
+            x = model.features(m, x)
+            activations.append(x)
+        log_probs = torch.log_softmax(model.ic_logits(activations), dim=-1)
+        return (model.ensembled(log_probs) if stage else log_probs), x
 
     def distil() -> int:
         nonlocal last_observations
@@ -93,18 +95,19 @@ def plain_distiller(
         for _ in range(config.n_steps):
             x = torch.tensor(last_observations)
             with torch.no_grad():
-                log_probs = network(x)
+                log_probs, read = network(x)
+                head = model.head(model.features(n_ics, read))
             drawn = rng.integers(n_ics, size=env.num_envs)
             actions = log_probs.argmax(dim=-1).numpy()[np.arange(env.num_envs), drawn]
             observations.append(x)
-            teacher.append(log_probs[:, -1])
+            teacher.append(torch.log_softmax(head, dim=-1))
             stepped, _, _, _ = env.step(actions)
             last_observations = np.asarray(stepped)
         x, target = torch.cat(observations), torch.cat(teacher)
         for _ in range(config.n_epochs):
             order = torch.from_numpy(rng.permutation(len(x)))
             for index in torch.split(order, batch_size):
-                loss = kl_to_teacher(network(x[index])[:, :n_ics], target[index])
+                loss = kl_to_teacher(network(x[index])[0], target[index])
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()

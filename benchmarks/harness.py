@@ -20,6 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from ztw_rl.core.device import n_cores
+
 Rates = dict[str, list[float]]
 """Contender -> steps per second in each round."""
 
@@ -60,7 +62,7 @@ def busy_rate(contender: Callable[[], int]) -> float:
     """
     began = time.process_time()
     steps = contender()
-    return steps * (os.cpu_count() or 1) / (time.process_time() - began)
+    return steps * n_cores() / (time.process_time() - began)
 
 
 def peak_macs() -> float:
@@ -118,7 +120,7 @@ def machine() -> str:
         model = names[0] if names else model
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     return (
-        f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} PyTorch threads, "
+        f"{model}, {n_cores()} cores, {torch.get_num_threads()} PyTorch threads, "
         f"Python {platform.python_version()}, PyTorch {torch.__version__}{load}"
     )
 

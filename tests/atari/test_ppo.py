@@ -12,6 +12,7 @@ import torch
 
 from ztw_rl.atari import ppo
 from ztw_rl.atari.config import AtariConfig, PPOConfig
+from ztw_rl.atari.ppo import scheduled
 from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.core.checkpoint import load_tensors, newest_checkpoint, save_tensors
 from ztw_rl.core.device import exact_device
@@ -259,3 +260,10 @@ def test_a_checkpoint_of_another_game(trained):
     with pytest.raises(UserError, match="belongs to another network or game"):
         ppo.train(env, TINY, trained, seed=0, device=CPU, resume=True)
     env.close()
+
+
+def test_rates_do_not_fall_below_nothing():
+    """The last rollout ends beyond the last step, unless the steps are a multiple of it."""
+    rate = scheduled(0.5, "linear")
+    assert [rate(remaining) for remaining in (1.0, 0.5, 0.0, -0.3)] == [0.5, 0.25, 0, 0]
+    assert scheduled(0.5, "constant") == 0.5

@@ -147,3 +147,13 @@ def test_games_of_one_batch_draw_their_own_sticky_actions():
         observations, *_ = env.step(np.array([2, 2]))
         observations, *_ = env.step(np.array([3, 3]))
     assert not np.array_equal(observations[0], observations[1])
+
+
+@pytest.mark.parametrize("pixels", ["ale", "sb3"])
+def test_any_seed_of_sb3s_will_do(pixels):
+    env = AtariVecEnv(AtariConfig(game="pong", pixels=pixels), n_envs=2)
+    env.seed(2**32 - 2)
+    first = env.reset()
+    env.seed(2**31 - 2)
+    np.testing.assert_array_equal(first, env.reset())
+    env.close()

@@ -3,7 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ztw_rl.core.betting import betting
 from ztw_rl.core.calibration import (
+    by_means,
     controlling_risk,
     disagreement,
     fewest_units,
@@ -82,3 +84,9 @@ def test_thresholds_per_exit_beat_a_common_one():
     candidates = (0.25, 0.5, 0.75, 1.0)
     chosen = per_exit_thresholds(confidences, right, (0.2, 0.5, 1.0), candidates, budget=0.7)
     assert chosen == (0.5, 1.0)
+
+
+@pytest.mark.parametrize("p_values", [by_means, betting])
+@pytest.mark.parametrize("losses", [np.zeros((0, 2)), np.full((500, 2), np.nan)])
+def test_no_data_shows_nothing_to_be_safe(losses, p_values):
+    assert controlling_risk((0.3, 0.5), losses, 0.05, 0.95, p_values) is None

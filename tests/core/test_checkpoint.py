@@ -191,3 +191,11 @@ def test_an_optimiser_goes_on_where_it_was(tmp_path, weight, fused):
     steps(straight, optimizer, 3)
     steps(resumed, other, 3)
     assert torch.equal(straight, resumed)
+
+
+def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
+    """Not of their names: a billion has one digit more."""
+    for step in (999_900_000, 1_000_000_000, 1_000_100_000):
+        saved = save(tmp_path, step)
+        assert newest_checkpoint(tmp_path) == saved
+        (tmp_path / "checkpoints" / "step_2000000000.old").mkdir(exist_ok=True)

@@ -1,12 +1,20 @@
 from __future__ import annotations
 
 import itertools
+import os
 from contextlib import suppress
 
 import pytest
 import torch
 
-from ztw_rl.core.device import exact_device, resolve_device, tf32_convolutions
+from ztw_rl.core.device import (
+    exact_device,
+    n_cores,
+    n_network_threads,
+    resolve_device,
+    tf32_convolutions,
+)
+from ztw_rl.core.timing import threads
 
 
 @pytest.fixture
@@ -38,3 +46,23 @@ def test_tf32_while_the_context_lasts(monkeypatch):
         assert torch.backends.cudnn.allow_tf32 is before
         with tf32_convolutions(asked, torch.device("cpu")):
             assert torch.backends.cudnn.allow_tf32 is before
+
+
+@pytest.mark.parametrize(
+    ("n_cores", "n_threads", "wanted"), [(64, 64, 4), (6, 6, 3), (1, 8, 1), (64, 1, 1), (3, 3, 1)]
+)
+def test_threads_beside_emulators(monkeypatch, n_cores, n_threads, wanted):
+    monkeypatch.setattr("ztw_rl.core.device.n_cores", lambda: n_cores)
+    with threads(n_threads):
+        assert n_network_threads() == wanted
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no processes")
+def test_cores_are_those_that_this_process_may_use():
+    allowed = os.sched_getaffinity(0)
+    assert n_cores() == len(allowed)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert n_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)

@@ -13,6 +13,7 @@ from ztw_rl.core.sweep import (
     patience_thresholds,
     sweep,
 )
+from ztw_rl.errors import UserError
 
 COSTS = torch.tensor([0.2, 0.5, 0.9, 1.3], dtype=torch.float64)
 
@@ -120,3 +121,22 @@ def test_cross_fitting_averages_both_directions():
     assert cell.accuracy == pytest.approx(sum(c.accuracy for c in cells) / 2)
     assert cell.relative_macs == pytest.approx(sum(c.relative_macs for c in cells) / 2)
     assert cross_fitted(curve_of, n, 0.1).accuracy is None
+
+
+def test_a_backbone_without_ics_is_one_point_at_every_threshold():
+    """Two samples of three are right at its head, which costs what it costs."""
+    log_probs = torch.log_softmax(torch.randn(3, 1, 4), dim=-1)
+    nothing = torch.zeros(3, 0, dtype=torch.bool)
+    at_end = torch.tensor([True, False, True])
+    costs, thresholds = torch.tensor([1.0]), torch.tensor([0.3, 0.9])
+    for scores in (confidences(log_probs), agreements(log_probs)):
+        assert scores.shape == (3, 0)
+        curve = sweep(scores, nothing, costs, thresholds, at_end)
+        assert curve.shares.tolist() == [[1], [1]]
+        assert curve.accuracy.tolist() == pytest.approx([2 / 3, 2 / 3])
+
+
+def test_confidences_that_are_all_broken():
+    broken = confidences(torch.full((3, 2, 4), torch.nan))
+    with pytest.raises(UserError, match=r"no confidence is a number: .* train them again"):
+        even_thresholds(broken)

@@ -7,7 +7,7 @@ the authors' published code.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,7 +71,7 @@ def build_early_exit_model(teacher: Teacher, config: DistillConfig) -> EarlyExit
     return model
 
 
-def build_optimizer(parameters: list[Tensor]) -> torch.optim.Optimizer:
+def build_optimizer(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
     """Adam; its learning rate is set later. Fused, since the parameters are few and small."""
     return torch.optim.Adam(parameters, fused=True)
 

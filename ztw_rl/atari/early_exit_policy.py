@@ -50,8 +50,9 @@ class EarlyExitPolicy:
             raise UserError("the policy takes an array of pixels, not a dictionary")
         x = np.ascontiguousarray(observation)
         single = x.ndim == len(self.runtime.input_shape)
-        prediction = self.runtime.predict(torch.from_numpy(x[None] if single else x))
-        log_probs = prediction.log_probs.numpy()
+        batch = torch.from_numpy(x[None] if single else x)
+        prediction = self.runtime.predict(batch.to(self.runtime.device))
+        log_probs = prediction.log_probs.cpu().numpy()
         if not deterministic:
             log_probs = log_probs + self._rng.gumbel(size=log_probs.shape)
         actions: npt.NDArray[np.int64] = log_probs.argmax(axis=1)

@@ -29,6 +29,9 @@ Info = dict[str, Any]
 Env = gym.Env[Observation, int]
 RenderMode = Literal["human", "rgb_array"]
 
+N_SEEDS = 2**31
+"""That ALE tells apart. Larger ones, which SB3 and gymnasium allow, begin anew."""
+
 
 def make_env(
     config: AtariConfig, *, training: bool = False, render_mode: RenderMode | None = None
@@ -87,8 +90,9 @@ class _Emulator(AtariEnv):
         seeds: tuple[int, int] = super().seed_game(seed)
         if seed is None:
             return seeds
-        self.ale.setInt("random_seed", seed)
-        return seeds[0], seed
+        known = seed % N_SEEDS
+        self.ale.setInt("random_seed", known)
+        return seeds[0], known
 
 
 class FireOnStart(gym.Wrapper[Observation, int, Observation, int]):

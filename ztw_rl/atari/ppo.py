@@ -48,8 +48,12 @@ class TrainingResult:
 
 
 def scheduled(start: float, schedule: Schedule) -> float | Callable[[float], float]:
-    """What SB3 takes for a rate: ``start``, or a function of the share of steps that remain."""
-    return start if schedule == "constant" else lambda remaining: remaining * start
+    """What SB3 takes for a rate: ``start``, or a function of the share of steps that remain.
+
+    SB3 collects whole rollouts, so the last one may end beyond the last step, where that share is
+    negative.
+    """
+    return start if schedule == "constant" else lambda remaining: max(remaining, 0.0) * start
 
 
 def build_ppo(env: VecEnv, config: PPOConfig, seed: int, device: torch.device) -> FastPPO:

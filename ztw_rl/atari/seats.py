@@ -144,8 +144,8 @@ class Seats:
             game = self._queue.popleft()
             game.exits = np.zeros(self._backend.n_exits, np.int64)
             self._games[seat] = game
-            # A game's luck depends on its number alone, so rows meet the same and any number of
-            # emulators gives the same games.
+            # A game's luck depends on its number alone, so any number of emulators gives the same
+            # games. Rows meet the same, but for exits at random beside sampled actions.
             self._rngs[seat] = np.random.default_rng((self._seed, game.number))
             self._thresholds[seat] = self._thresholds_of(game.row)
             which[seat] = True

@@ -9,6 +9,7 @@ import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvObs, VecEnvStepReturn
 
 from ztw_rl.atari.config import AtariConfig
+from ztw_rl.atari.env import N_SEEDS
 from ztw_rl.atari.make_emulators import make_emulators
 
 
@@ -40,7 +41,8 @@ class AtariVecEnv(VecEnv):
 
     def reset(self) -> VecEnvObs:
         """Start every game; see ``VecEnv.reset``."""
-        seeds = np.array([-1 if seed is None else seed for seed in self._seeds], np.int64)
+        given = (-1 if seed is None else seed % N_SEEDS for seed in self._seeds)
+        seeds = np.array(list(given), np.int64)
         self._reset_seeds()
         self._returns[:] = 0
         self._lengths[:] = 0

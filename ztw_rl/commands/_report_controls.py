@@ -63,7 +63,7 @@ def gains(gallery: Sequence[GameResults]) -> list[Gain]:
     """What choosing exits by confidence brings, by game and method.
 
     A game's gain is the difference of return to the random control's game of the same seed and
-    setting, mean over settings: so luck that both meet cancels.
+    setting, mean over settings: so luck that both meet cancels, as the emulators' does.
 
     Args:
         gallery: The agents.

@@ -221,7 +221,7 @@ def _alike_note(entries: Sequence[Entry]) -> str:
         return ""
     return """\
 ≈: at most half of the full policy's games differ, or of the setting's, by return, length and
-cost, so what was kept is that of a few courses of the game, and its interval too narrow.
+cost, so what was kept is that of a few courses of the game: rarer ones are not in its interval.
 """
 
 

@@ -88,10 +88,13 @@ def controlling_risk(
         if not 0 < value < 1:
             raise UserError(f"--{name} must be between 0 and 1, not {value:g}")
     table = np.asarray(losses, float)
+    if not len(table):
+        return None
     tested = p_values(table, risk, confidence).tolist()
     chosen = None
     for threshold, p in zip(reversed(thresholds), reversed(tested), strict=True):
-        if p > 1 - confidence:
+        # NaN shows nothing to be safe.
+        if not p <= 1 - confidence:
             break
         chosen = threshold
     return chosen

@@ -121,7 +121,8 @@ KEPT_CHECKPOINTS = 2
 
 def checkpoints(run_dir: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
-    return sorted((run_dir / "checkpoints").glob("step_*"))
+    steps = {p: p.name.removeprefix("step_") for p in (run_dir / "checkpoints").glob("step_*")}
+    return sorted((p for p in steps if steps[p].isdigit()), key=lambda p: int(steps[p]))
 
 
 def newest_checkpoint(run_dir: Path) -> Path:

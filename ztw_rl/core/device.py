@@ -65,9 +65,16 @@ def tf32_convolutions(allowed: bool, device: torch.device) -> Iterator[None]:
 
 
 def n_network_threads() -> int:
-    """Threads of torch for small batches beside emulators: half of the cores, but at most four.
+    """Threads of a network on small batches beside emulators.
 
-    The other half is the emulators'; more than four threads wait for one another longer than
-    they work.
+    Half of the cores, for the other half is the emulators', and at most four, for more wait for
+    one another longer than they work. Never more than PyTorch has, so ``OMP_NUM_THREADS`` counts.
     """
-    return max(1, min(4, (os.cpu_count() or 1) // 2))
+    return max(1, min(4, n_cores() // 2, torch.get_num_threads()))
+
+
+def n_cores() -> int:
+    """Cores that this process may use: a scheduler's share rather than all of the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -69,8 +69,8 @@ class Ensemble(nn.Module, ABC):
         Returns:
             (B, C) log-probabilities.
         """
-        weights = self.log_weights[exit_index, : exit_index + 1].exp()
-        return self.combine(log_probs, weights, self.log_biases[exit_index])
+        weights = self.log_weights[exit_index, : exit_index + 1].to(log_probs.dtype).exp()
+        return self.combine(log_probs, weights, self.log_biases[exit_index].to(log_probs.dtype))
 
     def forward(self, log_probs: Tensor) -> Tensor:
         """The ensemble's distribution at every exit.

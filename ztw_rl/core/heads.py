@@ -195,6 +195,6 @@ class InternalClassifier(nn.Module):
                 raise ValueError("a cascading IC needs its predecessor's logits")
             if self.config.stop_gradient:
                 previous = previous.detach()
-            pooled = torch.cat([pooled, self.norm(previous)], dim=1)
+            pooled = torch.cat([pooled, self.norm(previous.to(pooled.dtype))], dim=1)
         logits: Tensor = self.linear(pooled)
         return logits

@@ -81,7 +81,7 @@ class Runtime:
 
     Args:
         backend: What runs the model.
-        x: (1, …), any input of the right shape and type.
+        x: (1, …), any input of the right shape and type, where the model is.
         threshold: τ for all ICs, or E−1 of them.
 
     Raises:
@@ -99,6 +99,7 @@ class Runtime:
         self.backend = backend
         self.input_shape = tuple(x.shape[1:])
         self.input_dtype = x.dtype
+        self.device = x.device
         self.thresholds: tuple[float, ...] = tuple(given.tolist())
 
     def predict(self, x: Tensor) -> Prediction:

@@ -52,9 +52,11 @@ class Stage(nn.Module):
         self.log_bias: Tensor
         if model.ensemble is not None and model.is_ensembled(m):
             self.ensemble = type(model.ensemble)
-            weights = model.ensemble.log_weights[m, : m + 1].detach().exp()
+            # Answers are float32, whatever the network's arithmetic is.
+            weights = model.ensemble.log_weights[m, : m + 1].detach().float().exp()
             self.register_buffer("weights", weights)
-            self.register_buffer("log_bias", model.ensemble.log_biases[m].detach().clone())
+            log_bias = model.ensemble.log_biases[m].detach().float().clone()
+            self.register_buffer("log_bias", log_bias)
         self.reads_logits = self.ensemble is not None or not self.is_head
         """Whether the exits before this one matter to it or to a later one."""
 

@@ -55,8 +55,8 @@ def summarize(values: npt.ArrayLike, seed: int = 0) -> Summary:
 def few_distinct(episodes: Collection[Hashable]) -> int | None:
     """How many episodes differ, if at most half of several do; None otherwise.
 
-    Where chance hardly disturbs a policy its episodes are few, however many were played, and an
-    interval takes them for independent ones.
+    Where chance hardly disturbs a policy it knows few courses of the game. An interval weighs
+    those that were played, and nothing of a rarer one that was not.
 
     Args:
         episodes: What tells each of them from the others.

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ztw_rl.errors import UserError
+
 N_THRESHOLDS = 1000
 
 
@@ -57,12 +59,11 @@ def agreements(log_probs: Tensor) -> Tensor:
     """
     labels = log_probs[:, :-1].argmax(dim=-1)
     broken = log_probs[:, :-1].isnan().any(dim=-1)
-    streak = torch.ones_like(labels[:, 0])
-    scores = [streak]
+    streaks = torch.ones_like(labels)
     for m in range(1, labels.shape[1]):
-        streak = torch.where(labels[:, m] == labels[:, m - 1], streak + 1, 1)
-        scores.append(streak)
-    return torch.where(broken, -torch.inf, torch.stack(scores, dim=1).float())
+        agrees = labels[:, m] == labels[:, m - 1]
+        streaks[:, m] = torch.where(agrees, streaks[:, m - 1] + 1, 1)
+    return torch.where(broken, -torch.inf, streaks.float())
 
 
 def even_thresholds(scores: Tensor, n: int = N_THRESHOLDS) -> Tensor:
@@ -74,8 +75,14 @@ def even_thresholds(scores: Tensor, n: int = N_THRESHOLDS) -> Tensor:
 
     Returns:
         (n,).
+
+    Raises:
+        UserError: No score is a number.
     """
-    lowest = scores[scores.isfinite()].min().item()
+    finite = scores[scores.isfinite()]
+    if not len(finite):
+        raise UserError("no confidence is a number: the ICs' weights are broken; train them again")
+    lowest = finite.min().item()
     return torch.linspace(lowest, 1.0, n, dtype=scores.dtype, device=scores.device)
 
 
@@ -105,15 +112,14 @@ def sweep(
         The curve.
     """
     n = len(scores)
-    best = scores.cummax(dim=1).values
-    before = torch.cat([torch.full_like(best[:, :1], -torch.inf), best[:, :-1]], dim=1)
+    nothing = torch.full((n, 1), -torch.inf, dtype=scores.dtype, device=scores.device)
+    highest_before = torch.cat([nothing, scores], dim=1).cummax(dim=1).values
     thresholds = thresholds.to(scores)
-    # Sample i leaves at exit m for the thresholds with before <= τ < best: an index range.
-    first = torch.searchsorted(thresholds, before.contiguous())
-    end = torch.searchsorted(thresholds, best.contiguous())
+    # Sample i leaves at exit m for the thresholds from the highest score before m up to the
+    # highest score up to m: an index range, and each one begins where the one before ends.
+    first = torch.searchsorted(thresholds, highest_before.contiguous())
     stays = torch.full((n, 1), len(thresholds), device=scores.device)
-    first = torch.cat([first, end[:, -1:]], dim=1)
-    end = torch.cat([end, stays], dim=1)
+    end = torch.cat([first[:, 1:], stays], dim=1)
     correct = torch.cat([right, right_at_end.unsqueeze(1)], dim=1)
     shares, hits = (
         _cover(first, end, weights, len(thresholds)) / n

@@ -119,3 +119,16 @@ def test_times_name_their_backend(make_model):
     assert times.backend == "eager PyTorch"
     assert len(times.relative) == 3
     assert all(seconds > 0 for seconds in (*times.seconds, times.backbone_seconds))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("method", ["ztw", "cascade"])
+def test_any_arithmetic(make_model, method, dtype):
+    """Answers are float32, and those of the whole network."""
+    model, x = make_model(3, method).to(dtype), torch.randn(5, 3, 9, 9).to(dtype)
+    with torch.no_grad():
+        answers = model(x)
+    predicted = eager(model).predict(x, [0.4, 0.4])
+    assert predicted.log_probs.dtype == torch.float32
+    wanted = answers[torch.arange(5), predicted.exits]
+    torch.testing.assert_close(predicted.log_probs, wanted, rtol=0.02, atol=0.02)

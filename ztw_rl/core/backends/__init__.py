@@ -1,1 +1,1 @@
-"""What runs an early-exit model online; ``core.runtime`` chooses one by name."""
+"""What runs an early-exit model online; ``named`` chooses one by name."""

@@ -141,8 +141,6 @@ def load(path: str | Path) -> AotiModel:
     Raises:
         UserError: The file is missing, damaged, no such artefact, or made with another PyTorch.
     """
-    from torch._inductor import aoti_load_package
-
     try:
         with zipfile.ZipFile(path) as archive:
             metadata = json.loads(archive.read(deploy.METADATA_FILE))
@@ -158,6 +156,8 @@ def load(path: str | Path) -> AotiModel:
         raise UserError(f"{path} does not exist; make it with: ztw-rl export") from None
     except deploy.UNREADABLE as error:
         raise UserError(f"{path} is damaged ({error}); export it again") from None
+    from torch._inductor import aoti_load_package
+
     try:
         stages = [aoti_load_package(io.BytesIO(package)) for package in packages]
     except RuntimeError as error:

@@ -39,7 +39,7 @@ class Stages:
             x, logits, log_probs, confidence = self.stages[m](x, logits)
             if confidence.item() > threshold:
                 break
-        return Prediction(log_probs, torch.tensor([m]), confidence)
+        return Prediction(log_probs, torch.tensor([m], device=log_probs.device), confidence)
 
     def _predict_batch(self, x: Tensor, thresholds: Sequence[float]) -> Prediction:
         rule = Confidence(torch.tensor(thresholds))
