@@ -236,3 +236,9 @@ def test_a_checkpoint_of_another_network(teacher, games, tmp_path):
 def test_nothing_to_resume_from(teacher, games, tmp_path):
     with pytest.raises(UserError, match="has no checkpoint yet"):
         run(teacher, games, tmp_path, resume=True)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+def test_a_run_that_breaks_is_no_success(teacher, games, tmp_path):
+    with pytest.raises(UserError, match=r"the loss of ics is no finite number after \d+ steps"):
+        run(teacher, games, tmp_path, replace(TINY, learning_rates=(1e38, 1e38, 1e38)))

@@ -271,6 +271,10 @@ def test_unusable_flags(distill_run, capfd, arguments, message):
 
 def test_a_student_is_one_row(ppo_run, distill, capfd):
     assert distill("--method=student") == 0
+    for asked in (["--thresholds=1,2"], ["--rule=patience", "--thresholds=1"], ["--disagreement"]):
+        capfd.readouterr()
+        assert cli.main(["eval", "--device=cpu", "--n-episodes=1", *asked]) == 2
+        assert "is a student, which has no exits; leave out --" in capfd.readouterr().err
     capfd.readouterr()
     assert cli.main([*SMALL, "--output=s"]) == 0
     assert "picture" not in capfd.readouterr().out

@@ -101,6 +101,8 @@ def test_bench_writes_its_table(agent, capsys):
     assert table.columns.tolist() == columns.split()
     assert table["case"].tolist() == ["full", "exit_0", "exit_1", "no_exit", "mix"] * 2
     assert Path("runs/bench/pong-001/bench.png").stat().st_size > 0
+    settings = json.loads(Path("runs/bench/pong-001/bench.json").read_text())
+    assert (settings["threshold"], settings["n_rounds"]) == (0.9, 3)
 
 
 @pytest.mark.parametrize(
@@ -119,12 +121,14 @@ def test_bench_writes_its_table(agent, capsys):
         ),
         (["--risk=nan"], "--risk must be between 0 and 1, not nan"),
         (["--keep", "1.5"], "--keep 1.5 needs a return of"),
-        (["--risk", "0.1"], "with: ztw-rl eval --agent agent --disagreement --n-episodes 58 "),
+        (["--risk", "0.1"], "with: ztw-rl eval --agent agent --disagreement --n-episodes 64 "),
         (["--risk", "1.1"], "--risk must be between 0 and 1, not 1.1"),
         (["--risk", "0.1", "--keep", "0.9"], "exclude one another"),
         (["--keep", "0.9", "--calibration", "nowhere"], "there is no curve.json"),
+        (["--calibration", "nowhere"], "--calibration needs --budget, --keep or --risk"),
         (["--backends"], "backends must name at least one of eager, compiled, onnx"),
         (["--backends", "jit"], "unknown backend 'jit'"),
+        (["--backends", "eager", "jit", "--n-rounds", "1000000"], "unknown backend 'jit'"),
         (["--seed=-1"], "seed must be between 0 and 1000000000, not -1"),
         (["--batch-sizes", "0"], "batch_sizes must be numbers of at least 1"),
     ],
@@ -171,9 +175,33 @@ def test_choosing_needs_a_calibration_run(agent, capsys):
     write_table(older / "curve.json")
     measured = [*command, "--backends=eager", "--batch-sizes=1", "--n-rounds=1"]
     assert cli.main(measured) == 0
+    # Newer ones that no threshold can be chosen from are passed over.
+    write_table(run / "curve.json", evaluation={"action_mode": "sample"})
+    assert cli.main(measured) == 0
+    patient = [line("patience", 1, [20, 20], 0.4), ROWS[-1]]
+    write_table(run / "curve.json", patient, rule="patience")
+    assert cli.main(measured) == 0
     # A table that cannot be read may be anybody's.
     (run / "curve.json").write_text("{")
     assert cli.main(measured) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"evaluation": {"action_mode": "sample"}}, "was played with sampled actions"),
+        ({"rule": "patience", "rows": [line("patience", 1, [20, 20], 0.4), ROWS[-1]]}, "--rule"),
+        ({"method": "student", "rows": [line("student", None, [20, 20], 0.4)]}, "a student's"),
+    ],
+)
+def test_tables_that_no_threshold_can_be_chosen_from(agent, capsys, changes, message):
+    write_table(Path("other.json"), **changes)
+    command = ["export", "--agent", str(agent), "--budget=0.9", "--calibration=other.json"]
+    assert cli.main(command) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("error: other.json")
+    assert message in error
 
 
 @pytest.mark.parametrize(
@@ -198,7 +226,7 @@ def test_keeping_needs_random_plays_return(agent, capsys):
     assert cli.main(["bench", "--agent", str(agent), "--keep", "0.9"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "the recipe of pong has none; add random_return to envs/pong.yaml" in error
+    assert "the recipe of pong has none; measure it with: ztw-rl score --random" in error
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"rows": [{"rule": "backbone"}]}', '{"rows": []}'])
@@ -236,7 +264,7 @@ def test_risk(agent, capsys):
     chosen = deploy.load("pong.zip").metadata["threshold_chosen_for"]
     assert (chosen["risk"], chosen["confidence"], chosen["n_games"]) == (0.02, 0.95, 200)
     assert cli.main(["export", "--agent", str(agent), "--risk", "0.01"]) == 2
-    assert "299 games without any difference are the least" in capsys.readouterr().err
+    assert "337 games without any difference are the least" in capsys.readouterr().err
 
 
 def test_a_student_has_no_exits_to_time(tmp_path, monkeypatch, capsys):

@@ -84,9 +84,24 @@ def test_paths_are_shown_as_they_are(sb3_zip, score):
     assert "best[bold].ZIP scores" in shown
 
 
+def test_random_play_needs_no_policy(folder, score):
+    how = ["--random", "--env=Pong", "--n-episodes=3"]
+    shown = score(*how)
+    assert re.search(r"^random play scores -(2[01]|1\d)\.\d ", shown, re.MULTILINE)
+    assert "in 3 games of pong: sample actions, pixels ale, sticky actions 0.1\n" in shown
+    assert score(*how) == shown
+    assert "pixels sb3, sticky actions 0\n" in score(
+        *how, "--atari.pixels=sb3", "--atari.repeat-action-probability=0", "--atari.max-frames=99"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--random"], "--random needs --env, the name of a game, such as Pong"),
+        (["--random", "--env=Pnog"], "'Pnog'"),
+        (["--random", "--env=Pong", "--policy=mine.zip"], "leave out --policy"),
+        (["--random", "--no-random", "--env=Pong"], "given and taken back"),
         ([], "there is no run with a checkpoint in runs/ppo; begin with: ztw-rl train-ppo"),
         (["--policy="], "--policy is empty"),
         (["--policy=absent.zip"], "absent.zip does not exist"),

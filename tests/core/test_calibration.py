@@ -65,6 +65,10 @@ def test_shares_out_of_range(name):
 def test_what_it_takes_to_show_anything():
     # 0.98^149 < 0.05 < 0.98^148
     assert fewest_units(0.02, 0.95) == 149
+    for risk in (0.1, 0.05, 0.01):
+        n = fewest_units(risk, 0.95, betting)
+        enough, fewer = (betting(np.zeros((each, 1)), risk, 0.95)[0] for each in (n, n - 1))
+        assert enough <= 0.05 < fewer
     for n, shown in ((148, None), (149, 0.5)):
         assert controlling_risk((0.5,), np.zeros((n, 1)), 0.02, 0.95) == shown
 

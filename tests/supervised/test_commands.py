@@ -57,6 +57,7 @@ def test_from_a_backbone_to_a_table(folder, capsys):
         "config.json",
         "curve.csv",
         "curve.png",
+        "eval.json",
         "exits.csv",
         "exits.png",
     }
@@ -69,6 +70,13 @@ def test_from_a_backbone_to_a_table(folder, capsys):
     assert all(torch.equal(sdn[k], both[k]) for k in sdn if k.startswith("ics."))
     message = one_error(capsys, "train-ics", f"--ics={models[1]}", "--method=ztw", *ICS)
     assert "whose ICs do not fit ztw" in message
+    # Their own training is theirs, whatever this one's would have been.
+    sdn_fitted = [f"--ics={models[1]}", "--method=ensemble"]
+    run("train-ics", *sdn_fitted, "--ensemble.n-epochs=3", "--device=cpu")
+    second = json.loads((folder / "runs/ics/resnet56-digits-ensemble-002/config.json").read_text())
+    assert (second["training"]["n_epochs"], second["training"]["ensemble"]["n_epochs"]) == (1, 3)
+    message = one_error(capsys, "train-ics", *sdn_fitted, "--n-epochs=7")
+    assert "--n-epochs 7 is not what the ICs of" in message
 
 
 def test_bare_resume_passes_over_what_has_no_checkpoint(folder, capsys):
@@ -168,6 +176,11 @@ def test_settings_cannot_change_midway(folder, capsys):
         (["train-backbone", "--pixels.std=inf", "1", "1"], "std must be all above 0 and finite"),
         (["train-backbone", "--pixels.mean=nan", "0", "0"], "mean must be all finite"),
         (["train-backbone", "--resume"], "there is no run in runs/backbone"),
+        (["train-backbone", "--pixels.image-size=64"], "follows from the data: 32 for digits"),
+        (
+            ["train-backbone", "--n-train=2", "--held-out=0.9"],
+            "--held-out 0.9 leaves none of 2 images to train on",
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(folder, capsys, arguments, message):
@@ -232,3 +245,75 @@ def test_two_processes_give_the_ics_of_one(folder):
     ]
     for name, tensor in found[0].items():
         torch.testing.assert_close(tensor, found[1][name], rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_one_row_is_of_one_training_but_for_seeds(folder, capsys):
+    run("train-backbone", "--n-train=20", "--n-test=20", *SMALL)
+    run("train-ics", "--method=sdn", *ICS)
+    run("train-ics", "--method=sdn", *ICS, "--seed=1")
+    run("train-ics", "--method=sdn", *ICS, "--learning-rates=0.01", "--milestones")
+    one, two, three = (f"runs/ics/resnet56-digits-sdn-00{n}" for n in (1, 2, 3))
+    # The same one twice counts once.
+    run("eval", "--models", one, f"{one}/classifier", two, "--device=cpu", "--output=out")
+    budgets = pd.read_csv("out/budgets.csv")
+    assert budgets[budgets["method"] == "sdn"]["n_runs"].unique().tolist() == [2]
+    assert json.loads(Path("out/eval.json").read_text())["models"] == [one, two]
+    error = one_error(capsys, "eval", "--models", one, three, "--output=out")
+    assert f"{three} has another training.learning_rates than {one}" in error
+    fewer = Path(two) / "classifier" / "classifier.json"
+    fewer.write_text(fewer.read_text().replace('"n_test": 20', '"n_test": 10'))
+    error = one_error(capsys, "eval", "--models", one, two)
+    assert f"{two} has another data.n_test than {one} (10, not 20); evaluate it apart" in error
+    run("eval", "--models", one, two, "--n-test=10", "--device=cpu", "--output=out")
+
+
+def test_the_run_that_was_resumed_last_is_the_newest(folder, capsys):
+    for _ in range(2):
+        run("train-backbone", "--n-train=20", *SMALL)
+    run("train-backbone", "--resume=runs/backbone/resnet56-digits-001", "--device=cpu")
+    capsys.readouterr()
+    run("train-backbone", "--resume", "--device=cpu")
+    assert "going on in runs/backbone/resnet56-digits-001" in capsys.readouterr().err
+
+
+def test_an_unfinished_run_is_nobodys_newest(folder, capsys):
+    run("train-backbone", "--n-train=20", *SMALL)
+    run("train-backbone", "--n-train=20", *SMALL)
+    Path("runs/backbone/resnet56-digits-002/backbone.safetensors").unlink()
+    error = one_error(capsys, "train-ics", "--backbone=runs/backbone/resnet56-digits-002")
+    assert "is not finished; go on with: ztw-rl supervised train-backbone --resume /" in error
+    run("train-ics", "--method=sdn", *ICS)
+    config = json.loads(Path("runs/ics/resnet56-digits-sdn-001/config.json").read_text())
+    assert config["backbone"].endswith("resnet56-digits-001")
+    shutil.rmtree("runs/ics/resnet56-digits-sdn-001/classifier")
+    error = one_error(capsys, "eval")
+    assert "no run in runs/ics is finished; go on with: ztw-rl supervised train-ics" in error
+
+
+def test_a_run_goes_on_without_the_weights_that_it_began_with(folder):
+    run("train-backbone", "--n-train=20", *SMALL)
+    run("train-backbone", "--init=runs/backbone/resnet56-digits-001", "--n-train=20", *SMALL)
+    run("train-ics", "--method=sdn", "--backbone=runs/backbone/resnet56-digits-001", *ICS)
+    shutil.move("runs/backbone/resnet56-digits-001", "elsewhere")
+    before = load_file("runs/ics/resnet56-digits-sdn-001/classifier/weights.safetensors")
+    run("train-ics", "--resume", "--n-workers=1", "--device=cpu")
+    after = load_file("runs/ics/resnet56-digits-sdn-001/classifier/weights.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    run("train-backbone", "--resume=runs/backbone/resnet56-digits-002", "--device=cpu")
+
+
+def test_help_needs_no_run_to_resume(folder, capsys):
+    for command in ("train-backbone", "train-ics"):
+        run(command, "--resume", "--help")
+        assert "--n-epochs" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+def test_a_training_that_breaks_is_no_success(folder, capsys):
+    diverging = ["--learning-rates=1e30", "--milestones"]
+    command = ["supervised", "train-backbone", "--n-train=40", *SMALL, *diverging]
+    assert cli.main(command) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: the loss of backbone is no finite number after")
+    assert error.endswith("minibatches; begin a new run with lower --learning-rates")
+    assert not list(folder.rglob("backbone.safetensors"))

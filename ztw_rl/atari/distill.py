@@ -6,6 +6,7 @@ the authors' published code.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import closing
@@ -37,6 +38,7 @@ from ztw_rl.core.methods import METHODS
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.timing import threads
 from ztw_rl.core.training import freeze, piecewise_rate, set_learning_rate
+from ztw_rl.errors import UserError
 from ztw_rl.interrupt import StopRequest, graceful_stop
 from ztw_rl.progress import TrainingProgress
 
@@ -103,7 +105,8 @@ def distill(
         console: For progress; silent without one.
 
     Raises:
-        UserError: ``resume`` without a usable checkpoint.
+        UserError: ``resume`` without a usable checkpoint, or the loss is no longer a finite
+            number.
     """
     torch.manual_seed(seed)
     if config.method == "student":
@@ -222,6 +225,11 @@ class _Session:
     ) -> None:
         """Finish the passes, and say how they went."""
         loss = learning.finish()
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss of {stage.name} is no finite number after {done:,} steps; begin a new "
+                "run with lower --distill.learning-rates"
+            )
         rate = optimizer.param_groups[0]["lr"]
         log(self.writer, stage, learning.experience, loss, rate, done)
         scores.extend(learning.experience.returns)

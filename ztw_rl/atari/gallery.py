@@ -89,6 +89,11 @@ def read_game(folder: Path) -> GameResults:
         check_game(other, folder.name)
         if other.identity.policy != identity.policy:
             raise foreign(other, folder)
+        if other.seed != own.seed:
+            raise UserError(
+                f"{path} was played from seed {other.seed}, and {own.path} from seed {own.seed}, "
+                f"so their games cannot be compared; evaluate again with --seed {own.seed}"
+            )
         tables.append(other)
     methods: dict[str, MethodResult] = {}
     for table in tables:
@@ -168,8 +173,7 @@ def _joined(
     if full is None:
         full = own.backbone
         assert full is not None
-        alike = (own.seed, own.action_mode, own.n_games)
-        if (table.seed, table.action_mode, table.n_games) != alike:
+        if (table.action_mode, table.n_games) != (own.action_mode, own.n_games):
             raise UserError(
                 f"{table.path} needs the games of {own.path}: {own.n_games} {own.action_mode} ones "
                 f"from seed {own.seed}"
@@ -195,7 +199,7 @@ def _conflict(
 ) -> str | None:
     """Why a table can add nothing to what is known of its method, in words."""
     first = before.table
-    if (first.seed, before.backbone.returns) != (table.seed, full.returns):
+    if before.backbone.returns != full.returns:
         return "but of other games"
     if table.method != "student" and table.identity.agent != first.identity.agent:
         return "but of other weights"

@@ -87,11 +87,13 @@ def measure(
     Raises:
         UserError: A backend is unknown, or what it needs is missing.
     """
-    from ztw_rl.core.backends.named import make_backend
+    from ztw_rl.core.backends.named import check_backend, make_backend
     from ztw_rl.core.bench import bench
     from ztw_rl.core.cost import exit_costs
     from ztw_rl.core.runtime import Runtime
 
+    for name in settings.backends:
+        check_backend(name)
     relative_macs = exit_costs(model, x).relative_macs
     groups = []
     real: Tensor | None = None
@@ -126,7 +128,7 @@ def report(
     model: Path,
     seed: int | None = None,
 ) -> None:
-    """Write bench.csv and bench.png, and print the same.
+    """Write bench.csv, its settings in bench.json, and bench.png, and print the same.
 
     Args:
         settings: What was timed.
@@ -139,7 +141,7 @@ def report(
     import pandas as pd
 
     from ztw_rl.core.bench import break_even
-    from ztw_rl.core.files import write_atomically
+    from ztw_rl.core.files import save_json, write_atomically
     from ztw_rl.plots import plot_bench
 
     run = BenchRun(
@@ -152,6 +154,7 @@ def report(
         seed,
     )
     output = settings.output or runs.create(settings.runs_dir, KIND, name, run)
+    save_json(output / "bench.json", asdict(run))
     frame = pd.DataFrame([asdict(row) for rows in groups for row in rows])
     write_atomically(output / "bench.csv", lambda p: frame.to_csv(p, index=False))
     plot_bench(frame, f"{name}: time per call at {choice}", output / "bench.png")

@@ -11,7 +11,14 @@ import numpy.typing as npt
 
 from ztw_rl import runs
 from ztw_rl.atari.games import canonical
-from ztw_rl.atari.tables import CostName, check_game, decision_costs, foreign, load_table
+from ztw_rl.atari.tables import (
+    CostName,
+    StoredTable,
+    check_game,
+    decision_costs,
+    foreign,
+    load_table,
+)
 from ztw_rl.core.selection import Costs
 from ztw_rl.errors import UserError
 
@@ -44,8 +51,8 @@ def find(given: Path | None, agent: Agent, folder: Path, runs_dir: Path) -> Path
     Args:
         given: What the user names: an eval run's folder, or its ``curve.json``.
         agent: Whose evaluation it must be.
-        folder: The agent's folder, whose own table comes next; the newest eval run of the same
-            weights comes last.
+        folder: The agent's folder, whose own table comes next; the newest eval run that
+            thresholds can be chosen from comes last.
         runs_dir: Usually ``runs``.
 
     Raises:
@@ -60,7 +67,7 @@ def find(given: Path | None, agent: Agent, folder: Path, runs_dir: Path) -> Path
         return folder / CURVE
     game, identity = canonical(agent.config.atari.game), agent.identity()
     made = [run / CURVE for run in runs.by_age(runs_dir, "eval", game, holding=CURVE)]
-    own = next((path for path in made if _identity(path) == identity), None)
+    own = next((path for path in made if _serves(path, identity)), None)
     if own is None:
         raise UserError(
             f"--budget, --keep and --risk need a calibration run of these weights; make one with: "
@@ -69,12 +76,27 @@ def find(given: Path | None, agent: Agent, folder: Path, runs_dir: Path) -> Path
     return own
 
 
-def _identity(path: Path) -> Identity | None:
-    """Whose table it is; nobody's if it cannot be read: it may be another agent's."""
+def _serves(path: Path, identity: Identity) -> bool:
+    """Whether thresholds can be chosen from a table; one that cannot be read may be anybody's."""
     try:
-        return load_table(path).identity
+        table = load_table(path)
     except UserError:
-        return None
+        return False
+    return table.identity == identity and _unfit(table) is None
+
+
+def _unfit(table: StoredTable) -> str | None:
+    """Why no threshold can be chosen from a table, and how to make one that serves."""
+    if table.method == "student":
+        return "is a student's, which has no exits to choose from"
+    if table.rule != "confidence":
+        return "has no confidence thresholds; evaluate without --rule patience"
+    if table.action_mode != "greedy":
+        return (
+            "was played with sampled actions, and artefacts act greedily; evaluate without "
+            "--action-mode sample"
+        )
+    return None
 
 
 def load(path: Path, agent: Agent, folder: Path, cost: CostName) -> CalibrationRun:
@@ -88,16 +110,18 @@ def load(path: Path, agent: Agent, folder: Path, cost: CostName) -> CalibrationR
 
     Raises:
         UserError: The file is damaged, no evaluation, another agent's, or one without confidence
-            thresholds.
+            thresholds of greedy play.
     """
     table = load_table(path)
     check_game(table, canonical(agent.config.atari.game))
     if table.identity != agent.identity():
         raise foreign(table, folder)
+    unfit = _unfit(table)
+    if unfit:
+        raise UserError(f"{path} {unfit}")
+    assert table.backbone is not None
     swept = [row for row in table.rows if row.rule == "confidence" and row.threshold is not None]
     swept.sort(key=lambda row: row.threshold or 0.0)
-    if not swept or table.backbone is None:
-        raise UserError(f"{path} has no confidence thresholds; evaluate without --rule patience")
     asked = [row.disagreement for row in swept if row.disagreement is not None]
     return CalibrationRun(
         path=path,

@@ -46,6 +46,8 @@ class OperatingPoint:
             risk=self.risk,
             confidence=self.confidence,
         )
+        if self.calibration is not None and {self.budget, self.keep, self.risk} == {None}:
+            raise UserError("--calibration needs --budget, --keep or --risk, which choose from it")
 
 
 def choose(point: OperatingPoint, agent: Agent, folder: Path, runs_dir: Path) -> Choice:
@@ -82,7 +84,8 @@ def _cheapest_or_best(run: CalibrationRun, point: OperatingPoint, game: str) -> 
         if random is None:
             raise UserError(
                 f"--keep counts from random play's return, and the recipe of {game} has none; "
-                f"add random_return to envs/{game}.yaml, or give --budget or --threshold"
+                f"measure it with: ztw-rl score --random --env {game}, and add random_return to "
+                f"envs/{game}.yaml; or give --budget or --threshold"
             )
         rule = keeping(random, point.keep)
         target: dict[str, float] = {"keep": point.keep}
@@ -137,9 +140,10 @@ def _controlling(
     from ztw_rl.core.betting import betting
     from ztw_rl.core.calibration import controlling_risk, fewest_units
 
+    fewest = fewest_units(risk, confidence, betting)
     remedy = (
-        f"ztw-rl eval --agent {folder} --disagreement --n-episodes "
-        f"{2 * fewest_units(risk, confidence)} --output DIR, then --calibration DIR"
+        f"ztw-rl eval --agent {folder} --disagreement --n-episodes {2 * fewest} --output DIR, "
+        "then --calibration DIR"
     )
     if run.disagreement is None:
         raise UserError(
@@ -153,8 +157,8 @@ def _controlling(
         raise UserError(
             f"{n} games cannot show that the risk is at most {risk:g} even at threshold "
             f"{run.thresholds[-1]:g}, where {observed:.2%} of the decisions differ; "
-            f"{fewest_units(risk, confidence)} games without any difference are the least that "
-            f"can, so try twice as many: {remedy}"
+            f"{fewest} games without any difference are the least that can, so try twice as "
+            f"many: {remedy}"
         )
     at = run.thresholds.index(found)
     observed = float(run.disagreement[:, at].mean())

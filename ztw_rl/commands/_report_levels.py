@@ -54,7 +54,10 @@ def levels(gallery: Sequence[GameResults]) -> list[Entry]:
 def _random_return(game: str, path: Path) -> float:
     found = recipes.load(game).random_return
     if found is None:
-        raise UserError(f"{path}: the recipe of {game} has no random_return to normalise by")
+        raise UserError(
+            f"{path}: the recipe of {game} has no random_return to normalise by; measure it with: "
+            f"ztw-rl score --random --env {game}, and add it to envs/{game}.yaml"
+        )
     return found
 
 

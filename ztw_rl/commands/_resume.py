@@ -44,7 +44,7 @@ def check_resumable(
     """
     if given is not None and len(given) > 1:
         raise UserError(f"--resume takes one run folder, not {len(given)}")
-    before, after = _flat(asdict(stored)), _flat(asdict(wanted))
+    before, after = flat(stored), flat(wanted)
     for key, value in after.items():
         if key not in (*changeable, *PLACES) and not _same(before[key], value):
             group, _, rest = key.partition(".")
@@ -63,10 +63,14 @@ def _same(before: Any, after: Any) -> bool:
     return bool(before == after)
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted keys."""
-    flat: dict[str, Any] = {}
+def flat(settings: DataclassInstance) -> dict[str, Any]:
+    """Nested settings under dotted keys, such as ``ppo.n_envs``."""
+    return _flat(asdict(settings), "")
+
+
+def _flat(settings: dict[str, Any], prefix: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for name, value in settings.items():
         nested = isinstance(value, dict)
-        flat.update(_flat(value, f"{prefix}{name}.") if nested else {prefix + name: value})
-    return flat
+        found.update(_flat(value, f"{prefix}{name}.") if nested else {prefix + name: value})
+    return found

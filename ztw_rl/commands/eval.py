@@ -131,6 +131,8 @@ def _start(args: Eval, folder: Path, thresholds: list[float]) -> int:
         device=str(exact_device("cpu" if args.backend == "onnx" else args.device)),
     )
     agent = _playing.load(folder, args.ensembles)
+    if agent.is_student:
+        _check_student(args, folder)
     with _playing.emulators_for(run, agent) as batches:
         begun = _unfinished.Begun(
             run=run,
@@ -143,6 +145,22 @@ def _start(args: Eval, folder: Path, thresholds: list[float]) -> int:
         output = args.output or runs.create(args.runs_dir, KIND, game, run)
         with _unfinished.begin(output, begun) as journal:
             return _finish(begun, agent, batches, output, journal)
+
+
+def _check_student(args: Eval, folder: Path) -> None:
+    """A student answers everything itself.
+
+    Raises:
+        UserError: A flag asks for what only exits can do.
+    """
+    asked = {
+        "--thresholds": args.thresholds != Eval.thresholds,
+        "--rule patience": args.rule == "patience",
+        "--disagreement": args.disagreement,
+    }
+    for flag, is_given in asked.items():
+        if is_given:
+            raise UserError(f"{folder} is a student, which has no exits; leave out {flag}")
 
 
 def _resume(arguments: list[str], named: str | None, root: Path) -> int:

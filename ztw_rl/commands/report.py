@@ -62,8 +62,12 @@ def main(arguments: list[str]) -> int:
     sampled = points["method"].str.endswith("sampled")
     pictures = {PNG: points[~sampled], SAMPLED_PNG: points[sampled]}
     shown = [name for name, own in pictures.items() if len(own)]
-    for name in shown:
-        plot_games(pictures[name], figure_note(gallery), output / name)
+    for name in pictures:
+        if name in shown:
+            plot_games(pictures[name], figure_note(gallery), output / name)
+        else:
+            # An earlier report's would show what these tables do not say.
+            (output / name).unlink(missing_ok=True)
     print(text)
     print(f"results: {output / CSV}, {GAINS}, {POINTS}, {MARKDOWN}, {', '.join(shown)}")
     return 0

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import tyro
 
 from ztw_rl import recipes
-from ztw_rl.atari.config import EvaluationConfig
-from ztw_rl.atari.games import canonical
+from ztw_rl.atari.config import ActionMode, AtariConfig, EvaluationConfig
+from ztw_rl.atari.games import canonical, rom_id
+from ztw_rl.commands._arguments import peek, read
 from ztw_rl.commands._console import plain_console
 from ztw_rl.commands._games import alike_lines, counted_games, reference_line
 from ztw_rl.commands._policy import PolicyArguments, load_teacher, parse_with_policy
 from ztw_rl.core.settings import require_seed
+from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from ztw_rl.atari.evaluate import RowResult
     from ztw_rl.atari.teacher import Teacher
+    from ztw_rl.core.model import EarlyExitModel
 
 PROG = "ztw-rl score"
 
@@ -32,6 +34,8 @@ class Score(PolicyArguments):
     written.
     """
 
+    random: bool = False
+    """Play at random instead, the game that --env names: what a recipe's random_return says."""
     seed: int = 0
     """Game k has seed + k."""
     evaluation: tyro.conf.OmitArgPrefixes[EvaluationConfig] = field(
@@ -52,24 +56,16 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: The command line or the policy has an error.
     """
+    early = peek(arguments, "random", "env")
+    if early["random"] is not None:
+        return _score_random(arguments, early["env"])
     args, policy = parse_with_policy(
         Score, arguments, PROG, lambda r: Score(evaluation=r.evaluation, atari=r.atari)
     )
-
-    from ztw_rl.core.statistics import summarize
-
     teacher = load_teacher(policy, args.atari)
-    console = plain_console()
-    result = _play(teacher, args, console)
+    result = _play_teacher(teacher, args)
+    _print(str(policy), result, teacher.atari, args.evaluation.action_mode)
     game = canonical(teacher.atari.game)
-    summary = summarize(result.returns)
-    sticky = teacher.atari.repeat_action_probability
-    print(
-        f"{policy} scores {summary.mean:,.1f} (95 % interval {summary.ci_low:,.1f} to "
-        f"{summary.ci_high:,.1f}; standard deviation of games {summary.std:,.1f}) in "
-        f"{len(result.returns)} games of {game}: {args.evaluation.action_mode} actions, "
-        f"pixels {teacher.atari.pixels}, sticky actions {sticky:g}",
-    )
     games = tuple(zip(result.returns, map(sum, result.exits), strict=True))
     for line in alike_lines(games, "return and length"):
         print(line)
@@ -81,8 +77,58 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _play(teacher: Teacher, args: Score, console: Console) -> RowResult:
+def _score_random(arguments: list[str], env: str | None) -> int:
+    """What uniformly random actions score."""
+    recipe = recipes.load(env) if env else None
+    default = Score(random=True)
+    if recipe:
+        default = replace(default, evaluation=recipe.evaluation, atari=recipe.atari)
+    args = read(Score, arguments, PROG, default)
+    if not args.random:
+        raise UserError("--random is given and taken back; leave one of the two out")
+    if args.policy is not None:
+        raise UserError("--random plays without a policy; leave out --policy")
+    if recipe is None:
+        raise UserError("--random needs --env, the name of a game, such as Pong")
+    atari = replace(args.atari, game=rom_id(args.atari.game))
+
+    from ztw_rl.atari.random_play import uniform_policy
+
+    result = _play(args, atari, "sample", uniform_policy)
+    _print("random play", result, atari, "sample")
+    return 0
+
+
+def _print(who: str, result: RowResult, atari: AtariConfig, action_mode: ActionMode) -> None:
+    """The score, and how it was played."""
+    from ztw_rl.core.statistics import summarize
+
+    summary = summarize(result.returns)
+    print(
+        f"{who} scores {summary.mean:,.1f} (95 % interval {summary.ci_low:,.1f} to "
+        f"{summary.ci_high:,.1f}; standard deviation of games {summary.std:,.1f}) in "
+        f"{len(result.returns)} games of {canonical(atari.game)}: {action_mode} actions, "
+        f"pixels {atari.pixels}, sticky actions {atari.repeat_action_probability:g}",
+    )
+
+
+def _play_teacher(teacher: Teacher, args: Score) -> RowResult:
     """All games of the policy."""
+
+    def model(n_actions: int) -> EarlyExitModel:
+        teacher.check_actions(n_actions)
+        return teacher.model()
+
+    return _play(args, teacher.atari, args.evaluation.action_mode, model)
+
+
+def _play(
+    args: Score,
+    atari: AtariConfig,
+    action_mode: ActionMode,
+    model_for: Callable[[int], EarlyExitModel],
+) -> RowResult:
+    """All games of a model, made for the game's number of actions."""
     from ztw_rl.atari.evaluate import play
     from ztw_rl.atari.make_emulators import make_batches
     from ztw_rl.atari.seats import Row
@@ -91,17 +137,17 @@ def _play(teacher: Teacher, args: Score, console: Console) -> RowResult:
 
     device = exact_device(args.device)
     settings = args.evaluation
-    batches = make_batches(teacher.atari, min(settings.n_envs, settings.n_episodes))
+    batches = make_batches(atari, min(settings.n_envs, settings.n_episodes))
     try:
-        teacher.check_actions(int(batches[0].action_space.n))
-        with counted_games(settings.n_episodes, console) as count:
+        model = model_for(int(batches[0].action_space.n))
+        with counted_games(settings.n_episodes, plain_console()) as count:
             (result,) = play(
-                eager(teacher.model().to(device)),
+                eager(model.to(device)),
                 batches,
                 [Row("backbone")],
                 n_episodes=settings.n_episodes,
                 seed=args.seed,
-                action_mode=settings.action_mode,
+                action_mode=action_mode,
                 device=device,
                 on_game=count,
             )

@@ -7,6 +7,7 @@ threshold, thresholds ascending. ``core.selection`` chooses without one.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -100,9 +101,24 @@ def controlling_risk(
     return chosen
 
 
-def fewest_units(risk: float, confidence: float) -> int:
-    """Units that it takes to show a risk to be controlled if none of them has any loss."""
-    return math.ceil(math.log(1 - confidence) / math.log(1 - risk))
+def fewest_units(risk: float, confidence: float, p_values: PValues = by_means) -> int:
+    """Units that it takes to show a risk to be controlled if none of them has any loss.
+
+    Args:
+        risk: 0 < risk < 1.
+        confidence: Such as 0.95.
+        p_values: What tests it.
+    """
+
+    def shown(n: int) -> bool:
+        return bool(p_values(np.zeros((n, 1)), risk, confidence)[0] <= 1 - confidence)
+
+    # Fewer show nothing to any test: losses of 1 at this rate may have missed them all.
+    lowest = math.ceil(math.log(1 - confidence) / math.log(1 - risk))
+    enough = lowest
+    while not shown(enough):
+        enough *= 2
+    return bisect_left(range(enough), True, lo=lowest, key=shown)
 
 
 def disagreement(

@@ -81,14 +81,30 @@ def load_classifier(path: Path) -> Classifier:
     Raises:
         UserError: There is none, or a file is damaged or of another network.
     """
-    folder = path / FOLDER if (path / FOLDER).is_dir() else path
-    if not (folder / CONFIG_FILE).is_file():
-        remedy = "is its training finished?" if path.is_dir() else "there is no such folder"
-        raise UserError(f"{path} holds no {CONFIG_FILE}; {remedy}")
-    stored = load_json(folder / CONFIG_FILE)
-    if not isinstance(stored, dict) or stored.pop("format", None) != FORMAT:
-        raise UserError(f"{folder / CONFIG_FILE} is no classifier of format {FORMAT}")
-    config = parse(ClassifierConfig, stored, folder / CONFIG_FILE)
+    folder, config = _folder(path), load_config(path)
     model = build_model(config)
     load_weights(model, folder / WEIGHTS_FILE, f"does not fit {folder / CONFIG_FILE}")
     return Classifier(config, model.eval())
+
+
+def load_config(path: Path) -> ClassifierConfig:
+    """What a classifier is, without its weights.
+
+    Args:
+        path: Its folder, or the run of ``train-ics`` that made it.
+
+    Raises:
+        UserError: There is none, or its file is damaged.
+    """
+    file = _folder(path) / CONFIG_FILE
+    if not file.is_file():
+        remedy = "is its training finished?" if path.is_dir() else "there is no such folder"
+        raise UserError(f"{path} holds no {CONFIG_FILE}; {remedy}")
+    stored = load_json(file)
+    if not isinstance(stored, dict) or stored.pop("format", None) != FORMAT:
+        raise UserError(f"{file} is no classifier of format {FORMAT}")
+    return parse(ClassifierConfig, stored, file)
+
+
+def _folder(path: Path) -> Path:
+    return path / FOLDER if (path / FOLDER).is_dir() else path

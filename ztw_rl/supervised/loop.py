@@ -6,6 +6,7 @@ resumed, at any minibatch, ends as one that never was.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from ztw_rl.core.checkpoint import (
     save_training,
 )
 from ztw_rl.core.training import piecewise_rate, set_learning_rate
+from ztw_rl.errors import UserError
 from ztw_rl.interrupt import StopRequest
 from ztw_rl.supervised.data.source import Batch, Source, mix_seeds
 from ztw_rl.supervised.engine import Engine
@@ -149,6 +151,9 @@ def run(
 
     Returns:
         Whether the schedule was completed.
+
+    Raises:
+        UserError: The loss is no longer a finite number.
     """
     per_epoch = -(-len(source) // schedule.batch_size)
     total = per_epoch * schedule.n_epochs
@@ -173,6 +178,11 @@ def run(
             optimizer.step()
             done += 1
             losses += loss.detach().item()
+            if not math.isfinite(losses):
+                raise UserError(
+                    f"the loss of {learner.name} is no finite number after {done:,} minibatches; "
+                    "begin a new run with lower --learning-rates"
+                )
             hits = hits.to(right) + right
             seen += len(batch.labels)
             if desk is not None and task is not None:

@@ -5,6 +5,7 @@ Source: Wołczyk et al., "Zero Time Waste" (2021), appendix A.1.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from ztw_rl.core.checkpoint import load_state, newest_checkpoint
 from ztw_rl.core.ensembles import Ensemble
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.training import cross_entropy, first_ic_cosine, freeze, minibatches
+from ztw_rl.errors import UserError
 from ztw_rl.interrupt import StopRequest, graceful_stop
 from ztw_rl.supervised.config import EnsembleTraining, ICTraining
 from ztw_rl.supervised.data.source import Batch, Source, mix_seeds
@@ -119,6 +121,9 @@ def fit_ensemble(
 
     Returns:
         Whether it was completed.
+
+    Raises:
+        UserError: The loss is no longer a finite number.
     """
     device = ensemble.log_weights.device
     ensemble.requires_grad_(True)
@@ -138,8 +143,13 @@ def fit_ensemble(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             losses.append(loss.detach())
+        mean = torch.stack(losses).mean().item()
+        if not math.isfinite(mean):
+            raise UserError(
+                "the ensembles' loss is no finite number; begin a new run with a lower "
+                "--ensemble.learning-rate"
+            )
         if desk is not None and task is not None:
-            mean = torch.stack(losses).mean().item()
             desk.writer.add_scalar("ensemble/loss", mean, step + epoch + 1)
             desk.progress.update(task, completed=epoch + 1, loss=mean)
     freeze(ensemble)

@@ -71,6 +71,12 @@ def a_student_on_other_games(pong):
     write_table(
         pong / "curve-student.json", "pong", rows, method="student", student_of="conv1", seed=5
     )
+    return f"{pong}/curve-student.json was played from seed 5, and {pong}/curve.json from seed 0"
+
+
+def another_number_of_a_students_games(pong):
+    rows = [row("student", None, FULL["pong"][:5], 0.4)]
+    write_table(pong / "curve-student.json", "pong", rows, method="student", student_of="conv1")
     return f"{pong}/curve-student.json needs the games of {pong}/curve.json: 10 greedy ones from"
 
 
@@ -85,7 +91,14 @@ def the_same_method(pong, **changes):
 
 
 def the_same_method_on_other_games(pong):
-    return the_same_method(pong, seed=5) + "but of other games"
+    rows = [row("confidence", 0.6, [1, 2], 0.4), row("backbone", None, [1, 2], 1)]
+    write_table(pong / "curve-fine.json", "pong", rows)
+    return f"{pong}/curve-fine.json and {pong}/curve.json are both of 'ztw', but of other games"
+
+
+def another_seed(pong):
+    the_same_method(pong, seed=5)
+    return f"{pong}/curve-fine.json was played from seed 5, and {pong}/curve.json from seed 0, so"
 
 
 def the_same_method_of_other_weights(pong):
@@ -138,6 +151,8 @@ def nothing_at_all(pong):
         another_games_table,
         another_policys_method,
         a_student_on_other_games,
+        another_number_of_a_students_games,
+        another_seed,
         the_same_method_on_other_games,
         the_same_method_of_other_weights,
         the_same_method_on_another_backend,
@@ -157,7 +172,9 @@ def test_what_does_not_belong_together(pong, one_error, damage):
 def test_a_game_without_a_random_score(pong, one_error):
     Path("envs").mkdir()
     Path("envs/pong.yaml").write_text("{}")
-    assert "the recipe of pong has no random_return" in one_error("report")
+    error = one_error("report")
+    assert "the recipe of pong has no random_return" in error
+    assert "measure it with: ztw-rl score --random --env pong, and add it to envs/pong" in error
 
 
 def test_a_place_that_cannot_be_written(pong, one_error):

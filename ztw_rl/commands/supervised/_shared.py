@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 BACKBONE_KIND = "backbone"
 IC_KIND = "ics"
+MOVABLE = ("data.data_path", "data.n_workers")
+"""Settings of a run that may change when it is resumed: the images stay the same."""
 PRETRAINED = "torchvision"
 """As ``--init``: weights that are downloaded."""
 
@@ -31,10 +33,19 @@ def resolve(data: DataConfig) -> DataConfig:
 
 
 def sized(pixels: PixelConfig, data: DataConfig) -> PixelConfig:
-    """The pixels, in the size of the data set's images."""
+    """The pixels, in the size of the data set's images.
+
+    Raises:
+        UserError: They were wished for in another.
+    """
     from ztw_rl.supervised.data.datasets import SPECS
 
-    return replace(pixels, image_size=SPECS[data.data].image_size)
+    size = SPECS[data.data].image_size
+    if pixels.image_size not in (size, PixelConfig().image_size):
+        raise UserError(
+            f"--pixels.image-size follows from the data: {size} for {data.data}; leave it out"
+        )
+    return replace(pixels, image_size=size)
 
 
 def newest(root: Path, kind: str, remedy: str, holding: str = runs.CONFIG) -> Path:
@@ -47,6 +58,31 @@ def newest(root: Path, kind: str, remedy: str, holding: str = runs.CONFIG) -> Pa
     if found is None:
         raise UserError(f"there is no run in {root / kind}; begin with: {remedy}")
     return found
+
+
+def newest_backbone(root: Path) -> Path:
+    """The run of train-backbone that was started or resumed last, of those that are finished.
+
+    Raises:
+        UserError: There is none.
+    """
+    return _newest_finished(root, BACKBONE_KIND, "backbone.safetensors", "train-backbone")
+
+
+def newest_classifier(root: Path) -> Path:
+    """The run of train-ics that was started or resumed last, of those that are finished.
+
+    Raises:
+        UserError: There is none.
+    """
+    return _newest_finished(root, IC_KIND, "classifier/classifier.json", "train-ics")
+
+
+def _newest_finished(root: Path, kind: str, result: str, command: str) -> Path:
+    prog = f"ztw-rl supervised {command}"
+    if runs.newest(root, kind) is not None and runs.newest(root, kind, holding=result) is None:
+        raise UserError(f"no run in {root / kind} is finished; go on with: {prog} --resume")
+    return newest(root, kind, prog, holding=result)
 
 
 @contextmanager
@@ -76,6 +112,9 @@ def run_folder(
     first = engine.shard.rank == 0
     made = runs.create(root, kind, name, run) if first and resumed is None else resumed
     with runs.claimed(made) if first and made is not None else nullcontext():
+        if first and resumed is not None:
+            # Also tells ``runs.newest`` that this run was resumed last.
+            runs.save_config(resumed, run)
         found: Path = engine.share(made)
         yield found
 
@@ -122,7 +161,9 @@ def load_backbone(path: Path, arch: Arch, n_classes: int, image_size: int) -> Ba
 
     weights = path / WEIGHTS if path.is_dir() else path
     if path.is_dir() and not weights.is_file():
-        raise UserError(f"{path} is not finished; go on with: --resume {path}")
+        raise UserError(
+            f"{path} is not finished; go on with: ztw-rl supervised train-backbone --resume {path}"
+        )
     backbone = build_backbone(arch, n_classes, image_size)
     tensors = read_weights(weights)
     final = backbone.state_dict()[_bias(backbone)]

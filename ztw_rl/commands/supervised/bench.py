@@ -13,7 +13,7 @@ from ztw_rl.commands._arguments import read
 from ztw_rl.commands._bench import KIND, BenchSettings, measure, report
 from ztw_rl.commands.supervised._answers import data_of
 from ztw_rl.commands.supervised._operating_point import ClassifierPoint, choose
-from ztw_rl.commands.supervised._shared import IC_KIND, newest
+from ztw_rl.commands.supervised._shared import newest_classifier
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     """
     args = read(Bench, arguments, PROG)
     runs.check_writable(args.output or args.runs_dir / KIND)
-    path = args.model or newest(args.runs_dir, IC_KIND, "ztw-rl supervised train-ics")
+    path = args.model or newest_classifier(args.runs_dir)
 
     import torch
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ztw_rl import runs
 from ztw_rl.commands._arguments import read
 from ztw_rl.commands._console import plain_console
+from ztw_rl.commands._resume import flat
 from ztw_rl.commands.supervised._answers import collect_answers, data_of
-from ztw_rl.commands.supervised._shared import IC_KIND, newest
+from ztw_rl.commands.supervised._shared import newest_classifier
 from ztw_rl.errors import UserError
 from ztw_rl.supervised.config import FallbackName
 
@@ -20,11 +22,17 @@ if TYPE_CHECKING:
     import torch
 
     from ztw_rl.supervised.classifier import Classifier
+    from ztw_rl.supervised.config import ICRun
     from ztw_rl.supervised.data.datasets import Split
     from ztw_rl.supervised.evaluate import Answers, Contender
 
 PROG = "ztw-rl supervised eval"
 KIND = "supervised-eval"
+SEEDS_AND_PLACES = (
+    *("seed", "data.split_seed", "backbone", "ics", "selected_on"),
+    *("data.data_path", "data.n_workers", "data.n_test"),
+)
+"""What runs that make one row may differ in."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class Eval:
     """Measure early-exit classifiers: accuracy within budgets, at every threshold, per exit.
 
     Runs of one method that differ in seed become one row, mean and standard deviation. Writes
-    budgets.csv, curve.csv, exits.csv, curve.png and exits.png.
+    budgets.csv, curve.csv, exits.csv, curve.png and exits.png, and its settings in eval.json.
     """
 
     models: tuple[Path, ...] = ()
@@ -72,18 +80,19 @@ def main(arguments: list[str]) -> int:
         UserError: The command line, a model or the data has an error.
     """
     args = read(Eval, arguments, PROG)
-    paths = args.models or (newest(args.runs_dir, IC_KIND, "ztw-rl supervised train-ics"),)
+    paths = args.models or (newest_classifier(args.runs_dir),)
     runs.check_writable(args.output or args.runs_dir / KIND)
     if args.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, not {args.batch_size}")
 
     from ztw_rl.core.device import resolve_device
+    from ztw_rl.core.files import save_json
     from ztw_rl.supervised.classifier import load_classifier
     from ztw_rl.supervised.evaluate import budget_table, curve_table, exit_table
 
     device = resolve_device(args.device)
-    classifiers = {str(path): load_classifier(path) for path in paths}
-    _check_comparable(classifiers)
+    classifiers = {str(path): load_classifier(path) for path in _once(paths)}
+    _check_comparable(classifiers, args.n_test)
     found: list[Contender] = []
     for path, classifier in classifiers.items():
         found += _evaluate(path, classifier, args, device)
@@ -92,22 +101,54 @@ def main(arguments: list[str]) -> int:
     output = args.output or runs.create(args.runs_dir, KIND, f"{first.arch}-{first.data.data}", run)
     budgets = budget_table(found)
     title = f"{first.arch}, {first.data.data}"
+    save_json(output / "eval.json", asdict(run))
     _write(output, title, budgets, curve_table(found), exit_table(found))
     plain_console().print(_screen(budgets, title))
     print(f"results: {output}/budgets.csv, curve.csv, exits.csv; pictures: curve.png, exits.png")
     return 0
 
 
-def _check_comparable(classifiers: dict[str, Classifier]) -> None:
-    """All in one table: the same network on the same data."""
-    path, first = next(iter(classifiers.items()))
-    for other_path, other in classifiers.items():
-        for name in ("arch", "data"):
-            ours, theirs = getattr(first.config.run, name), getattr(other.config.run, name)
-            if (ours if name == "arch" else ours.data) != (
-                theirs if name == "arch" else theirs.data
-            ):
-                raise UserError(f"{other_path} has another {name} than {path}; evaluate it apart")
+def _once(paths: Sequence[Path]) -> list[Path]:
+    """Each classifier once, whether its run or its folder is named."""
+    from ztw_rl.supervised.classifier import FOLDER
+
+    found: dict[Path, Path] = {}
+    for path in paths:
+        inside = path / FOLDER
+        found.setdefault((inside if inside.is_dir() else path).resolve(), path)
+    return list(found.values())
+
+
+def _check_comparable(classifiers: dict[str, Classifier], n_test: int | None) -> None:
+    """All in one table: the same network on the same images, and in one row nothing but seeds.
+
+    Raises:
+        UserError: Two differ.
+    """
+    runs = {path: classifier.config.run for path, classifier in classifiers.items()}
+    first = next(iter(runs))
+    of_method: dict[str, str] = {}
+    for path, run in runs.items():
+        same = of_method.setdefault(run.method, path)
+        pairs = [
+            (first, ("arch", "data.data", *_test_split(runs[first], n_test))),
+            (same, [name for name in flat(run) if name not in SEEDS_AND_PLACES]),
+        ]
+        for other, names in pairs:
+            theirs, ours = flat(runs[other]), flat(run)
+            for name in names:
+                if theirs[name] != ours[name]:
+                    raise UserError(
+                        f"{path} has another {name} than {other} ({ours[name]}, not "
+                        f"{theirs[name]}); evaluate it apart"
+                    )
+
+
+def _test_split(run: ICRun, n_test: int | None) -> tuple[str, ...]:
+    """Settings that tell which images test."""
+    if n_test is not None:
+        return ("data.split_seed",)
+    return ("data.n_test",) if run.data.n_test is None else ("data.n_test", "data.split_seed")
 
 
 def _evaluate(

@@ -12,7 +12,7 @@ from ztw_rl import runs
 from ztw_rl.commands._arguments import read
 from ztw_rl.commands._artefact import Format, write_artefact
 from ztw_rl.commands.supervised._operating_point import ClassifierPoint, choose
-from ztw_rl.commands.supervised._shared import IC_KIND, newest
+from ztw_rl.commands.supervised._shared import newest_classifier
 
 PROG = "ztw-rl supervised export"
 
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
             missing.
     """
     args = read(Export, arguments, PROG)
-    path = args.model or newest(args.runs_dir, IC_KIND, "ztw-rl supervised train-ics")
+    path = args.model or newest_classifier(args.runs_dir)
 
     from ztw_rl.supervised.classifier import load_classifier
     from ztw_rl.supervised.data.datasets import SPECS, class_names

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ztw_rl import runs
-from ztw_rl.commands._arguments import peek, read
+from ztw_rl.commands._arguments import help_first, peek, read
 from ztw_rl.commands._console import plain_console
 from ztw_rl.commands._resume import check_resumable
 from ztw_rl.commands.supervised._shared import (
     BACKBONE_KIND,
+    MOVABLE,
     PRETRAINED,
     newest,
     resolve,
@@ -73,9 +74,10 @@ def main(arguments: list[str]) -> int:
     early = peek(arguments, "resume", "runs-dir")
     if early["resume"] is not None:
         root = Path(early["runs-dir"] or "runs")
-        given = early["resume"] or newest(root, BACKBONE_KIND, PROG, holding=runs.CHECKPOINT)
-        run_dir = Path(given)
-        stored = runs.load_config(BackboneRun, run_dir)
+        with help_first(TrainBackbone, arguments, PROG):
+            given = early["resume"] or newest(root, BACKBONE_KIND, PROG, holding=runs.CHECKPOINT)
+            run_dir = Path(given)
+            stored = runs.load_config(BackboneRun, run_dir)
         default = TrainBackbone(
             stored.arch,
             stored.init,
@@ -86,8 +88,15 @@ def main(arguments: list[str]) -> int:
         )
         args = read(TrainBackbone, arguments, PROG, default)
         wanted = replace(args, init=_located(args.init), data=resolve(args.data))
-        check_resumable(run_dir, args.resume, default, wanted, unprefixed=("data", "training"))
-        return _train(stored, run_dir, args)
+        check_resumable(
+            run_dir,
+            args.resume,
+            default,
+            wanted,
+            changeable=MOVABLE,
+            unprefixed=("data", "training"),
+        )
+        return _train(replace(stored, data=wanted.data), run_dir, args)
     args = read(TrainBackbone, arguments, PROG)
     if args.training.trains == "head" and args.init is None:
         raise UserError("--trains head needs --init: weights to keep below the final layer")
@@ -115,7 +124,7 @@ def _train(run: BackboneRun, resumed: Path | None, args: TrainBackbone) -> int:
     source = open_source(run.data, "train", engine.device)
     held_out = open_source(run.data, "held_out", engine.device) if run.data.held_out else None
     torch.manual_seed(run.seed)
-    backbone = _begin(run, source.n_classes)
+    backbone = _begin(run, source.n_classes, resumed is not None)
     name = f"{run.arch}-{run.data.data}"
     with run_folder(resumed, args.runs_dir, BACKBONE_KIND, name, run, engine) as run_dir:
         console.print(f"{'going on' if resumed else 'training'} in {run_dir}", soft_wrap=True)
@@ -141,14 +150,14 @@ def _train(run: BackboneRun, resumed: Path | None, args: TrainBackbone) -> int:
     return 0
 
 
-def _begin(run: BackboneRun, n_classes: int) -> Backbone:
-    """The network with the parameters that training begins from."""
+def _begin(run: BackboneRun, n_classes: int, resumed: bool) -> Backbone:
+    """The network with the parameters that training begins from; a checkpoint has its own."""
     from ztw_rl.supervised.backbones.registry import build_backbone
     from ztw_rl.supervised.backbones.weights import final_names, load_weights, read_weights
     from ztw_rl.supervised.train_backbone import WEIGHTS
 
     backbone = build_backbone(run.arch, n_classes, run.pixels.image_size)
-    if run.init is None:
+    if run.init is None or resumed:
         return backbone
     if run.init == PRETRAINED:
         from ztw_rl.supervised.backbones.resnet50 import pretrained

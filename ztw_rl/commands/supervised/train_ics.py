@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import tyro
 
 from ztw_rl import runs
-from ztw_rl.commands._arguments import parse, peek, read
+from ztw_rl.commands._arguments import help_first, parse, peek, read
 from ztw_rl.commands._console import plain_console
-from ztw_rl.commands._resume import check_resumable
+from ztw_rl.commands._resume import check_resumable, flat
 from ztw_rl.commands.supervised._shared import (
-    BACKBONE_KIND,
     IC_KIND,
+    MOVABLE,
     load_backbone,
     never_saw_held_out,
     newest,
+    newest_backbone,
     resolve,
     run_folder,
     sized,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from ztw_rl.core.model import EarlyExitModel
 
 PROG = "ztw-rl supervised train-ics"
-BACKBONE_PROG = "ztw-rl supervised train-backbone"
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,12 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: The command line, the data, the weights or the run to resume has an error.
     """
-    early = peek(arguments, "backbone", "data", "resume", "runs-dir")
+    early = peek(arguments, "backbone", "data", "ics", "resume", "runs-dir")
     root = Path(early["runs-dir"] or "runs")
     if early["resume"] is not None:
-        run_dir = Path(early["resume"] or _resumable(root))
-        run = runs.load_config(ICRun, run_dir)
+        with help_first(TrainICs, arguments, PROG):
+            run_dir = Path(early["resume"] or _resumable(root))
+            run = runs.load_config(ICRun, run_dir)
         default = TrainICs(
             Path(run.backbone),
             run.method,
@@ -104,14 +105,27 @@ def main(arguments: list[str]) -> int:
         )
         args = read(TrainICs, arguments, PROG, default)
         wanted = replace(args, data=resolve(args.data))
-        check_resumable(run_dir, args.resume, default, wanted, unprefixed=("data", "training"))
-        return _train(run, run_dir, args)
+        check_resumable(
+            run_dir,
+            args.resume,
+            default,
+            wanted,
+            changeable=MOVABLE,
+            unprefixed=("data", "training"),
+        )
+        return _train(replace(run, data=wanted.data), run_dir, args)
 
     def find() -> Path:
-        return Path(early["backbone"] or newest(root, BACKBONE_KIND, BACKBONE_PROG))
+        return Path(early["backbone"] or newest_backbone(root))
 
-    args = parse(TrainICs, arguments, PROG, lambda: _defaults(find(), early["data"]))
+    def start() -> TrainICs:
+        found = _defaults(find(), early["data"])
+        return _like(found, Path(early["ics"])) if early["ics"] else found
+
+    args = parse(TrainICs, arguments, PROG, start)
     path = find()
+    if args.ics:
+        _check_like(args, _like(args, args.ics))
     runs.check_writable(args.runs_dir / IC_KIND)
     data = resolve(args.data)
     run = ICRun(
@@ -155,11 +169,34 @@ def _defaults(path: Path, data: str | None) -> TrainICs:
     )
 
 
+def _like(args: TrainICs, path: Path) -> TrainICs:
+    """As ``args``, but the ICs themselves as those of a finished run."""
+    from ztw_rl.supervised.classifier import load_config
+
+    fitted = load_config(path).run.training
+    return replace(args, training=replace(fitted, ensemble=args.training.ensemble))
+
+
+def _check_like(args: TrainICs, like: TrainICs) -> None:
+    """ICs that are taken over stay as they are.
+
+    Raises:
+        UserError: A setting says otherwise.
+    """
+    for name, value in flat(like.training).items():
+        wanted = flat(args.training)[name]
+        if wanted != value:
+            raise UserError(
+                f"--{name.replace('_', '-')} {wanted} is not what the ICs of --ics {args.ics} were "
+                f"fitted with, {value}, and they stay as they are; leave it out"
+            )
+
+
 def _train(run: ICRun, resumed: Path | None, args: TrainICs) -> int:
     import torch
 
     from ztw_rl.core.methods import METHODS
-    from ztw_rl.supervised.backbones.registry import early_exit
+    from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
     from ztw_rl.supervised.classifier import FOLDER, Classifier, ClassifierConfig, save_classifier
     from ztw_rl.supervised.data.datasets import class_names
     from ztw_rl.supervised.data.opening import open_source
@@ -173,7 +210,11 @@ def _train(run: ICRun, resumed: Path | None, args: TrainICs) -> int:
         raise UserError(f"--ics leaves nothing to fit for {run.method}, which has no ensemble")
     source = open_source(run.data, "train", engine.device)
     n_classes = source.n_classes
-    backbone = load_backbone(Path(run.backbone), run.arch, n_classes, run.pixels.image_size)
+    if resumed and run.ics is None:
+        # The checkpoint holds the whole network, wherever the backbone is by now.
+        backbone = build_backbone(run.arch, n_classes, run.pixels.image_size)
+    else:
+        backbone = load_backbone(Path(run.backbone), run.arch, n_classes, run.pixels.image_size)
     torch.manual_seed(run.seed)
     model = early_exit(
         backbone,

@@ -59,13 +59,11 @@ def compile_stages(model: EarlyExitModel, x: Tensor) -> tuple[bytes, ...]:
         x: (1, …), any input of the right shape and type.
 
     Raises:
-        UserError: There is no C++ compiler, or PyTorch is too old.
+        UserError: There is no C++ compiler.
     """
     require_compiler("use --format onnx")
     from torch import _inductor
 
-    if not hasattr(_inductor, "aoti_compile_and_package"):
-        raise UserError("--format aoti needs PyTorch 2.6 or newer; use --format onnx")
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     # A batch of one would be taken for a constant.
     inputs: tuple[Tensor, ...] = (torch.cat([x, x]),)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ztw_rl.core.backends.backend import Backend
-from ztw_rl.core.backends.compiled import compiled
-from ztw_rl.core.backends.onnx import onnx
+from ztw_rl.core.backends.compiled import compiled, require_compiler
+from ztw_rl.core.backends.onnx import onnx, require_packages
 from ztw_rl.core.backends.staged import eager
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.errors import UserError
@@ -19,6 +19,25 @@ BACKENDS: dict[str, Callable[[EarlyExitModel, Tensor, int], Backend]] = {
     "onnx": onnx,
 }
 """By name: from a model, a (1, …) input and a number of threads to what runs it."""
+
+
+NEEDS: dict[str, Callable[[], None]] = {
+    "compiled": lambda: require_compiler("use the backend eager"),
+    "onnx": require_packages,
+}
+"""What raises a UserError where a backend cannot be made."""
+
+
+def check_backend(name: str) -> None:
+    """Find out whether there is a backend of this name, and what it needs.
+
+    Raises:
+        UserError: There is not.
+    """
+    if name not in BACKENDS:
+        raise UserError(f"unknown backend '{name}'; choose from {', '.join(BACKENDS)}")
+    if name in NEEDS:
+        NEEDS[name]()
 
 
 def make_backend(name: str, model: EarlyExitModel, x: Tensor, n_threads: int = 1) -> Backend:
@@ -33,6 +52,5 @@ def make_backend(name: str, model: EarlyExitModel, x: Tensor, n_threads: int = 1
     Raises:
         UserError: The name is unknown, or what the backend needs is not installed.
     """
-    if name not in BACKENDS:
-        raise UserError(f"unknown backend '{name}'; choose from {', '.join(BACKENDS)}")
+    check_backend(name)
     return BACKENDS[name](model, x, n_threads)

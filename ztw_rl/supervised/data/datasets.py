@@ -77,6 +77,10 @@ def list_images(config: DataConfig, split: Split) -> Listing:
     n_held_out = round(config.held_out * n)
     if split == "held_out" and not n_held_out:
         raise UserError("no training images are held out; choose --held-out above 0")
+    if split == "train" and n_held_out == n:
+        raise UserError(
+            f"--held-out {config.held_out:g} leaves none of {n} images to train on; choose less"
+        )
     part = order[:n_held_out] if split == "held_out" else order[n_held_out:n]
     return listing.subset(np.sort(part))
 
