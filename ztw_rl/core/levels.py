@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from ztw_rl.core.selection import Costs, CrossFit, Floats, Seeds, by_halves, halves
+from ztw_rl.core.selection import Costs, CrossFit, Floats, Seeds, by_halves, halves, keeping
 
 N_RESAMPLES = 2000
 
@@ -101,12 +101,11 @@ class PairedScores:
         def share(setting: int, seeds: Seeds) -> float:
             return float(self.shares(setting, np.tile(seeds, (1, n_games, 1)))[0])
 
+        cheapest = keeping(0.0, keep)
+
         def choose(seeds: Seeds) -> int | None:
-            known = costs(seeds)
-            cheaper = np.flatnonzero(known < 1).tolist()
-            good = [t for t in cheaper if share(t, seeds) >= keep]
-            # Of equally cheap ones the last, as ``selection.keeping`` chooses.
-            return min(reversed(good), key=lambda t: float(known[t]), default=None)
+            kept = [share(setting, seeds) for setting in range(self.scores.shape[1])]
+            return cheapest(np.array(kept), 1.0, costs(seeds))
 
         selection = by_halves(choose, cost, share, n)
         rng = np.random.default_rng(seed)
