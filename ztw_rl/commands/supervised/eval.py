@@ -125,17 +125,17 @@ def _check_comparable(classifiers: dict[str, Classifier], n_test: int | None) ->
     Raises:
         UserError: Two differ.
     """
-    runs = {path: classifier.config.run for path, classifier in classifiers.items()}
-    first = next(iter(runs))
+    trained = {path: classifier.config.run for path, classifier in classifiers.items()}
+    first = next(iter(trained))
     of_method: dict[str, str] = {}
-    for path, run in runs.items():
+    for path, run in trained.items():
         same = of_method.setdefault(run.method, path)
         pairs = [
-            (first, ("arch", "data.data", *_test_split(runs[first], n_test))),
+            (first, ("arch", "data.data", *_test_split(trained[first], n_test))),
             (same, [name for name in flat(run) if name not in SEEDS_AND_PLACES]),
         ]
         for other, names in pairs:
-            theirs, ours = flat(runs[other]), flat(run)
+            theirs, ours = flat(trained[other]), flat(run)
             for name in names:
                 if theirs[name] != ours[name]:
                     raise UserError(
