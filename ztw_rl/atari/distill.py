@@ -228,7 +228,7 @@ class _Session:
         if not math.isfinite(loss):
             raise UserError(
                 f"the loss of {stage.name} is no finite number after {done:,} steps; begin a new "
-                "run with lower --distill.learning-rates"
+                "run with lower learning rates"
             )
         rate = optimizer.param_groups[0]["lr"]
         log(self.writer, stage, learning.experience, loss, rate, done)

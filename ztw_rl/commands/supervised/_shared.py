@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ztw_rl import runs
+from ztw_rl.commands import _resume
+from ztw_rl.commands._resume import SettingsT
 from ztw_rl.errors import UserError
 from ztw_rl.supervised.config import BackboneRun, DataConfig, PixelConfig
 
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
 
 BACKBONE_KIND = "backbone"
 IC_KIND = "ics"
-MOVABLE = ("data.data_path", "data.n_workers")
-"""Settings of a run that may change when it is resumed: the images stay the same."""
 PRETRAINED = "torchvision"
 """As ``--init``: weights that are downloaded."""
 
@@ -58,6 +58,23 @@ def newest(root: Path, kind: str, remedy: str, holding: str = runs.CONFIG) -> Pa
     if found is None:
         raise UserError(f"there is no run in {root / kind}; begin with: {remedy}")
     return found
+
+
+def check_resumable(
+    run_dir: Path, given: Sequence[Path] | None, stored: SettingsT, wanted: SettingsT
+) -> None:
+    """Find out whether a training may be gone on with; see ``_resume.check_resumable``.
+
+    Where the images lie and who decodes them may change: they stay the same images.
+    """
+    _resume.check_resumable(
+        run_dir,
+        given,
+        stored,
+        wanted,
+        changeable=("data.data_path", "data.n_workers"),
+        unprefixed=("data", "training"),
+    )
 
 
 def newest_backbone(root: Path) -> Path:

@@ -11,11 +11,10 @@ import tyro
 from ztw_rl import runs
 from ztw_rl.commands._arguments import help_first, peek, read
 from ztw_rl.commands._console import plain_console
-from ztw_rl.commands._resume import check_resumable
 from ztw_rl.commands.supervised._shared import (
     BACKBONE_KIND,
-    MOVABLE,
     PRETRAINED,
+    check_resumable,
     newest,
     resolve,
     run_folder,
@@ -88,14 +87,7 @@ def main(arguments: list[str]) -> int:
         )
         args = read(TrainBackbone, arguments, PROG, default)
         wanted = replace(args, init=_located(args.init), data=resolve(args.data))
-        check_resumable(
-            run_dir,
-            args.resume,
-            default,
-            wanted,
-            changeable=MOVABLE,
-            unprefixed=("data", "training"),
-        )
+        check_resumable(run_dir, args.resume, default, wanted)
         return _train(replace(stored, data=wanted.data), run_dir, args)
     args = read(TrainBackbone, arguments, PROG)
     if args.training.trains == "head" and args.init is None:

@@ -11,10 +11,10 @@ import tyro
 from ztw_rl import runs
 from ztw_rl.commands._arguments import help_first, parse, peek, read
 from ztw_rl.commands._console import plain_console
-from ztw_rl.commands._resume import check_resumable, flat
+from ztw_rl.commands._resume import flat
 from ztw_rl.commands.supervised._shared import (
     IC_KIND,
-    MOVABLE,
+    check_resumable,
     load_backbone,
     never_saw_held_out,
     newest,
@@ -105,14 +105,7 @@ def main(arguments: list[str]) -> int:
         )
         args = read(TrainICs, arguments, PROG, default)
         wanted = replace(args, data=resolve(args.data))
-        check_resumable(
-            run_dir,
-            args.resume,
-            default,
-            wanted,
-            changeable=MOVABLE,
-            unprefixed=("data", "training"),
-        )
+        check_resumable(run_dir, args.resume, default, wanted)
         return _train(replace(run, data=wanted.data), run_dir, args)
 
     def find() -> Path:
