@@ -240,5 +240,14 @@ def test_nothing_to_resume_from(teacher, games, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 def test_a_run_that_breaks_is_no_success(teacher, games, tmp_path):
-    with pytest.raises(UserError, match=r"the loss of ics is no finite number after \d+ steps"):
+    with pytest.raises(UserError, match=r"weights of ics are no finite numbers after \d+ steps"):
         run(teacher, games, tmp_path, replace(TINY, learning_rates=(1e38, 1e38, 1e38)))
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+def test_a_last_step_that_breaks_the_weights(teacher, games, tmp_path):
+    """The losses before it say nothing of it."""
+    one_step = replace(TINY, n_timesteps=8, n_epochs=1, learning_rates=(1e38, 1e38, 1e38))
+    with pytest.raises(UserError, match="loss or weights of ics"):
+        run(teacher, games, tmp_path, one_step)
+    assert not list(tmp_path.rglob("*.safetensors"))

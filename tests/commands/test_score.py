@@ -101,6 +101,7 @@ def test_random_play_needs_no_policy(folder, score):
         (["--random"], "--random needs --env, the name of a game, such as Pong"),
         (["--random", "--env=Pnog"], "'Pnog'"),
         (["--random", "--env=Pong", "--policy=mine.zip"], "leave out --policy"),
+        (["--random", "--env=Pong", "--action-mode=greedy"], "leave out --action-mode greedy"),
         (["--random", "--no-random", "--env=Pong"], "given and taken back"),
         ([], "there is no run with a checkpoint in runs/ppo; begin with: ztw-rl train-ppo"),
         (["--policy="], "--policy is empty"),

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ztw_rl.core.training import (
+    are_finite,
     cross_entropy,
     freeze,
     kl_to_teacher,
@@ -88,3 +89,12 @@ def test_what_is_frozen_stays():
     before = {k: v.clone() for k, v in net.state_dict().items()}
     assert not net(torch.randn(8, 2)).requires_grad
     torch.testing.assert_close(dict(net.state_dict()), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_one_number_that_is_not_finite(number):
+    fine = torch.zeros(2, 3)
+    assert are_finite([fine, torch.tensor(1e38)])
+    broken = torch.zeros(4)
+    broken[2] = number
+    assert not are_finite([fine, broken])

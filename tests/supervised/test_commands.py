@@ -314,6 +314,6 @@ def test_a_training_that_breaks_is_no_success(folder, capsys):
     command = ["supervised", "train-backbone", "--n-train=40", *SMALL, *diverging]
     assert cli.main(command) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: the loss of backbone is no finite number after")
+    assert error.startswith("error: loss or weights of backbone are no finite numbers after")
     assert error.endswith("minibatches; begin a new run with lower --learning-rates")
     assert not list(folder.rglob("backbone.safetensors"))

@@ -37,7 +37,7 @@ from ztw_rl.core.device import n_network_threads
 from ztw_rl.core.methods import METHODS
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.timing import threads
-from ztw_rl.core.training import freeze, piecewise_rate, set_learning_rate
+from ztw_rl.core.training import are_finite, freeze, piecewise_rate, set_learning_rate
 from ztw_rl.errors import UserError
 from ztw_rl.interrupt import StopRequest, graceful_stop
 from ztw_rl.progress import TrainingProgress
@@ -105,8 +105,8 @@ def distill(
         console: For progress; silent without one.
 
     Raises:
-        UserError: ``resume`` without a usable checkpoint, or the loss is no longer a finite
-            number.
+        UserError: ``resume`` without a usable checkpoint, or loss or weights are no longer
+            finite numbers.
     """
     torch.manual_seed(seed)
     if config.method == "student":
@@ -225,10 +225,10 @@ class _Session:
     ) -> None:
         """Finish the passes, and say how they went."""
         loss = learning.finish()
-        if not math.isfinite(loss):
+        if not (math.isfinite(loss) and are_finite(stage.parameters())):
             raise UserError(
-                f"the loss of {stage.name} is no finite number after {done:,} steps; begin a new "
-                "run with lower learning rates"
+                f"loss or weights of {stage.name} are no finite numbers after {done:,} steps; "
+                "begin a new run with lower learning rates"
             )
         rate = optimizer.param_groups[0]["lr"]
         log(self.writer, stage, learning.experience, loss, rate, done)

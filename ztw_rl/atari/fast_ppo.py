@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from ztw_rl.atari.policy import ChannelsLastCnnPolicy
 from ztw_rl.atari.ppo_loss import PPOLoss, ppo_loss
 from ztw_rl.core.cuda_graph import replayable
 from ztw_rl.core.device import tf32_convolutions
+from ztw_rl.core.training import are_finite
 
 
 class _Step(NamedTuple):
@@ -260,7 +260,7 @@ class FastPPO(PPO):
             self._n_updates += 1
         terms = torch.stack(losses).cpu()
         total = PPOLoss(*terms.T).total
-        if not (total.isfinite().all() and _are_finite(self.policy.parameters())):
+        if not (total.isfinite().all() and are_finite(self.policy.parameters())):
             raise FloatingPointError(
                 f"loss or weights after {self.num_timesteps:,} steps are not finite"
             )
@@ -288,7 +288,3 @@ class FastPPO(PPO):
 
 def _is_recording(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-
-
-def _are_finite(tensors: Iterable[Tensor]) -> bool:
-    return bool(torch.stack([t.isfinite().all() for t in tensors]).all())

@@ -83,6 +83,7 @@ def _score_random(arguments: list[str], env: str | None) -> int:
     default = Score(random=True)
     if recipe:
         default = replace(default, evaluation=recipe.evaluation, atari=recipe.atari)
+    default = replace(default, evaluation=replace(default.evaluation, action_mode="sample"))
     args = read(Score, arguments, PROG, default)
     if not args.random:
         raise UserError("--random is given and taken back; leave one of the two out")
@@ -90,12 +91,15 @@ def _score_random(arguments: list[str], env: str | None) -> int:
         raise UserError("--random plays without a policy; leave out --policy")
     if recipe is None:
         raise UserError("--random needs --env, the name of a game, such as Pong")
+    action_mode = args.evaluation.action_mode
+    if action_mode != "sample":
+        raise UserError(f"--random draws its actions; leave out --action-mode {action_mode}")
     atari = replace(args.atari, game=rom_id(args.atari.game))
 
     from ztw_rl.atari.random_play import uniform_policy
 
-    result = _play(args, atari, "sample", uniform_policy)
-    _print("random play", result, atari, "sample")
+    result = _play(args, atari, uniform_policy)
+    _print("random play", result, atari, action_mode)
     return 0
 
 
@@ -119,13 +123,12 @@ def _play_teacher(teacher: Teacher, args: Score) -> RowResult:
         teacher.check_actions(n_actions)
         return teacher.model()
 
-    return _play(args, teacher.atari, args.evaluation.action_mode, model)
+    return _play(args, teacher.atari, model)
 
 
 def _play(
     args: Score,
     atari: AtariConfig,
-    action_mode: ActionMode,
     model_for: Callable[[int], EarlyExitModel],
 ) -> RowResult:
     """All games of a model, made for the game's number of actions."""
@@ -147,7 +150,7 @@ def _play(
                 [Row("backbone")],
                 n_episodes=settings.n_episodes,
                 seed=args.seed,
-                action_mode=action_mode,
+                action_mode=settings.action_mode,
                 device=device,
                 on_game=count,
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +103,17 @@ def minibatches(n: int, batch_size: int, generator: torch.Generator) -> Iterator
     order = torch.randperm(n, generator=generator)
     for start in range(0, n, batch_size):
         yield order[start : start + batch_size]
+
+
+def are_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether all tensors hold finite numbers only; on a device, asked of it once.
+
+    The loss says nothing of the step that is taken from it: of a last step only weights do.
+
+    Args:
+        tensors: At least one, of any shapes, on one device.
+    """
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
 def freeze(module: nn.Module) -> None:

@@ -34,7 +34,7 @@ from ztw_rl.core.checkpoint import (
     newest_checkpoint,
     save_training,
 )
-from ztw_rl.core.training import piecewise_rate, set_learning_rate
+from ztw_rl.core.training import are_finite, piecewise_rate, set_learning_rate
 from ztw_rl.errors import UserError
 from ztw_rl.interrupt import StopRequest
 from ztw_rl.supervised.data.source import Batch, Source, mix_seeds
@@ -153,7 +153,7 @@ def run(
         Whether the schedule was completed.
 
     Raises:
-        UserError: The loss is no longer a finite number.
+        UserError: Loss or weights are no longer finite numbers.
     """
     per_epoch = -(-len(source) // schedule.batch_size)
     total = per_epoch * schedule.n_epochs
@@ -179,10 +179,7 @@ def run(
             done += 1
             losses += loss.detach().item()
             if not math.isfinite(losses):
-                raise UserError(
-                    f"the loss of {learner.name} is no finite number after {done:,} minibatches; "
-                    "begin a new run with lower --learning-rates"
-                )
+                raise _diverged(learner, done)
             hits = hits.to(right) + right
             seen += len(batch.labels)
             if desk is not None and task is not None:
@@ -193,6 +190,8 @@ def run(
                     rate=f"{images:.0f} images/s  ",
                     loss=losses / max(seen, 1),
                 )
+        if not are_finite(module.parameters()):
+            raise _diverged(learner, done)
         if desk and seen:
             figures = {"loss": losses / seen, "learning_rate": rate}
             shares = (hits / seen).tolist()
@@ -210,6 +209,13 @@ def run(
         if engine.any_stopped(stop.requested):
             break
     return done >= total
+
+
+def _diverged(learner: Learner, done: int) -> UserError:
+    return UserError(
+        f"loss or weights of {learner.name} are no finite numbers after {done:,} minibatches; "
+        "begin a new run with lower --learning-rates"
+    )
 
 
 def _until(batches: Iterator[Batch], engine: Engine, stop: StopRequest) -> Iterator[Batch]:

@@ -16,7 +16,13 @@ from torch.nn import functional as F
 from ztw_rl.core.checkpoint import load_state, newest_checkpoint
 from ztw_rl.core.ensembles import Ensemble
 from ztw_rl.core.model import EarlyExitModel
-from ztw_rl.core.training import cross_entropy, first_ic_cosine, freeze, minibatches
+from ztw_rl.core.training import (
+    are_finite,
+    cross_entropy,
+    first_ic_cosine,
+    freeze,
+    minibatches,
+)
 from ztw_rl.errors import UserError
 from ztw_rl.interrupt import StopRequest, graceful_stop
 from ztw_rl.supervised.config import EnsembleTraining, ICTraining
@@ -123,7 +129,7 @@ def fit_ensemble(
         Whether it was completed.
 
     Raises:
-        UserError: The loss is no longer a finite number.
+        UserError: Loss or weights are no longer finite numbers.
     """
     device = ensemble.log_weights.device
     ensemble.requires_grad_(True)
@@ -144,10 +150,10 @@ def fit_ensemble(
             optimizer.step()
             losses.append(loss.detach())
         mean = torch.stack(losses).mean().item()
-        if not math.isfinite(mean):
+        if not (math.isfinite(mean) and are_finite(ensemble.parameters())):
             raise UserError(
-                "the ensembles' loss is no finite number; begin a new run with a lower "
-                "--ensemble.learning-rate"
+                "the ensembles' loss or weights are no finite numbers; begin a new run with a "
+                "lower --ensemble.learning-rate"
             )
         if desk is not None and task is not None:
             desk.writer.add_scalar("ensemble/loss", mean, step + epoch + 1)
