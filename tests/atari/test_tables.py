@@ -56,6 +56,10 @@ def test_what_tells_games_apart():
     # Another setting's games, if one of them went another way, are not this row's.
     for other in (replace(early, returns=(1.0, 1.0, 1.0)), replace(early, decisions=(9, 9, 8))):
         assert told_apart(alone, [other]) == told_apart(alone, [])
+    # Nor do random draws tell games apart that are one and the same.
+    drawn = replace(early, rule="random")
+    assert told_apart(alone, [drawn]) == told_apart(alone, [])
+    assert told_apart(drawn, [drawn]) == ((1.0, 9, 0.0), (1.0, 9, 0.0), (2.0, 9, 0.0))
 
 
 def test_a_students_table_has_no_backbone(tmp_path):

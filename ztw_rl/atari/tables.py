@@ -54,8 +54,12 @@ class StoredRow:
 
     @property
     def games(self) -> tuple[tuple[float, int, float], ...]:
-        """Return, decisions and operations of each game; see ``told_apart``."""
-        return tuple(zip(self.returns, self.decisions, self.macs, strict=True))
+        """Return, decisions and operations of each game; see ``told_apart``.
+
+        Where exits are drawn at random, operations are the draw's, not the game's: 0.
+        """
+        macs = (0.0,) * len(self.macs) if self.rule == "random" else self.macs
+        return tuple(zip(self.returns, self.decisions, macs, strict=True))
 
     @property
     def mean(self) -> float:

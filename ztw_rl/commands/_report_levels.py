@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,12 @@ def levels(gallery: Sequence[GameResults]) -> list[Entry]:
     Raises:
         UserError: A game has no random score, or a table holds too few games.
     """
-    entries = [entry for game in gallery for entry in _of_game(game)]
+    entries = [
+        entry
+        for game in gallery
+        for method in game.methods
+        for entry in _levels(game.game, [game], [method])
+    ]
     return entries + (_over_games(gallery) if len(gallery) > 1 else [])
 
 
@@ -59,37 +64,6 @@ def _random_return(game: str, path: Path) -> float:
             f"ztw-rl score --random --env {game}, and add it to envs/{game}.yaml"
         )
     return found
-
-
-def _of_game(game: GameResults) -> list[Entry]:
-    methods = [*game.methods, *_on_the_others_terms(game.methods)]
-    return [entry for method in methods for entry in _levels(game.game, [game], [method])]
-
-
-def _on_the_others_terms(methods: Sequence[MethodResult]) -> list[MethodResult]:
-    """The agent's own method with no more settings and games than others had to choose from.
-
-    Once for each kind of table that plain methods have; variants, and what has no thresholds,
-    don't count.
-    """
-    own = methods[0]
-    grids = dict.fromkeys(
-        (tuple(s for s in own.settings if s in m.settings), min(own.n_games, m.n_games))
-        for m in methods[1:]
-        if ", " not in m.method
-        and m.table.rule == own.table.rule
-        and m.settings.keys() <= own.settings.keys()
-    )
-    return [
-        replace(
-            own,
-            method=f"{own.method}, {len(settings)} × {n}",
-            settings={s: own.settings[s] for s in settings},
-            backbone=own.backbone.first(n),
-        )
-        for settings, n in grids
-        if (len(settings), n) != (len(own.settings), own.n_games)
-    ]
 
 
 def _over_games(gallery: Sequence[GameResults]) -> list[Entry]:
@@ -214,7 +188,7 @@ the shares of each threshold. Each is chosen on one half of the seeds and report
 cost and return alike, swapped and averaged; two settings mean that the halves chose differently.
 ~: the 95 % bootstrap interval of what was kept reaches another of the levels, so the games cannot
 tell them apart. Evaluation noise only: one training seed each.
-{_alike_note(entries)}{_terms_note(gallery)}{_over_games_note(gallery)}{_note(gallery)}.
+{_alike_note(entries)}{_over_games_note(gallery)}{_note(gallery)}.
 """
     )
 
@@ -225,14 +199,6 @@ def _alike_note(entries: Sequence[Entry]) -> str:
     return """\
 ≈: at most half of the full policy's games differ, or of the setting's, by return, length and
 cost, so what was kept is that of a few courses of the game: rarer ones are not in its interval.
-"""
-
-
-def _terms_note(gallery: Sequence[GameResults]) -> str:
-    if not any(_on_the_others_terms(game.methods) for game in gallery):
-        return ""
-    return """Choices from more settings tend to be cheaper, whatever the method: an agent's own
-method is listed once more with as few settings and games as those beside it had.
 """
 
 

@@ -48,12 +48,14 @@ def main(arguments: list[str]) -> int:
     from ztw_rl.commands._report_controls import gains, gains_frame, gains_markdown, with_controls
     from ztw_rl.commands._report_levels import as_frame, as_markdown, levels
     from ztw_rl.commands._report_points import figure_note, points_of
+    from ztw_rl.commands._report_terms import terms_note, with_terms
     from ztw_rl.core.files import save_text
     from ztw_rl.plots import plot_games
 
     gallery = read_gallery(args.agents)
-    entries, found = levels(with_controls(gallery)), gains(gallery)
-    text = as_markdown(entries, gallery) + gains_markdown(found)
+    entries = levels(with_terms(with_controls(gallery)))
+    found = gains(with_terms(gallery))
+    text = as_markdown(entries, gallery) + gains_markdown(found) + terms_note(gallery)
     points = points_of(gallery)
     for name, frame in ((CSV, as_frame(entries)), (POINTS, points), (GAINS, gains_frame(found))):
         text_of = frame.to_csv(index=False, float_format="%.4f")

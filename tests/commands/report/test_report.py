@@ -12,6 +12,7 @@ from tests.commands.report.tables import FULL, kept, make_agent, row, write_tabl
 from ztw_rl import cli
 
 CONTROLS = ("one exit", "random exits")
+LISTS = ("returns", "decisions", "macs", "time")
 
 
 def lines(*, controls: bool = False) -> list[dict[str, str]]:
@@ -236,3 +237,32 @@ def test_what_confidence_brings_is_counted_seed_by_seed(pong):
     }
     text = Path("agents/games.md").read_text()
     assert "| pong | ztw | 2 × 10 | +2.0% (+2.0% … +2.0%) |" in text
+
+
+def test_what_confidence_brings_on_the_terms_of_a_smaller_table(pong):
+    """Beside six games of 0.5 alone, the agent's own gain is also that of six games of 0.5."""
+    random = kept("pong", 0.9, spread=8)
+    scale = FULL["pong"].mean() + 20.2
+    ahead = random + np.r_[np.full(6, 0.05), np.full(4, 0.09)] * scale
+    full = row("backbone", None, FULL["pong"], 1.0)
+    own = [
+        row("confidence", 0.5, ahead, 0.6),
+        row("random", 0.5, random, 0.6),
+        row("confidence", 0.7, random - 0.01 * scale, 0.8),
+        row("random", 0.7, random, 0.8),
+        full,
+    ]
+    write_table(pong / "curve.json", "pong", own)
+    smaller = [each | {k: each[k][:6] for k in LISTS} for each in (own[0], own[1], full)]
+    identity = {"agent": "0" * 16, "policy": make_agent("pong").identity().policy}
+    write_table(pong / "curve-sdn.json", "pong", smaller, method="sdn", identity=identity)
+    assert cli.main(["report"]) == 0
+    found = {r["method"]: (r["settings"], r["games"], float(r["gain"])) for r in chance()}
+    by_hand = {
+        "ztw": ("2", "10", (6 * 0.04 + 4 * 0.08) / 2 / 10),
+        "sdn": ("1", "6", 0.05 * scale / (FULL["pong"][:6].mean() + 20.2)),
+    }
+    by_hand["ztw, 1 × 6"] = by_hand["sdn"]
+    assert found == {
+        m: (s, n, pytest.approx(gain, abs=1e-4)) for m, (s, n, gain) in by_hand.items()
+    }

@@ -1,0 +1,61 @@
+"""The agent's own method on the terms of those beside it, which had less to choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ztw_rl.atari.gallery import GameResults, MethodResult
+
+
+def with_terms(gallery: Sequence[GameResults]) -> list[GameResults]:
+    """Each game with its agent's method once more, as few settings and games as others had.
+
+    Args:
+        gallery: The agents.
+    """
+    return [
+        replace(game, methods=(*game.methods, *_on_the_others_terms(game.methods)))
+        for game in gallery
+    ]
+
+
+def terms_note(gallery: Sequence[GameResults]) -> str:
+    """Why methods are listed twice, in words; empty if none is.
+
+    Args:
+        gallery: The agents, before ``with_terms``.
+    """
+    if not any(_on_the_others_terms(game.methods) for game in gallery):
+        return ""
+    return """
+Choices from more settings tend to be cheaper, whatever the method, and gains are means over the
+settings: an agent's own method is listed once more with as few settings and games as those beside
+it had.
+"""
+
+
+def _on_the_others_terms(methods: Sequence[MethodResult]) -> list[MethodResult]:
+    """Once for each kind of table that plain methods have.
+
+    Variants, and what has no thresholds, don't count.
+    """
+    own = methods[0]
+    grids = dict.fromkeys(
+        (tuple(s for s in own.settings if s in m.settings), min(own.n_games, m.n_games))
+        for m in methods[1:]
+        if ", " not in m.method
+        and m.table.rule == own.table.rule
+        and m.settings.keys() <= own.settings.keys()
+    )
+    return [
+        replace(
+            own,
+            method=f"{own.method}, {len(settings)} × {n}",
+            settings={s: own.settings[s].first(n) for s in settings},
+            backbone=own.backbone.first(n),
+            rows=tuple(row.first(n) for row in own.rows),
+        )
+        for settings, n in grids
+        if (len(settings), n) != (len(own.settings), own.n_games)
+    ]
