@@ -45,19 +45,20 @@ def main(arguments: list[str]) -> int:
     runs.check_writable(output)
 
     from ztw_rl.atari.gallery import read_gallery
-    from ztw_rl.commands._report_controls import gains, gains_frame, gains_markdown, with_controls
-    from ztw_rl.commands._report_levels import as_frame, as_markdown, levels
+    from ztw_rl.commands import _report_gains, _report_levels
+    from ztw_rl.commands._report_controls import with_controls
     from ztw_rl.commands._report_points import figure_note, points_of
     from ztw_rl.commands._report_terms import terms_note, with_terms
     from ztw_rl.core.files import save_text
     from ztw_rl.plots import plot_games
 
     gallery = read_gallery(args.agents)
-    entries = levels(with_terms(with_controls(gallery)))
-    found = gains(with_terms(gallery))
-    text = as_markdown(entries, gallery) + gains_markdown(found) + terms_note(gallery)
-    points = points_of(gallery)
-    for name, frame in ((CSV, as_frame(entries)), (POINTS, points), (GAINS, gains_frame(found))):
+    entries = _report_levels.levels(with_terms(with_controls(gallery)))
+    levels, points = _report_levels.as_frame(entries), points_of(gallery)
+    gains = _report_gains.as_frame(_report_gains.gains(with_terms(gallery)))
+    text = _report_levels.as_markdown(entries, gallery) + _report_gains.as_markdown(gains)
+    text += terms_note(gallery)
+    for name, frame in ((CSV, levels), (POINTS, points), (GAINS, gains)):
         text_of = frame.to_csv(index=False, float_format="%.4f")
         save_text(output / name, text_of)
     save_text(output / MARKDOWN, text)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.commands.report.tables import FULL, kept, make_agent, row, write_table
+from tests.commands.report.tables import FLOOR, FULL, kept, make_agent, row, write_table
 from ztw_rl import cli
 
 CONTROLS = ("one exit", "random exits")
@@ -173,7 +173,7 @@ def test_settings_that_two_tables_of_a_method_share_out(pong):
     assert cli.main(["report"]) == 0
     assert [(r["threshold"], r["relative_macs"]) for r in lines()][1] == ("0.3", "0.5000")
     # The controls as well: 0.5 of the one, 0.3 of the other.
-    assert [r["settings"] for r in chance()] == ["2"]
+    assert [r["settings"] for r in told_gains()] == ["2"]
 
 
 def test_the_shipped_agents():
@@ -184,7 +184,7 @@ def test_the_shipped_agents():
         assert Path("made", name).read_text() == (shipped / name).read_text()
 
 
-def chance() -> list[dict[str, str]]:
+def told_gains() -> list[dict[str, str]]:
     with Path("agents/gains.csv").open() as file:
         return list(csv.DictReader(file))
 
@@ -217,7 +217,7 @@ def test_what_confidence_brings_is_counted_seed_by_seed(pong):
         [row("confidence", 0.5, FULL["pong"], 0.6), row("backbone", None, FULL["pong"], 1)],
     )
     assert cli.main(["report"]) == 0
-    assert chance() == []
+    assert told_gains() == []
     random = kept("pong", 0.9, spread=8)
     scale = FULL["pong"].mean() + 20.2
     own = [
@@ -229,14 +229,16 @@ def test_what_confidence_brings_is_counted_seed_by_seed(pong):
     ]
     write_table(pong / "curve.json", "pong", own)
     assert cli.main(["report"]) == 0
-    (found,) = chance()
+    (found,) = told_gains()
     # Without its own luck: however the games went, 5 % more at the one, 1 % less at the other.
     assert found == {
-        **{"game": "pong", "method": "ztw", "settings": "2", "games": "10"},
+        **{"game": "pong", "method": "ztw", "over": "random exits", "settings": "2", "games": "10"},
         **{"gain": "0.0200", "gain_ci_low": "0.0200", "gain_ci_high": "0.0200"},
+        **{"relative_macs": "0.7000", "over_relative_macs": "0.7000"},
     }
     text = Path("agents/games.md").read_text()
-    assert "| pong | ztw | 2 × 10 | +2.0% (+2.0% … +2.0%) |" in text
+    line = "| pong | ztw | random exits | 2 × 10 | +2.0% (+2.0% … +2.0%) | 0.700, 0.700 |"
+    assert line in text
 
 
 def test_what_confidence_brings_on_the_terms_of_a_smaller_table(pong):
@@ -257,7 +259,11 @@ def test_what_confidence_brings_on_the_terms_of_a_smaller_table(pong):
     identity = {"agent": "0" * 16, "policy": make_agent("pong").identity().policy}
     write_table(pong / "curve-sdn.json", "pong", smaller, method="sdn", identity=identity)
     assert cli.main(["report"]) == 0
-    found = {r["method"]: (r["settings"], r["games"], float(r["gain"])) for r in chance()}
+    found = {
+        r["method"]: (r["settings"], r["games"], float(r["gain"]))
+        for r in told_gains()
+        if r["over"] == "random exits"
+    }
     by_hand = {
         "ztw": ("2", "10", (6 * 0.04 + 4 * 0.08) / 2 / 10),
         "sdn": ("1", "6", 0.05 * scale / (FULL["pong"][:6].mean() + 20.2)),
@@ -265,4 +271,46 @@ def test_what_confidence_brings_on_the_terms_of_a_smaller_table(pong):
     by_hand["ztw, 1 × 6"] = by_hand["sdn"]
     assert found == {
         m: (s, n, pytest.approx(gain, abs=1e-4)) for m, (s, n, gain) in by_hand.items()
+    }
+
+
+def test_the_agents_method_over_others(both):
+    """At the thresholds that both have, on the seeds that both have; then over games."""
+    for game, lead in (("pong", 0.06), ("breakout", 0.02)):
+        full = row("backbone", None, FULL[game], 1.0)
+        ours = kept(game, 0.9, spread=8)
+        scale = FULL[game].mean() - FLOOR[game]
+        own = [
+            row("confidence", 0.5, ours, 0.6),
+            row("confidence", 0.7, ours, 0.8),
+            row("confidence", 0.9, ours * 2, 0.9),
+            full,
+        ]
+        write_table(Path("agents", game, "curve.json"), game, own)
+        others = [
+            row("confidence", 0.5, ours - lead * scale, 0.5),
+            row("confidence", 0.7, ours, 0.7),
+            full,
+        ]
+        identity = {"agent": "0" * 16, "policy": make_agent(game).identity().policy}
+        # Patience 1 and threshold 1 are no common setting, sampled games are others.
+        for name, changes in {
+            "sdn": {"method": "sdn", "identity": identity},
+            "patient": {"method": "cascade", "identity": identity, "rule": "patience"},
+            "sampled": {"evaluation": {"action_mode": "sample"}},
+        }.items():
+            rows = [r | {"rule": changes.get("rule", "confidence")} for r in others[:2]]
+            write_table(Path("agents", game, f"curve-{name}.json"), game, [*rows, full], **changes)
+    assert cli.main(["report"]) == 0
+    found = [
+        [r["game"], r["method"], r["over"], r["settings"], r["games"], r["gain"], r["gain_ci_low"]]
+        for r in told_gains()
+    ]
+    assert found == [
+        ["breakout", "ztw", "sdn", "2", "10", "0.0100", "0.0100"],
+        ["pong", "ztw", "sdn", "2", "10", "0.0300", "0.0300"],
+        ["mean over games", "ztw", "sdn", "2", "10", "0.0200", "0.0200"],
+    ]
+    assert {(r["relative_macs"], r["over_relative_macs"]) for r in told_gains()} == {
+        ("0.7000", "0.6000")
     }
