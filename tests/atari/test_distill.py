@@ -247,7 +247,9 @@ def test_a_run_that_breaks_is_no_success(teacher, games, tmp_path):
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 def test_a_last_step_that_breaks_the_weights(teacher, games, tmp_path):
     """The losses before it say nothing of it."""
-    one_step = replace(TINY, n_timesteps=8, n_epochs=1, learning_rates=(1e38, 1e38, 1e38))
+    one_step = replace(
+        TINY, n_timesteps=16, n_epochs=1, ic_batch_size=16, learning_rates=(1e38, 1e38, 1e38)
+    )
     with pytest.raises(UserError, match="loss or weights of ics"):
         run(teacher, games, tmp_path, one_step)
     assert not list(tmp_path.rglob("*.safetensors"))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ztw_rl.core.statistics import few_distinct, summarize
+from ztw_rl.core.statistics import few_distinct, paired_lead, summarize
 
 
 def test_by_hand():
@@ -47,3 +47,31 @@ def test_without_spread_the_interval_has_no_width(values):
 )
 def test_episodes_that_hardly_differ(episodes, distinct):
     assert few_distinct(episodes) == distinct
+
+
+def test_a_lead_in_one_game_is_the_mean():
+    leads = np.array([[1.0, 2.0, 3.0, 10.0]])
+    found, summary = paired_lead(leads), summarize(leads[0])
+    assert (found.center, found.low, found.high) == (4.0, summary.ci_low, summary.ci_high)
+
+
+def test_a_lead_over_games_is_the_mean_of_the_middle_half():
+    # Sorted: -9, 1, 2, 3, 4, 5, 6, 50; the middle half is 2, 3, 4, 5.
+    assert paired_lead(np.array([[4.0, 1, 50, 2], [-9, 3, 6, 5]])).center == 3.5
+
+
+def test_seeds_are_resampled_within_each_game_and_not_together():
+    """Leads that cancel seed by seed are no surer than others."""
+    rng = np.random.default_rng(1)
+    noise = rng.normal(size=20)
+    together, apart = np.stack([noise, noise]), np.stack([noise, -noise])
+    widths = [found.high - found.low for found in map(paired_lead, (together, apart))]
+    assert widths[1] == pytest.approx(widths[0], rel=0.3)
+    shuffled = paired_lead(np.stack([noise, rng.permutation(noise)]))
+    same = paired_lead(together)
+    assert (shuffled.low, shuffled.high) == pytest.approx((same.low, same.high), abs=0.05)
+
+
+def test_games_without_spread_leave_no_doubt():
+    found = paired_lead(np.array([[1.0] * 5, [1.0] * 5]))
+    assert (found.low, found.center, found.high) == (1.0, 1.0, 1.0)

@@ -317,3 +317,13 @@ def test_a_training_that_breaks_is_no_success(folder, capsys):
     assert error.startswith("error: loss or weights of backbone are no finite numbers after")
     assert error.endswith("minibatches; begin a new run with lower --learning-rates")
     assert not list(folder.rglob("backbone.safetensors"))
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+def test_a_last_step_that_breaks_the_weights(folder, capsys):
+    """The loss before it says nothing of it."""
+    one_step = ["--n-train=40", "--batch-size=40", "--n-epochs=1", "--device=cpu"]
+    diverging = ["--learning-rates=3e38", "--milestones"]
+    assert cli.main(["supervised", "train-backbone", *one_step, *diverging]) == 2
+    assert "loss or weights of backbone" in capsys.readouterr().err
+    assert not list(folder.rglob("*.safetensors"))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -187,3 +189,23 @@ def test_an_ensemble_beats_the_mean_of_its_members_where_it_learnt():
         members = log_probs[:, : m + 1].mean(dim=1, keepdim=True)
         mean = torch.log_softmax(members, dim=-1)
         assert cross_entropy(answers[:, m : m + 1], labels) < cross_entropy(mean, labels)
+
+
+def test_a_last_step_that_breaks_the_ensembles(tiny_model, tiny_source, tmp_path):
+    """The loss before it says nothing of it."""
+    one_step = EnsembleTraining(n_epochs=1, batch_size=24, optimizer="sgd", learning_rate=3e38)
+    config = replace(TINY, ensemble=one_step)
+    model = tiny_model("ztw")
+    for ic in model.ics:
+        # Sure of their answers, so the ensembles' gradient is above 1.
+        ic.load_state_dict({name: 30 * tensor for name, tensor in ic.state_dict().items()})
+    with pytest.raises(UserError, match="the ensembles' loss or weights are no finite numbers"):
+        train_ics.train_ics(
+            model,
+            tiny_source(24),
+            config,
+            tmp_path,
+            seed=0,
+            engine=SingleProcess("cpu"),
+            fit_only_ensemble=True,
+        )

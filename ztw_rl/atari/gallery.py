@@ -55,6 +55,11 @@ class GameResults:
     game: str
     methods: tuple[MethodResult, ...]
 
+    @property
+    def own(self) -> MethodResult:
+        """That of the agent itself, whose table is ``curve.json``."""
+        return next(m for m in self.methods if m.table.path.name == TABLE_FILE)
+
 
 def read_gallery(folder: Path) -> tuple[GameResults, ...]:
     """All agents of a folder such as ``agents/``, by game.

@@ -15,6 +15,7 @@ from ztw_rl.atari.config import ActionMode, MethodName
 from ztw_rl.atari.games import canonical
 from ztw_rl.core.files import load_json
 from ztw_rl.core.selection import Costs
+from ztw_rl.core.statistics import few_distinct
 from ztw_rl.errors import UserError
 from ztw_rl.schema import parse
 
@@ -51,6 +52,11 @@ class StoredRow:
             time=self.time[:n],
             disagreement=None if differs is None else differs[:n],
         )
+
+    @property
+    def course(self) -> tuple[tuple[float, ...], tuple[int, ...]]:
+        """Returns and lengths: rows that agree in these have played the same games."""
+        return self.returns, self.decisions
 
     @property
     def games(self) -> tuple[tuple[float, int, float], ...]:
@@ -132,9 +138,18 @@ def told_apart(row: StoredRow, rows: Sequence[StoredRow]) -> tuple[tuple[float, 
     Returns:
         The games of the row among these that tells most of them apart.
     """
-    course = row.returns, row.decisions
-    same = [row, *(other for other in rows if (other.returns, other.decisions) == course)]
+    same = [row, *(other for other in rows if other.course == row.course)]
     return max((each.games for each in same), key=lambda games: len(set(games)))
+
+
+def few_alike(row: StoredRow, rows: Sequence[StoredRow]) -> bool:
+    """Whether few of a row's games differ; see ``core.statistics.few_distinct``.
+
+    Args:
+        row: Whose games.
+        rows: What else was played on the same seeds.
+    """
+    return few_distinct(told_apart(row, rows)) is not None
 
 
 def decision_costs(rows: Sequence[StoredRow], kind: CostName) -> Costs:

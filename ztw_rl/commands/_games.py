@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ztw_rl import recipes
+from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,6 +59,25 @@ def counted_games(
 
     with progress:
         yield count
+
+
+def random_return(game: str, table: Path) -> float:
+    """What random play scores, from the game's recipe.
+
+    Args:
+        game: As recipes are called.
+        table: Whose returns are to be normalised.
+
+    Raises:
+        UserError: The recipe does not tell.
+    """
+    found = recipes.load(game).random_return
+    if found is None:
+        raise UserError(
+            f"{table}: the recipe of {game} has no random_return to normalise by; measure it with: "
+            f"ztw-rl score --random --env {game}, and add it to envs/{game}.yaml"
+        )
+    return found
 
 
 def reference_line(game: str, reference_return: tuple[float, float]) -> str:

@@ -21,7 +21,7 @@ def with_controls(gallery: Sequence[GameResults]) -> list[GameResults]:
         Games whose methods go on with ``one exit``, which answers everything, and ``random
         exits``, drawn in the shares of each threshold; as far as the agent's table has them.
     """
-    return [replace(game, methods=(*game.methods, *_controls(game.methods[0]))) for game in gallery]
+    return [replace(game, methods=(*game.methods, *_controls(game.own))) for game in gallery]
 
 
 def _controls(own: MethodResult) -> list[MethodResult]:

@@ -2,41 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from ztw_rl import recipes
 from ztw_rl.atari.gallery import GameResults, MethodResult, setting_name
-from ztw_rl.atari.tables import StoredRow
+from ztw_rl.atari.tables import StoredRow, few_alike
+from ztw_rl.commands._games import random_return
 from ztw_rl.commands._report_controls import RANDOM_EXITS, of_rule
-from ztw_rl.core.statistics import Summary, summarize
-
-ALL_GAMES = "mean over games"
+from ztw_rl.commands._report_levels import ALL_GAMES
+from ztw_rl.core.statistics import Interval, paired_lead
 
 
 @dataclass(frozen=True)
-class Gain:
-    """A method's lead over another, at the same settings and on the same seeds."""
+class Pairing:
+    """A method and another in one game: pairs of rows of equal settings and the same seeds."""
 
     game: str
     method: str
     over: str
     """Another method, or exits drawn at random in the method's own shares."""
+    pairs: Mapping[str, tuple[StoredRow, StoredRow]]
+    """By setting; all of equally many games."""
+    scale: float
+    """The full policy's return over random play."""
+    played: tuple[StoredRow, ...]
+    """What else was played on these seeds."""
+
+    def leads(self, settings: Sequence[str], n: int) -> npt.NDArray[np.float64]:
+        """(n,) of each seed: difference of return, mean over settings, in shares of ``scale``.
+
+        Luck that both rows meet cancels, as the emulators' does.
+
+        Args:
+            settings: Some of those that it has.
+            n: Seeds.
+        """
+        rows = (self.pairs[s] for s in settings)
+        differences = [np.subtract(own.returns[:n], other.returns[:n]) for own, other in rows]
+        leads: npt.NDArray[np.float64] = np.mean(differences, axis=0) / self.scale
+        return leads
+
+    def differs(self, setting: str) -> bool:
+        """Whether the two rows of a setting played different games at all."""
+        own, other = self.pairs[setting]
+        return (own.returns, own.decisions) != (other.returns, other.decisions)
+
+    def alike(self, settings: Sequence[str]) -> bool:
+        """Whether, where the rows differ, few games of either do."""
+        return any(
+            few_alike(row, self.played)
+            for setting in settings
+            if self.differs(setting)
+            for row in self.pairs[setting]
+        )
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A method's lead over another in one game, or over several."""
+
+    game: str
     settings: tuple[str, ...]
-    leads: tuple[float, ...]
-    """Of each seed: difference of return, mean over settings, in the full policy's return over
-    random play. Luck that both meet cancels, as the emulators' does."""
-    relative_macs: float
-    """Mean over settings."""
-    over_relative_macs: float
+    pairings: tuple[Pairing, ...]
+    """One of each game."""
 
     @property
-    def lead(self) -> Summary:
-        """Over seeds."""
-        return summarize(self.leads)
+    def n_games(self) -> int:
+        """Of each setting in each game."""
+        rows = [own for p in self.pairings for own, _ in p.pairs.values()]
+        return min(len(row.returns) for row in rows)
+
+    @property
+    def lead(self) -> Interval:
+        """In shares of the full policy's return over random play."""
+        n = self.n_games
+        return paired_lead(np.array([p.leads(self.settings, n) for p in self.pairings]))
+
+    @property
+    def n_differing(self) -> int:
+        """Settings at which the two played different games anywhere."""
+        return sum(any(p.differs(s) for p in self.pairings) for s in self.settings)
+
+    @property
+    def alike(self) -> bool:
+        """Whether it rests on few different games."""
+        return any(p.alike(self.settings) for p in self.pairings)
+
+    @property
+    def relative_macs(self) -> tuple[float, float]:
+        """Of the method and of what it is compared with, mean over settings and games."""
+        rows = [p.pairs[s] for p in self.pairings for s in self.settings]
+        own, other = np.mean([[row.relative_macs for row in pair] for pair in rows], axis=0)
+        return float(own), float(other)
 
 
 def gains(gallery: Sequence[GameResults]) -> list[Gain]:
@@ -47,76 +108,56 @@ def gains(gallery: Sequence[GameResults]) -> list[Gain]:
 
     Returns:
         Each method over random exits, where it has such controls; the agent's own method over
-        every other with thresholds in common; then means over games of what every game has. Games
-        whose recipe does not tell what random play scores are left out.
+        others at common thresholds, where the full policy played the same games beside both;
+        then over games what every game has, at the settings that every game has.
+
+    Raises:
+        UserError: A game's recipe does not tell what random play scores.
     """
     by_game = [list(_of_game(game)) for game in gallery]
-    found = [gain for gains_ in by_game for gain in gains_]
+    found = [Gain(p.game, tuple(p.pairs), (p,)) for pairings in by_game for p in pairings]
     return found + (_over_games(by_game) if len(gallery) > 1 else [])
 
 
-def _of_game(game: GameResults) -> Iterator[Gain]:
-    floor = recipes.load(game.game).random_return
-    if floor is None:
-        return
+def _of_game(game: GameResults) -> Iterator[Pairing]:
     for method in game.methods:
         controls = {setting_name(row): row for row in of_rule(method, "random")}
-        yield from _gain(game.game, method, RANDOM_EXITS, controls, method.n_games, floor)
-    own = game.methods[0]
-    for other in game.methods[1:]:
-        # Not the same thresholds of another rule, nor its own table once more.
+        yield from _pairing(game.game, method, RANDOM_EXITS, controls, method.n_games)
+    own = game.own
+    for other in game.methods:
+        # Neither its own table once more nor the same thresholds of another rule.
+        n = min(own.n_games, other.n_games)
         if (
             other.table is not own.table
             and other.table.rule == own.table.rule
             and other.table.action_mode == own.table.action_mode
+            and own.backbone.first(n).course == other.backbone.first(n).course
         ):
-            n = min(own.n_games, other.n_games)
-            yield from _gain(game.game, own, other.method, other.settings, n, floor)
+            yield from _pairing(game.game, own, other.method, other.settings, n)
 
 
-def _gain(
-    game: str,
-    method: MethodResult,
-    over: str,
-    others: dict[str, StoredRow],
-    n: int,
-    floor: float,
-) -> Iterator[Gain]:
-    """The gain over some rows on the first n seeds; nothing without settings in common."""
-    shared = tuple(s for s in method.settings if s in others)
-    if not shared:
-        return
-    own = [method.settings[s].first(n) for s in shared]
-    theirs = [others[s].first(n) for s in shared]
-    leads = [np.subtract(a.returns, b.returns) for a, b in zip(own, theirs, strict=True)]
-    scale = method.backbone.first(n).mean - floor
-    yield Gain(
-        game,
-        method.method,
-        over,
-        shared,
-        tuple(np.mean(leads, axis=0) / scale),
-        *(float(np.mean([row.relative_macs for row in rows])) for rows in (own, theirs)),
-    )
+def _pairing(
+    game: str, method: MethodResult, over: str, others: Mapping[str, StoredRow], n: int
+) -> Iterator[Pairing]:
+    """The pairing with some rows on the first n seeds; none without settings in common."""
+    pairs = {
+        s: (row.first(n), others[s].first(n)) for s, row in method.settings.items() if s in others
+    }
+    if pairs:
+        scale = method.backbone.first(n).mean - random_return(game, method.path)
+        played = tuple(row.first(n) for row in method.rows)
+        yield Pairing(game, method.method, over, pairs, scale, played)
 
 
-def _over_games(by_game: Sequence[Sequence[Gain]]) -> list[Gain]:
-    """Means over games, seed by seed: games are independent, so any pairing of theirs will do."""
+def _over_games(by_game: Sequence[Sequence[Pairing]]) -> list[Gain]:
     found = []
-    for first in by_game[0]:
-        key = first.method, first.over, first.settings
-        same = [g for gains_ in by_game for g in gains_ if (g.method, g.over, g.settings) == key]
-        if len(same) == len(by_game):
-            n = min(len(g.leads) for g in same)
-            found.append(
-                Gain(
-                    ALL_GAMES,
-                    *key,
-                    tuple(np.mean([g.leads[:n] for g in same], axis=0)),
-                    float(np.mean([g.relative_macs for g in same])),
-                    float(np.mean([g.over_relative_macs for g in same])),
-                )
-            )
+    tables = [{(p.method, p.over): p for p in pairings} for pairings in by_game]
+    for key, first in tables[0].items():
+        if all(key in table for table in tables):
+            pairings = tuple(table[key] for table in tables)
+            settings = tuple(s for s in first.pairs if all(s in p.pairs for p in pairings))
+            if settings:
+                found.append(Gain(ALL_GAMES, settings, pairings))
     return found
 
 
@@ -127,19 +168,21 @@ def as_frame(found: Sequence[Gain]) -> pd.DataFrame:
         found: What ``gains`` gives.
 
     Returns:
-        A row per gain, with the 95 % interval ``gain_ci_low`` … ``gain_ci_high``;
-        ``relative_macs`` of the method and of what it is compared with.
+        A row per gain, with the 95 % interval ``gain_ci_low`` … ``gain_ci_high``. At
+        ``differing`` of the ``settings`` the two played different games; ``alike`` says whether
+        few games of one of them differ there; ``relative_macs`` are the method's, and
+        ``over_relative_macs`` those of what it is compared with.
     """
     columns = [
-        *("game", "method", "over", "settings", "games", "gain", "gain_ci_low", "gain_ci_high"),
-        *("relative_macs", "over_relative_macs"),
+        *("game", "method", "over", "settings", "differing", "games"),
+        *("gain", "gain_ci_low", "gain_ci_high", "alike", "relative_macs", "over_relative_macs"),
     ]
     rows = []
     for g in found:
-        lead = g.lead
-        what = (g.game, g.method, g.over, len(g.settings), len(g.leads))
-        macs = g.relative_macs, g.over_relative_macs
-        rows.append((*what, lead.mean, lead.ci_low, lead.ci_high, *macs))
+        pairing, lead = g.pairings[0], g.lead
+        what = (g.game, pairing.method, pairing.over, len(g.settings), g.n_differing, g.n_games)
+        how_much = (lead.center, lead.low, lead.high, "yes" if g.alike else "no")
+        rows.append((*what, *how_much, *g.relative_macs))
     frame: pd.DataFrame = pd.DataFrame(rows, columns=columns)
     return frame
 
@@ -153,8 +196,9 @@ def as_markdown(frame: pd.DataFrame) -> str:
     if frame.empty:
         return ""
     lines = [
-        f"| {g.game} | {g.method} | {g.over} | {g.settings} × {g.games} | {g.gain:+.1%} "
-        f"({g.gain_ci_low:+.1%} … {g.gain_ci_high:+.1%}) | {g.relative_macs:.3f}, "
+        f"| {g.game} | {g.method} | {g.over} | {g.settings} ({g.differing}) × {g.games} | "
+        f"{g.gain:+.1%} ({g.gain_ci_low:+.1%} … {g.gain_ci_high:+.1%})"
+        f"{' ≈' if g.alike == 'yes' else ''} | {g.relative_macs:.3f}, "
         f"{g.over_relative_macs:.3f} |"
         for g in frame.itertuples()
     ]
@@ -168,8 +212,24 @@ def as_markdown(frame: pd.DataFrame) -> str:
 
 How much better a method plays than exits drawn at random in the same shares, and the agent's own
 method than others at the same thresholds, in shares of the full policy's return over random play.
-Games of the same seed are compared, and a game's difference is the mean over all settings; the
-interval is a bootstrap over seeds. Below 0 the other plays better; where random exits beat the
-full policy itself, that is no fault of the rule. Costs are means over the settings.
+Games of the same seed are compared, and a game's difference is the mean over all settings; in
+brackets at how many of them the two played different games at all. So only rows of equal settings
+compare with one another; and equal thresholds are not equal costs, which are means over the
+settings as well. The interval is a bootstrap over seeds. Below 0 the other plays better; where
+random exits beat the full policy itself, that is no fault of the rule.
 """
+        + _notes(frame)
     )
+
+
+def _notes(frame: pd.DataFrame) -> str:
+    notes = ""
+    if (frame["game"] == ALL_GAMES).any():
+        notes += f"""\
+{ALL_GAMES}: of all games' differences, each game with equally many; each resampled for itself.
+"""
+    if (frame["alike"] == "yes").any():
+        notes += """\
+≈: where the two played different games, at most half of those of one of them differ.
+"""
+    return notes

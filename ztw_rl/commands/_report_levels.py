@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ztw_rl import recipes
 from ztw_rl.atari.gallery import GameResults, MethodResult, games_and_backends
-from ztw_rl.atari.tables import decision_costs, told_apart
+from ztw_rl.atari.tables import decision_costs, few_alike
+from ztw_rl.commands._games import random_return
 from ztw_rl.core.levels import Level, PairedScores
 from ztw_rl.core.selection import KEEP, Costs
-from ztw_rl.core.statistics import few_distinct
 from ztw_rl.errors import UserError
 
 ALL_GAMES = "IQM over games"
@@ -56,23 +54,13 @@ def levels(gallery: Sequence[GameResults]) -> list[Entry]:
     return entries + (_over_games(gallery) if len(gallery) > 1 else [])
 
 
-def _random_return(game: str, path: Path) -> float:
-    found = recipes.load(game).random_return
-    if found is None:
-        raise UserError(
-            f"{path}: the recipe of {game} has no random_return to normalise by; measure it with: "
-            f"ztw-rl score --random --env {game}, and add it to envs/{game}.yaml"
-        )
-    return found
-
-
 def _over_games(gallery: Sequence[GameResults]) -> list[Entry]:
     """Of each method that every game has, at settings that every game has."""
     entries = []
-    for first in gallery[0].methods:
-        found = [m for game in gallery for m in game.methods if m.method == first.method]
-        if len(found) == len(gallery):
-            entries += _levels(ALL_GAMES, gallery, found)
+    tables = [{method.method: method for method in game.methods} for game in gallery]
+    for name in tables[0]:
+        if all(name in table for table in tables):
+            entries += _levels(ALL_GAMES, gallery, [table[name] for table in tables])
     return entries
 
 
@@ -96,7 +84,7 @@ def _levels(
             ),
             full=np.array([method.backbone.returns[:n] for method in methods]),
             random=np.array(
-                [_random_return(g.game, m.path) for g, m in zip(games, methods, strict=True)]
+                [random_return(g.game, m.path) for g, m in zip(games, methods, strict=True)]
             ),
         )
     except ValueError as error:
@@ -116,8 +104,7 @@ def _alike(method: MethodResult, chosen: Sequence[str], n: int) -> bool:
     full = method.backbone.first(n)
     played = [row.first(n) for row in method.rows]
     return any(
-        few_distinct(told_apart(row, played)) is not None
-        for row in [full, *(method.settings[s].first(n) for s in chosen)]
+        few_alike(row, played) for row in [full, *(method.settings[s].first(n) for s in chosen)]
     )
 
 

@@ -14,10 +14,7 @@ def with_terms(gallery: Sequence[GameResults]) -> list[GameResults]:
     Args:
         gallery: The agents.
     """
-    return [
-        replace(game, methods=(*game.methods, *_on_the_others_terms(game.methods)))
-        for game in gallery
-    ]
+    return [replace(game, methods=(*game.methods, *_on_the_others_terms(game))) for game in gallery]
 
 
 def terms_note(gallery: Sequence[GameResults]) -> str:
@@ -26,7 +23,7 @@ def terms_note(gallery: Sequence[GameResults]) -> str:
     Args:
         gallery: The agents, before ``with_terms``.
     """
-    if not any(_on_the_others_terms(game.methods) for game in gallery):
+    if not any(map(_on_the_others_terms, gallery)):
         return ""
     return """
 Choices from more settings tend to be cheaper, whatever the method, and gains are means over the
@@ -35,15 +32,15 @@ it had.
 """
 
 
-def _on_the_others_terms(methods: Sequence[MethodResult]) -> list[MethodResult]:
-    """Once for each kind of table that plain methods have.
+def _on_the_others_terms(game: GameResults) -> list[MethodResult]:
+    """Once for each kind of table that plain methods have, of settings that the agent has too.
 
     Variants, and what has no thresholds, don't count.
     """
-    own = methods[0]
+    own = game.own
     grids = dict.fromkeys(
         (tuple(s for s in own.settings if s in m.settings), min(own.n_games, m.n_games))
-        for m in methods[1:]
+        for m in game.methods
         if ", " not in m.method
         and m.table.rule == own.table.rule
         and m.settings.keys() <= own.settings.keys()
@@ -51,7 +48,7 @@ def _on_the_others_terms(methods: Sequence[MethodResult]) -> list[MethodResult]:
     return [
         replace(
             own,
-            method=f"{own.method}, {len(settings)} × {n}",
+            method=f"{own.method}, at {' '.join(settings)}",
             settings={s: own.settings[s].first(n) for s in settings},
             backbone=own.backbone.first(n),
             rows=tuple(row.first(n) for row in own.rows),

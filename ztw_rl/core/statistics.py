@@ -52,6 +52,34 @@ def summarize(values: npt.ArrayLike, seed: int = 0) -> Summary:
     return Summary(mean, float(x.std()), float(stats.trim_mean(x, 0.25)), low, high)
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A figure and its 95 % interval."""
+
+    center: float
+    low: float
+    high: float
+
+
+def paired_lead(leads: npt.NDArray[np.float64], seed: int = 0) -> Interval:
+    """Of one game the mean lead, over several the IQM of all games' leads.
+
+    The interval is a percentile bootstrap that resamples seeds of each game for itself.
+
+    Args:
+        leads: (G, n) of each game and seed, n ≥ 1.
+        seed: Of the bootstrap.
+    """
+    if len(leads) == 1:
+        one = summarize(leads[0], seed)
+        return Interval(one.mean, one.ci_low, one.ci_high)
+    n_games, n = leads.shape
+    drawn = np.random.default_rng(seed).integers(n, size=(N_RESAMPLES, n_games, n))
+    resampled = leads[np.arange(n_games)[:, None], drawn].reshape(N_RESAMPLES, -1)
+    low, high = np.percentile(stats.trim_mean(resampled, 0.25, axis=1), (2.5, 97.5))
+    return Interval(float(stats.trim_mean(leads.ravel(), 0.25)), float(low), float(high))
+
+
 def few_distinct(episodes: Collection[Hashable]) -> int | None:
     """How many episodes differ, if at most half of several do; None otherwise.
 

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -190,7 +191,7 @@ def run(
                     rate=f"{images:.0f} images/s  ",
                     loss=losses / max(seen, 1),
                 )
-        if not are_finite(module.parameters()):
+        if not are_finite(chain(module.parameters(), module.buffers())):
             raise _diverged(learner, done)
         if desk and seen:
             figures = {"loss": losses / seen, "learning_rate": rate}

@@ -98,7 +98,8 @@ def train_backbone(
         console: For progress; silent without one.
 
     Raises:
-        UserError: ``resume`` without a usable checkpoint.
+        UserError: ``resume`` without a usable checkpoint, or loss or weights are no longer
+            finite numbers.
     """
     network: nn.Module = backbone.to(engine.device)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -194,7 +194,8 @@ def train_ics(
         Whether it was completed.
 
     Raises:
-        UserError: ``resume`` without a usable checkpoint.
+        UserError: ``resume`` without a usable checkpoint, or loss or weights are no longer
+            finite numbers.
     """
     model.to(engine.device)
     freeze(model)
