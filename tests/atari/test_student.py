@@ -123,6 +123,21 @@ def test_it_acts_itself_and_all_of_it_learns(teacher, patch_games, tmp_path):
     assert games.sent[0].tolist() == wanted.tolist()
 
 
+def test_it_begins_as_policies_of_sb3_do(teacher):
+    torch.manual_seed(0)
+    policy = student_of(build_early_exit_model(teacher, CONFIG)).policy
+    weights = {n: p for n, p in policy.named_parameters() if n.endswith("weight")}
+    assert len(weights) == 5
+    for name, weight in weights.items():
+        rows = weight.flatten(1)
+        gain = 0.01**2 if name == "head.weight" else 2
+        torch.testing.assert_close(rows @ rows.T, gain * torch.eye(len(rows)), atol=1e-4, rtol=0)
+    biases = [p for n, p in policy.named_parameters() if n.endswith("bias")]
+    assert len(biases) == 5
+    assert not any(bias.any() for bias in biases)
+    assert weights["blocks.1.0.weight"].is_contiguous(memory_format=torch.channels_last)
+
+
 def test_resuming_a_finished_run_changes_nothing(distilled, teacher, patch_games):
     model, run_dir = distilled
     assert newest_checkpoint(run_dir).name == "step_000000512"

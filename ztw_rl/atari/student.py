@@ -7,10 +7,13 @@ distillation it therefore *is* an IC: one that reads the pixels, beside a trunk 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
 from ztw_rl.atari.backbone import (
@@ -115,8 +118,24 @@ def beside_teacher(
     full = policy_alone(n_actions)
     full.load_state_dict(dict(teacher))
     student = Student(n_actions, widths_for(exit_macs(n_actions, exits, place), n_actions))
+    begin_as_ppo(student.policy)
     # What comes before the student is nothing.
     return EarlyExitModel([nn.Identity(), *full.blocks], full.head, [student], attach=[1])
+
+
+def begin_as_ppo(policy: EarlyExitModel) -> None:
+    """Orthogonal weights and no biases, as SB3 begins the policies that students are held against.
+
+    From PyTorch's own smaller weights the first updates can silence the last hidden layer for good.
+
+    Args:
+        policy: A backbone without ICs; changed in place.
+    """
+    # Weights of channels-last layout cannot be initialised so.
+    policy.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    policy.apply(partial(ActorCriticPolicy.init_weights, gain=math.sqrt(2)))
+    ActorCriticPolicy.init_weights(policy.head, gain=0.01)
+    policy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def student_of(model: EarlyExitModel) -> Student:
