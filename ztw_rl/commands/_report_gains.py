@@ -226,10 +226,12 @@ def _notes(frame: pd.DataFrame) -> str:
     notes = ""
     if (frame["game"] == ALL_GAMES).any():
         notes += f"""\
-{ALL_GAMES}: of all games' differences, each game with equally many; each resampled for itself.
+{ALL_GAMES}: the interquartile mean of all games' differences, each game with equally many and
+resampled for itself; in brackets the settings at which any game differs.
 """
     if (frame["alike"] == "yes").any():
         notes += """\
-≈: where the two played different games, at most half of those of one of them differ.
+≈: at the settings where the two played different games, at most half of the games of one of them
+are distinct, so the interval is too narrow.
 """
     return notes
