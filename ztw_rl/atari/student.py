@@ -118,12 +118,12 @@ def beside_teacher(
     full = policy_alone(n_actions)
     full.load_state_dict(dict(teacher))
     student = Student(n_actions, widths_for(exit_macs(n_actions, exits, place), n_actions))
-    begin_as_ppo(student.policy)
+    orthogonal_init(student.policy)
     # What comes before the student is nothing.
     return EarlyExitModel([nn.Identity(), *full.blocks], full.head, [student], attach=[1])
 
 
-def begin_as_ppo(policy: EarlyExitModel) -> None:
+def orthogonal_init(policy: EarlyExitModel) -> None:
     """Orthogonal weights and no biases, as SB3 begins the policies that students are held against.
 
     From PyTorch's own smaller weights the first updates can silence the last hidden layer for good.

@@ -142,8 +142,8 @@ def told_apart(row: StoredRow, rows: Sequence[StoredRow]) -> tuple[tuple[float, 
     return max((each.games for each in same), key=lambda games: len(set(games)))
 
 
-def few_alike(row: StoredRow, rows: Sequence[StoredRow]) -> bool:
-    """Whether few of a row's games differ; see ``core.statistics.few_distinct``.
+def hardly_differ(row: StoredRow, rows: Sequence[StoredRow]) -> bool:
+    """Whether at most half of a row's games are distinct; see ``core.statistics.few_distinct``.
 
     Args:
         row: Whose games.

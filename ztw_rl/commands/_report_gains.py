@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ztw_rl.atari.gallery import GameResults, MethodResult, setting_name
-from ztw_rl.atari.tables import StoredRow, few_alike
+from ztw_rl.atari.tables import StoredRow, hardly_differ
 from ztw_rl.commands._games import random_return
 from ztw_rl.commands._report_controls import RANDOM_EXITS, of_rule
 from ztw_rl.commands._report_levels import ALL_GAMES
@@ -54,7 +54,7 @@ class Pairing:
     def alike(self, settings: Sequence[str]) -> bool:
         """Whether, where the rows differ, few games of either do."""
         return any(
-            few_alike(row, self.played)
+            hardly_differ(row, self.played)
             for setting in settings
             if self.differs(setting)
             for row in self.pairs[setting]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ztw_rl.atari.gallery import GameResults, MethodResult, games_and_backends
-from ztw_rl.atari.tables import decision_costs, few_alike
+from ztw_rl.atari.tables import decision_costs, hardly_differ
 from ztw_rl.commands._games import random_return
 from ztw_rl.core.levels import Level, PairedScores
 from ztw_rl.core.selection import KEEP, Costs
@@ -104,7 +104,7 @@ def _alike(method: MethodResult, chosen: Sequence[str], n: int) -> bool:
     full = method.backbone.first(n)
     played = [row.first(n) for row in method.rows]
     return any(
-        few_alike(row, played) for row in [full, *(method.settings[s].first(n) for s in chosen)]
+        hardly_differ(row, played) for row in [full, *(method.settings[s].first(n) for s in chosen)]
     )
 
 

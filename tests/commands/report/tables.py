@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from ztw_rl.atari.config import AtariConfig
 
 ACTIONS = {"pong": 6, "breakout": 4}
 N_GAMES = 10
+CONTROLS = ("one exit", "random exits")
 
 
 def make_agent(game: str, n_actions: int | None = None) -> Agent:
@@ -85,3 +87,24 @@ def make_folder(game: str) -> Path:
     ]
     write_table(folder / "curve.json", game, rows)
     return folder
+
+
+def identity_of(game: str) -> dict[str, str]:
+    """Of other weights that imitate the same policy."""
+    return {"agent": "0" * 16, "policy": make_agent(game).identity().policy}
+
+
+def lines(*, controls: bool = False) -> list[dict[str, str]]:
+    """Of the table of levels, with or without the controls'."""
+    with Path("agents/games.csv").open() as file:
+        return [
+            r
+            for r in csv.DictReader(file)
+            if controls or r["method"].split(", ")[-1] not in CONTROLS
+        ]
+
+
+def told_gains() -> list[dict[str, str]]:
+    """The table of gains."""
+    with Path("agents/gains.csv").open() as file:
+        return list(csv.DictReader(file))
