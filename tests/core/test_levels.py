@@ -91,6 +91,18 @@ def test_over_games_costs_are_averaged_on_the_reported_seeds():
     assert found.cost == pytest.approx(((0.4 + 0.8) / 2 + (0.2 + 0.6) / 2) / 2)
 
 
+def test_another_cost_is_told_of_the_choices_on_the_reported_seeds():
+    # The even seeds choose the cheap setting, for which the odd ones want the full model.
+    scores = [[[9.0, 5, 9, 5], [5.0, 5, 5, 5]]]
+    full = np.array([[10.0] * 4])
+    one = PairedScores(np.array(scores), same_in_all([0.4, 0.6], 1, 4), full, np.zeros(1))
+    selection = one.level(0.9).selection
+    assert selection.chosen == (0, None)
+    # Reported on the odd seeds, whose decisions take 0.7 and, twice as many of them, 1.0.
+    times = Costs(np.array([[[0.1, 0.7, 0.1, 1.0], [0.2] * 4]]), np.array([[[1.0, 1, 1, 2]]]))
+    assert one.cost_in(times, selection) == pytest.approx(((0.7 + 2 * 1.0) / 3 + 1.0) / 2)
+
+
 def test_levels_that_the_interval_reaches_are_unclear():
     level = Level(0.95, CrossFit((0, 0), 0.5, 0.94), low=0.9, high=0.985)
     assert not level.unclear((0.99, 0.95, 0.88))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ztw_rl.atari.gallery import GameResults, MethodResult, games_and_backends
-from ztw_rl.atari.tables import decision_costs, hardly_differ
+from ztw_rl.atari.tables import CostName, StoredRow, decision_costs, hardly_differ
 from ztw_rl.commands._games import random_return
 from ztw_rl.core.levels import Level, PairedScores
 from ztw_rl.core.selection import KEEP, Costs
@@ -29,6 +29,8 @@ class Entry:
     n_games: int
     """Of each setting in each game."""
     level: Level
+    relative_time: float
+    """Of a decision at what was chosen, on the games that the level's cost is of."""
     alike: bool
     """Whether few of the games that it rests on differ; see ``core.statistics.few_distinct``."""
 
@@ -74,14 +76,10 @@ def _levels(
     # Equally many games of each.
     n = min(method.n_games for method in methods)
     rows = [[method.settings[s] for s in settings] for method in methods]
-    costs = [decision_costs(of_game, "macs") for of_game in rows]
     try:
         paired = PairedScores(
             scores=np.array([[row.returns[:n] for row in of_game] for of_game in rows]),
-            costs=Costs(
-                np.array([each.means[:, :n] for each in costs]),
-                np.array([each.decisions[:, :n] for each in costs]),
-            ),
+            costs=_costs(rows, "macs", n),
             full=np.array([method.backbone.returns[:n] for method in methods]),
             random=np.array(
                 [random_return(g.game, m.path) for g, m in zip(games, methods, strict=True)]
@@ -89,14 +87,24 @@ def _levels(
         )
     except ValueError as error:
         raise UserError(f"{', '.join(str(m.path) for m in methods)}: {error}") from None
-    labels = tuple(settings)
+    labels, times = tuple(settings), _costs(rows, "time", n)
     entries = []
     for keep in KEEP:
         level = paired.level(keep)
         chosen = [settings[i] for i in level.selection.chosen if i is not None]
         alike = any(_alike(method, chosen, n) for method in methods)
-        entries.append(Entry(name, methods[0].method, labels, n, level, alike))
+        time = paired.cost_in(times, level.selection)
+        entries.append(Entry(name, methods[0].method, labels, n, level, time, alike))
     return entries
+
+
+def _costs(rows: Sequence[Sequence[StoredRow]], name: CostName, n: int) -> Costs:
+    """(G, T, n) from G games' T settings."""
+    costs = [decision_costs(of_game, name) for of_game in rows]
+    return Costs(
+        np.array([each.means[:, :n] for each in costs]),
+        np.array([each.decisions[:, :n] for each in costs]),
+    )
 
 
 def _alike(method: MethodResult, chosen: Sequence[str], n: int) -> bool:
@@ -117,10 +125,10 @@ def as_frame(entries: Sequence[Entry]) -> pd.DataFrame:
     Returns:
         A row per entry. ``keep`` is the share asked for, ``kept`` the one found on other games,
         with the 95 % interval ``kept_ci_low`` … ``kept_ci_high``, all of the full policy's return
-        over random play; ``relative_macs`` is the cost on those games, the full policy's being 1;
-        ``separated`` says whether the interval stays clear of the other shares; ``settings`` and
-        ``games`` count what was chosen from; ``alike`` says whether few of the full
-        policy's games differ, or of a chosen setting's.
+        over random play; ``relative_macs`` and ``relative_time`` are the cost on those games, the
+        full policy's being 1; ``separated`` says whether the interval stays clear of the other
+        shares; ``settings`` and ``games`` count what was chosen from; ``alike`` says whether few of
+        the full policy's games differ, or of a chosen setting's.
     """
     frame: pd.DataFrame = pd.DataFrame(
         {
@@ -136,6 +144,7 @@ def as_frame(entries: Sequence[Entry]) -> pd.DataFrame:
             "settings": len(entry.settings),
             "games": entry.n_games,
             "alike": "yes" if entry.alike else "no",
+            "relative_time": entry.relative_time,
         }
         for entry in entries
     )
@@ -151,13 +160,14 @@ def as_markdown(entries: Sequence[Entry], gallery: Sequence[GameResults]) -> str
     """
     lines = [
         "| game | method | settings × games | "
-        + " | ".join(f"asked for {keep:.0%}" for keep in KEEP)
+        + " | ".join(f"asked for {keep:.0%}: MACs, time, kept" for keep in KEEP)
         + " |",
         f"|---|---|---|{'---|' * len(KEEP)}",
     ]
     for i in range(0, len(entries), len(KEEP)):
         cells = [
-            f"{e.level.selection.cost:.3f}, {e.level.selection.kept:.1%} ({e.chosen})"
+            f"{e.level.selection.cost:.3f}, {e.relative_time:.2f}, "
+            f"{e.level.selection.kept:.1%} ({e.chosen})"
             f"{' ~' if e.level.unclear(KEEP) else ''}{' ≈' if e.alike else ''}"
             for e in entries[i : i + len(KEEP)]
         ]
@@ -169,10 +179,12 @@ def as_markdown(entries: Sequence[Entry], gallery: Sequence[GameResults]) -> str
         + f"""
 
 In each cell the cheapest cost (share of the full policy's MACs) that should keep the share asked
-for of its return over random play, then what it kept; in brackets the setting: threshold, patience,
-exit, or the exit whose cost a student has. One exit: always the same one; random exits: drawn in
-the shares of each threshold. Each is chosen on one half of the seeds and reported on the other,
-cost and return alike, swapped and averaged; two settings mean that the halves chose differently.
+for of its return over random play, the share of its time that this took, and what it kept; in
+brackets the setting: threshold, patience, exit, or the exit whose cost a student has. One exit:
+always the same one; random exits: drawn in the shares of each threshold. Each is chosen on one half
+of the seeds and reported on the other, cost, time and return alike, swapped and averaged; two
+settings mean that the halves chose differently. Times of one table compare with one another, those
+of different tables may have met other machines.
 ~: the 95 % bootstrap interval of what was kept reaches another of the levels, so the games cannot
 tell them apart. Evaluation noise only: one training seed each.
 {_alike_note(entries)}{_over_games_note(gallery)}{_note(gallery)}.

@@ -121,6 +121,20 @@ class PairedScores:
         low, high = np.percentile(np.mean(kept, axis=0), (2.5, 97.5))
         return Level(keep, selection, float(low), float(high))
 
+    def cost_in(self, costs: Costs, selection: CrossFit) -> float:
+        """What both choices cost by another measure, on the seeds that they are reported on.
+
+        Args:
+            costs: (G, T, n), such as times where operations were chosen by.
+            selection: What was chosen.
+        """
+        reported = halves(self.full.shape[1])[::-1]
+        found = [
+            1.0 if setting is None else costs.on(seeds).mean(axis=0)[setting]
+            for setting, seeds in zip(selection.chosen, reported, strict=True)
+        ]
+        return float(np.mean(found))
+
 
 def _iqm(values: npt.NDArray[np.float64]) -> Floats:
     """(R,) interquartile mean of all episodes of all games, from (R, G, k)."""
