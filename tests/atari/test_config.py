@@ -48,12 +48,16 @@ def test_atari_settings_out_of_range(settings, message):
         ({"milestones": (0.1, 1.5)}, "milestones must be rising shares between 0 and 1"),
         ({"milestones": (0.1,)}, "milestones must be one fewer than the learning_rates"),
         (
-            {"method": "student", "student_learning_rates": (0.0, 1e-3, 1e-4)},
-            r"student_learning_rates must be all above 0 and finite, not \(0.0, 0.001, 0.0001\)",
+            {"method": "student", "pixel_learning_rates": (0.0, 1e-3, 1e-4)},
+            r"pixel_learning_rates must be all above 0 and finite, not \(0.0, 0.001, 0.0001\)",
         ),
         (
             {"method": "student", "milestones": (0.1,)},
-            "milestones must be one fewer than the student_learning_rates",
+            "milestones must be one fewer than the pixel_learning_rates",
+        ),
+        (
+            {"exits": ("input", "conv1"), "pixel_learning_rates": (1e-3,)},
+            "milestones must be one fewer than the pixel_learning_rates",
         ),
     ],
 )
@@ -68,8 +72,9 @@ def test_evaluation_settings_out_of_range(name):
         EvaluationConfig(**{name: 0})
 
 
-def test_a_student_needs_no_rates_but_its_own():
-    DistillConfig(method="student", student_learning_rates=(1e-3,), milestones=())
+def test_rates_that_nothing_learns_at_need_not_fit():
+    DistillConfig(method="student", pixel_learning_rates=(1e-3,), milestones=())
+    DistillConfig(learning_rates=(1e-3,), milestones=())
 
 
 def test_the_edges_are_allowed():

@@ -13,7 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ztw_rl.atari import distill as module
 from ztw_rl.atari.backbone import early_exit_nature_cnn
 from ztw_rl.atari.config import AtariConfig, DistillConfig
-from ztw_rl.atari.distill import build_early_exit_model, distill
+from ztw_rl.atari.distill import build_early_exit_model, distill, rate_groups
+from ztw_rl.atari.stages import build_stages
 from ztw_rl.atari.teacher import Provenance, Teacher
 from ztw_rl.core.checkpoint import checkpoints, load_tensors, newest_checkpoint
 from ztw_rl.errors import UserError
@@ -138,6 +139,37 @@ def test_rates_follow_each_stages_own_progress(teacher, games, tmp_path):
     assert logged["ics/learning_rate"] == list(zip((16, 32, 48, 64), rates, strict=True))
     assert logged["ensemble/learning_rate"] == list(zip((80, 96, 112, 128), rates, strict=True))
     assert {"ics/loss", "ics/agreement/exit_0", "ics/agreement/exit_1"} <= logged.keys()
+
+
+def test_what_reads_pixels_learns_at_rates_of_its_own(teacher):
+    config = replace(TINY, exits=("input", "conv1"), pixel_learning_rates=(0.5, 0.3, 0.1))
+    model = build_early_exit_model(teacher, config)
+    ics, ensembles = build_stages(model, config)
+    features, pixels = rate_groups(ics, config)
+    assert features["rates"] == config.learning_rates
+    assert pixels["rates"] == (0.5, 0.3, 0.1)
+    assert list(map(id, pixels["params"])) == list(map(id, model.ics[0].parameters()))
+    assert list(map(id, features["params"])) == list(map(id, model.ics[1].parameters()))
+    (only,) = rate_groups(ensembles, config)
+    assert only["rates"] == config.learning_rates
+
+
+def test_a_student_reads_pixels(teacher):
+    config = replace(TINY, method="student")
+    (stage,) = build_stages(build_early_exit_model(teacher, config), config)
+    (only,) = rate_groups(stage, config)
+    assert only["rates"] == config.pixel_learning_rates
+    assert len(only["params"]) == len(list(stage.parameters()))
+
+
+def test_each_group_follows_its_rates(teacher, games, tmp_path):
+    config = replace(TINY, exits=("input", "conv1"), pixel_learning_rates=(1e-9,) * 3)
+    torch.manual_seed(0)
+    before = build_early_exit_model(teacher, config).state_dict()
+    after = run(teacher, games, tmp_path, config).model.state_dict()
+    moved = {n: (after[n] - before[n]).abs().max().item() for n in before if n.startswith("ics.")}
+    assert max(by for name, by in moved.items() if name.startswith("ics.0.")) < 1e-6
+    assert min(by for name, by in moved.items() if name.startswith("ics.1.")) > 1e-3
 
 
 def test_the_same_seed_gives_the_same_agent_and_another_seed_another(

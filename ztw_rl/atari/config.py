@@ -182,12 +182,13 @@ class DistillConfig:
     """Minibatch size of the stage that fits the ensembles."""
     learning_rates: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
     """Adam's learning rates, one after another."""
+    pixel_learning_rates: tuple[float, ...] = (1e-3, 1e-3, 1e-4)
+    """In their place for what reads the pixels themselves, a student or an IC on the input, whose
+    layers the first rate of the others would silence."""
     milestones: tuple[float, ...] = (0.1, 0.75)
     """Shares of a stage after which the next learning rate takes over."""
     student_of: str = "conv1"
     """student only: the exit, one of ``exits``, whose operations it matches."""
-    student_learning_rates: tuple[float, ...] = (1e-3, 1e-3, 1e-4)
-    """student only: in place of ``learning_rates``, since all of its layers learn."""
     behaviour: Behaviour = "ics"
     """Who may act: the ICs (or the student) only, or the policy's own head as well."""
     action_mode: ActionMode = "greedy"
@@ -199,8 +200,10 @@ class DistillConfig:
         require_at_least(self, 1, "n_timesteps", "n_envs", "n_steps", "n_epochs")
         require_at_least(self, 1, "ic_batch_size", "ensemble_batch_size", "checkpoint_interval")
         is_student = self.method == "student"
-        rates = "student_learning_rates" if is_student else "learning_rates"
-        require_schedule(self, rates, "milestones")
+        if not is_student:
+            require_schedule(self, "learning_rates", "milestones")
+        if is_student or "input" in self.exits:
+            require_schedule(self, "pixel_learning_rates", "milestones")
         if is_student:
             listed = ", ".join(self.exits)
             require(self, self.student_of in self.exits, "student_of", f"one of exits ({listed})")

@@ -10,8 +10,9 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -37,7 +38,7 @@ from ztw_rl.core.device import n_network_threads
 from ztw_rl.core.methods import METHODS
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.timing import threads
-from ztw_rl.core.training import are_finite, freeze, piecewise_rate, set_learning_rate
+from ztw_rl.core.training import are_finite, freeze, piecewise_rate
 from ztw_rl.errors import UserError
 from ztw_rl.interrupt import StopRequest, graceful_stop
 from ztw_rl.progress import TrainingProgress
@@ -73,9 +74,29 @@ def build_early_exit_model(teacher: Teacher, config: DistillConfig) -> EarlyExit
     return model
 
 
-def build_optimizer(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """Adam; its learning rate is set later. Fused, since the parameters are few and small."""
+def build_optimizer(
+    parameters: Iterable[Tensor] | Iterable[dict[str, Any]],
+) -> torch.optim.Optimizer:
+    """Adam of parameters or of groups of them; its learning rates are set later.
+
+    Fused, since the parameters are few and small.
+    """
     return torch.optim.Adam(parameters, fused=True)
+
+
+def rate_groups(stage: Stage, config: DistillConfig) -> list[dict[str, Any]]:
+    """A stage's parameters as an optimiser's groups, each with the ``rates`` it learns at.
+
+    Args:
+        stage: What is fitted.
+        config: Settings.
+    """
+    on_pixels = {id(parameter) for parameter in stage.on_pixels()}
+    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for parameter in stage.parameters():
+        parts[id(parameter) in on_pixels].append(parameter)
+    rates = (config.learning_rates, config.pixel_learning_rates)
+    return [{"params": p, "rates": r} for p, r in zip(parts, rates, strict=True) if p]
 
 
 def distill(
@@ -109,8 +130,6 @@ def distill(
             finite numbers.
     """
     torch.manual_seed(seed)
-    if config.method == "student":
-        config = replace(config, learning_rates=config.student_learning_rates)
     model = build_early_exit_model(teacher, config).to(device)
     stages = build_stages(model, config)
     total = config.n_timesteps * len(stages)
@@ -173,10 +192,9 @@ class _Session:
         """
         config = self.config
         end = begin + config.n_timesteps
-        learns = list(stage.parameters())
-        for parameter in learns:
+        for parameter in stage.parameters():
             parameter.requires_grad_(True)
-        optimizer = build_optimizer(learns)
+        optimizer = build_optimizer(rate_groups(stage, config))
         if moments is not None:
             load_optimizer_tensors(optimizer, moments)
         scores: deque[float] = deque(maxlen=100)
@@ -187,9 +205,8 @@ class _Session:
             experience = self._collect(stage, learning)
             if learning is not None:
                 self._conclude(stage, learning, optimizer, scores, done)
-            set_learning_rate(
-                optimizer, piecewise_rate(share, config.learning_rates, config.milestones)
-            )
+            for group in optimizer.param_groups:
+                group["lr"] = piecewise_rate(share, group["rates"], config.milestones)
             learning = Epochs(stage, experience, optimizer, config.n_epochs, self.generator)
             done = min(done + len(experience), end)
             if done - saved >= config.checkpoint_interval:

@@ -17,6 +17,7 @@ from ztw_rl.atari.student import StudentStage
 from ztw_rl.core.ensembles import Ensemble
 from ztw_rl.core.heads import InternalClassifier
 from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.pixel_head import PixelClassifier
 
 
 class Stage(Protocol):
@@ -27,6 +28,10 @@ class Stage(Protocol):
 
     def parameters(self) -> Iterable[Tensor]:
         """What is fitted; all else stays as it is."""
+        ...
+
+    def on_pixels(self) -> Iterable[Tensor]:
+        """Those of ``parameters`` whose layers begin at the pixels, not at the trunk's features."""
         ...
 
     def answers(self, ic_log_probs: Tensor) -> Tensor:
@@ -48,12 +53,17 @@ class ICStage:
     name = "ics"
 
     def __init__(self, model: EarlyExitModel, batch_size: int) -> None:
-        self._ics = [cast(InternalClassifier, ic) for ic in model.ics]
+        self._ics = [cast(InternalClassifier | PixelClassifier, ic) for ic in model.ics]
         self.batch_size = batch_size
 
     def parameters(self) -> Iterable[Tensor]:
         """See ``Stage``."""
         return [parameter for ic in self._ics for parameter in ic.parameters()]
+
+    def on_pixels(self) -> Iterable[Tensor]:
+        """See ``Stage``: an IC's on the input."""
+        ics = [ic for ic in self._ics if isinstance(ic, PixelClassifier)]
+        return [parameter for ic in ics for parameter in ic.parameters()]
 
     def answers(self, ic_log_probs: Tensor) -> Tensor:
         """See ``Stage``: each IC speaks for itself."""
@@ -85,6 +95,10 @@ class EnsembleStage:
     def parameters(self) -> Iterable[Tensor]:
         """See ``Stage``."""
         return self._ensemble.parameters()
+
+    def on_pixels(self) -> Iterable[Tensor]:
+        """See ``Stage``: none."""
+        return ()
 
     def answers(self, ic_log_probs: Tensor) -> Tensor:
         """See ``Stage``: the ensembles speak."""

@@ -158,6 +158,10 @@ class StudentStage:
         """See ``stages.Stage``."""
         return self._student.parameters()
 
+    def on_pixels(self) -> Iterable[Tensor]:
+        """See ``stages.Stage``: all."""
+        return self.parameters()
+
     def answers(self, ic_log_probs: Tensor) -> Tensor:
         """See ``stages.Stage``: the student speaks for itself."""
         return ic_log_probs

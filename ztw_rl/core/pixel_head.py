@@ -1,23 +1,27 @@
 """An internal classifier (IC) that reads the network's input, before any of its layers.
 
 A plain IC's single 3×3 convolution, strided, would skip pixels and then pool small objects away.
-This one cuts the picture into tiles, so that every pixel is read once, and keeps places apart:
+This one is a NatureCNN in small, which keeps places apart and goes without the wide hidden layer:
 
-    normalise → conv 8×8, stride 8 → ReLU → conv 3×3, stride 2 → ReLU → SDN pool → linear
+    conv 8×8, stride 4 → ReLU → conv 4×4, stride 2 → ReLU → conv 3×3 → ReLU → linear
 
-The picture is brought to mean 0 and deviation 1 first. A game's background is one bright plain,
-which all weights would have to learn away before the few pixels that matter can count: on Pong's
-frames, at the learning rates of distillation, the same network learns nothing without it.
+As in a NatureCNN that learns from pixels, weights begin orthogonal and biases at 0. Its learning
+rate matters more than a plain IC's, whose inputs are features already: a background is one bright
+plain, on which a few large steps silence a whole layer for good.
+
+Source of the layers: Mnih et al., "Human-level control through deep reinforcement learning" (2015).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ztw_rl.core.heads import SDNPool
+KERNELS = (8, 4, 3)
+"""Side of each convolution's window, in its own input's pixels."""
+STRIDES = (4, 2, 1)
 
 
 @dataclass(frozen=True)
@@ -28,22 +32,15 @@ class PixelICConfig:
     in_size: tuple[int, int]
     """Height and width of the picture."""
     n_classes: int
-    tile: int = 8
-    """Side of a tile, in pixels."""
-    tile_channels: int = 16
-    """Of the first convolution."""
-    channels: int = 32
-    """Of the second convolution."""
-
-    @property
-    def n_tiles(self) -> tuple[int, int]:
-        """Tiles along height and width; what is left over at the far edges is not read."""
-        return self.in_size[0] // self.tile, self.in_size[1] // self.tile
+    channels: tuple[int, int, int] = (4, 16, 16)
+    """Of the three convolutions."""
 
     @property
     def conv_size(self) -> tuple[int, int]:
-        """Height and width after both convolutions."""
-        height, width = ((n - 3) // 2 + 1 for n in self.n_tiles)
+        """Height and width after the convolutions."""
+        height, width = self.in_size
+        for kernel, stride in zip(KERNELS, STRIDES, strict=True):
+            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
         return height, width
 
 
@@ -57,17 +54,21 @@ class PixelClassifier(nn.Module):
     def __init__(self, config: PixelICConfig) -> None:
         super().__init__()
         self.config = config
-        self.norm = nn.GroupNorm(1, config.in_channels)
-        self.tiles = nn.Conv2d(
-            config.in_channels, config.tile_channels, kernel_size=config.tile, stride=config.tile
-        )
-        self.conv = nn.Conv2d(config.tile_channels, config.channels, kernel_size=3, stride=2)
-        self.pool = SDNPool()
-        height, width = SDNPool.output_size(*config.conv_size)
-        self.linear = nn.Linear(config.channels * height * width, config.n_classes)
+        layers: list[nn.Module] = []
+        before = config.in_channels
+        for channels, kernel, stride in zip(config.channels, KERNELS, STRIDES, strict=True):
+            conv = nn.Conv2d(before, channels, kernel, stride)
+            nn.init.orthogonal_(conv.weight, math.sqrt(2))
+            assert conv.bias is not None
+            nn.init.zeros_(conv.bias)
+            layers += [conv, nn.ReLU()]
+            before = channels
+        self.convs = nn.Sequential(*layers)
+        height, width = config.conv_size
+        self.linear = nn.Linear(before * height * width, config.n_classes)
 
     def patches(self, pixels: Tensor) -> Tensor:
-        """What the classifier reads: the picture itself, as no pixel is read twice.
+        """What the classifier reads: the picture itself.
 
         Args:
             pixels: (B, in_channels, *in_size).
@@ -91,6 +92,5 @@ class PixelClassifier(nn.Module):
         Returns:
             (B, n_classes).
         """
-        tiles = F.relu(self.tiles(self.norm(pixels)))
-        logits: Tensor = self.linear(self.pool(F.relu(self.conv(tiles))).flatten(1))
+        logits: Tensor = self.linear(self.convs(pixels).flatten(1))
         return logits
