@@ -6,8 +6,8 @@ This one is a NatureCNN in small, which keeps places apart and goes without the 
     conv 8×8, stride 4 → ReLU → conv 4×4, stride 2 → ReLU → conv 3×3 → ReLU → linear
 
 As in a NatureCNN that learns from pixels, weights begin orthogonal and biases at 0. Its learning
-rate matters more than a plain IC's, whose inputs are features already: a background is one bright
-plain, on which a few large steps silence a whole layer for good.
+rate matters more than a plain IC's, whose inputs are features already: on Breakout's frames it
+learns at 0.001, and at 0.01, where plain ICs begin, a layer falls silent for good.
 
 Source of the layers: Mnih et al., "Human-level control through deep reinforcement learning" (2015).
 """
