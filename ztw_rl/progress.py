@@ -73,6 +73,10 @@ class TrainingProgress:
             self._task, completed=completed, rate=rate, figures=figures, description=label
         )
 
+    def note(self, text: str) -> None:
+        """Leave a line that stays, on a terminal above the bar."""
+        self._console.print(text, soft_wrap=True)
+
     def milestone(self) -> None:
         """Leave a line in a log file; a terminal has the bar."""
         if not self._console.is_terminal:

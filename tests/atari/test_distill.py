@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ztw_rl.atari import distill as module
@@ -268,6 +270,41 @@ def test_a_checkpoint_of_another_network(teacher, games, tmp_path):
 def test_nothing_to_resume_from(teacher, games, tmp_path):
     with pytest.raises(UserError, match="has no checkpoint yet"):
         run(teacher, games, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("exits", "silenced", "setting"),
+    [
+        (("conv1", "conv2"), "ics.1.conv.bias", "learning_rates"),
+        (("input", "conv1"), "ics.0.convs.2.bias", "pixel_learning_rates"),
+    ],
+)
+def test_an_exit_that_falls_silent_is_told_once(
+    teacher, games, tmp_path, monkeypatch, exits, silenced, setting
+):
+    def with_a_closed_layer(*args):
+        model = build_early_exit_model(*args)
+        torch.nn.init.constant_(model.get_parameter(silenced), -1e6)
+        return model
+
+    monkeypatch.setattr(module, "build_early_exit_model", with_a_closed_layer)
+    shown = io.StringIO()
+    config = replace(TINY, exits=exits, checkpoint_interval=16, learning_rates=(1e-4,) * 3)
+    run(teacher, games, tmp_path, config, console=Console(file=shown, width=80))
+    warnings = [line for line in shown.getvalue().splitlines() if line.startswith("warning: ")]
+    exit_number = silenced.split(".")[1]
+    assert warnings == [
+        f"warning: a layer of exit {exit_number} answers 0 to everything and has stopped learning; "
+        f"a new run with lower distill.{setting} may keep it alive"
+    ]
+
+
+def test_exits_that_learn_are_not_warned_of(teacher, games, tmp_path):
+    shown = io.StringIO()
+    config = replace(TINY, checkpoint_interval=16, learning_rates=(1e-4,) * 3)
+    run(teacher, games, tmp_path, config, console=Console(file=shown, width=80))
+    assert "step" in shown.getvalue()
+    assert "warning" not in shown.getvalue()
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")

@@ -37,6 +37,7 @@ from ztw_rl.core.checkpoint import (
 from ztw_rl.core.device import n_network_threads
 from ztw_rl.core.methods import METHODS
 from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.silence import SilenceWatch
 from ztw_rl.core.timing import threads
 from ztw_rl.core.training import are_finite, freeze, piecewise_rate
 from ztw_rl.errors import UserError
@@ -157,7 +158,17 @@ def distill(
         TrainingProgress(stages[0].name, total, done, console) as progress,
         closing(SummaryWriter(str(run_dir / "logs"), purge_step=hidden)) as writer,
     ):
-        session = _Session(model, collector, config, run_dir, generator, stop, progress, writer)
+        session = _Session(
+            model,
+            collector,
+            config,
+            run_dir,
+            generator,
+            stop,
+            progress,
+            writer,
+            SilenceWatch(model.ics),
+        )
         for number, stage in enumerate(stages):
             begin = number * config.n_timesteps
             if begin <= done < begin + config.n_timesteps and not stop.requested:
@@ -177,6 +188,7 @@ class _Session:
     stop: StopRequest
     progress: TrainingProgress
     writer: SummaryWriter
+    watch: SilenceWatch
 
     def run(self, stage: Stage, begin: int, done: int, moments: Mapping[str, Tensor] | None) -> int:
         """Fit one stage to its end, or until the user stops it.
@@ -216,8 +228,10 @@ class _Session:
                 save_training(self.run_dir, done, self.model, optimizer, State(done))
                 saved = done
                 self.progress.milestone()
+                self._warn_of_silence(stage)
         if learning is not None:
             self._conclude(stage, learning, optimizer, scores, done)
+        self._warn_of_silence(stage)
         freeze(self.model)
         if done > saved:
             save_training(self.run_dir, done, self.model, optimizer, State(done))
@@ -247,11 +261,23 @@ class _Session:
                 f"loss or weights of {stage.name} are no finite numbers after {done:,} steps; "
                 "begin a new run with lower learning rates"
             )
+        self.watch.look()
         rate = optimizer.param_groups[0]["lr"]
         log(self.writer, stage, learning.experience, loss, rate, done)
         scores.extend(learning.experience.returns)
         score = f"{sum(scores) / len(scores):.1f}" if scores else "-"
         self.progress.update(done, f"loss {loss:.3f}  return {score}", stage.name)
+
+    def _warn_of_silence(self, stage: Stage) -> None:
+        """Say which ICs have fallen silent since the last checkpoint, and what to do about it."""
+        on_pixels = {id(parameter) for parameter in stage.on_pixels()}
+        for m in self.watch.silent():
+            reads_pixels = id(next(self.model.ics[m].parameters())) in on_pixels
+            setting = "pixel_learning_rates" if reads_pixels else "learning_rates"
+            self.progress.note(
+                f"warning: a layer of exit {m} answers 0 to everything and has stopped learning; "
+                f"a new run with lower distill.{setting} may keep it alive"
+            )
 
 
 def log(
