@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -27,23 +27,42 @@ class Pairing:
     """Another method, or exits drawn at random in the method's own shares."""
     pairs: Mapping[str, tuple[StoredRow, StoredRow]]
     """By setting; all of equally many games."""
-    scale: float
-    """The full policy's return over random play."""
+    full: StoredRow
+    """The full policy on these seeds."""
+    random: float
+    """What random play scores."""
     played: tuple[StoredRow, ...]
-    """What else was played on these seeds."""
+    """Whatever either of the two played on these seeds."""
 
-    def leads(self, settings: Sequence[str], n: int) -> npt.NDArray[np.float64]:
-        """(n,) of each seed: difference of return, mean over settings, in shares of ``scale``.
+    @property
+    def n_games(self) -> int:
+        """Of each row."""
+        return len(self.full.returns)
+
+    def first(self, n: int) -> Pairing:
+        """The same of the first n seeds."""
+        return replace(
+            self,
+            pairs={s: (own.first(n), other.first(n)) for s, (own, other) in self.pairs.items()},
+            full=self.full.first(n),
+            played=tuple(row.first(n) for row in self.played),
+        )
+
+    def leads(self, settings: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Of each seed: difference of return, mean over settings, in shares of the full policy's.
 
         Luck that both rows meet cancels, as the emulators' does.
 
         Args:
             settings: Some of those that it has.
-            n: Seeds.
+
+        Returns:
+            (n_games,), 1 being the full policy's return over random play.
         """
         rows = (self.pairs[s] for s in settings)
-        differences = [np.subtract(own.returns[:n], other.returns[:n]) for own, other in rows]
-        leads: npt.NDArray[np.float64] = np.mean(differences, axis=0) / self.scale
+        differences = [np.subtract(own.returns, other.returns) for own, other in rows]
+        scale = self.full.mean - self.random
+        leads: npt.NDArray[np.float64] = np.mean(differences, axis=0) / scale
         return leads
 
     def differs(self, setting: str) -> bool:
@@ -68,19 +87,17 @@ class Gain:
     game: str
     settings: tuple[str, ...]
     pairings: tuple[Pairing, ...]
-    """One of each game."""
+    """One of each game, all of equally many seeds."""
 
     @property
     def n_games(self) -> int:
         """Of each setting in each game."""
-        rows = [own for p in self.pairings for own, _ in p.pairs.values()]
-        return min(len(row.returns) for row in rows)
+        return self.pairings[0].n_games
 
     @property
     def lead(self) -> Interval:
         """In shares of the full policy's return over random play."""
-        n = self.n_games
-        return paired_lead(np.array([p.leads(self.settings, n) for p in self.pairings]))
+        return paired_lead(np.array([p.leads(self.settings) for p in self.pairings]))
 
     @property
     def n_differing(self) -> int:
@@ -140,13 +157,12 @@ def _pairing(
     game: str, method: MethodResult, over: str, others: Mapping[str, StoredRow], n: int
 ) -> Iterator[Pairing]:
     """The pairing with some rows on the first n seeds; none without settings in common."""
-    pairs = {
-        s: (row.first(n), others[s].first(n)) for s, row in method.settings.items() if s in others
-    }
+    pairs = {s: (row, others[s]) for s, row in method.settings.items() if s in others}
     if pairs:
-        scale = method.backbone.first(n).mean - random_return(game, method.path)
-        played = tuple(row.first(n) for row in method.rows)
-        yield Pairing(game, method.method, over, pairs, scale, played)
+        random = random_return(game, method.path)
+        played = (*method.rows, *others.values())
+        pairing = Pairing(game, method.method, over, pairs, method.backbone, random, played)
+        yield pairing.first(n)
 
 
 def _over_games(by_game: Sequence[Sequence[Pairing]]) -> list[Gain]:
@@ -157,7 +173,8 @@ def _over_games(by_game: Sequence[Sequence[Pairing]]) -> list[Gain]:
             pairings = tuple(table[key] for table in tables)
             settings = tuple(s for s in first.pairs if all(s in p.pairs for p in pairings))
             if settings:
-                found.append(Gain(ALL_GAMES, settings, pairings))
+                n = min(p.n_games for p in pairings)
+                found.append(Gain(ALL_GAMES, settings, tuple(p.first(n) for p in pairings)))
     return found
 
 

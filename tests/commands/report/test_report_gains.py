@@ -139,6 +139,25 @@ def test_the_agents_method_over_others(both):
     assert "| ztw | sdn | 2 (1) × 10 | +3.0% (+3.0% … +3.0%) | 0.600, 0.500 |" in text
 
 
+def test_over_games_only_the_seeds_that_all_have_count(both):
+    """Also in what a return is a share of."""
+    rises = np.r_[np.full(6, 0.0), np.full(4, 10.0)]
+    for game, n in (("pong", 10), ("breakout", 6)):
+        full = FULL[game] + rises
+        rows = [
+            row("confidence", 0.5, full + 1, 0.6),
+            row("random", 0.5, full, 0.6),
+            row("backbone", None, full, 1.0),
+        ]
+        cut = [{k: v[:n] if k in LISTS else v for k, v in each.items()} for each in rows]
+        write_table(both / game / "curve.json", game, cut)
+    assert cli.main(["report"]) == 0
+    (over_all,) = [r for r in told_gains() if r["game"] == "IQM over games"]
+    shares = [1 / (FULL[game][:6].mean() - FLOOR[game]) for game in ("pong", "breakout")]
+    assert over_all["games"] == "6"
+    assert float(over_all["gain"]) == pytest.approx(np.mean(shares), abs=1e-4)
+
+
 def test_what_a_single_game_has_is_not_counted_twice(both):
     """Two methods with two thresholds each: the agent's own on the terms of either.
 
