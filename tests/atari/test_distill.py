@@ -19,6 +19,7 @@ from ztw_rl.atari.distill import build_early_exit_model, distill, rate_groups
 from ztw_rl.atari.stages import build_stages
 from ztw_rl.atari.teacher import Provenance, Teacher
 from ztw_rl.core.checkpoint import checkpoints, load_tensors, newest_checkpoint
+from ztw_rl.core.silence import N_LOOKS
 from ztw_rl.errors import UserError
 
 CPU = torch.device("cpu")
@@ -148,8 +149,8 @@ def test_what_reads_pixels_learns_at_rates_of_its_own(teacher):
     model = build_early_exit_model(teacher, config)
     ics, ensembles = build_stages(model, config)
     features, pixels = rate_groups(ics, config)
-    assert features["rates"] == config.learning_rates
-    assert pixels["rates"] == (0.5, 0.3, 0.1)
+    assert (features["setting"], features["rates"]) == ("learning_rates", config.learning_rates)
+    assert (pixels["setting"], pixels["rates"]) == ("pixel_learning_rates", (0.5, 0.3, 0.1))
     assert list(map(id, pixels["params"])) == list(map(id, model.ics[0].parameters()))
     assert list(map(id, features["params"])) == list(map(id, model.ics[1].parameters()))
     (only,) = rate_groups(ensembles, config)
@@ -272,15 +273,30 @@ def test_nothing_to_resume_from(teacher, games, tmp_path):
         run(teacher, games, tmp_path, resume=True)
 
 
+LONG_ENOUGH = replace(TINY, n_timesteps=16 * N_LOOKS, learning_rates=(1e-4,) * 3)
+
+
 @pytest.mark.parametrize(
-    ("exits", "silenced", "setting"),
+    ("changes", "silenced", "who", "setting"),
     [
-        (("conv1", "conv2"), "ics.1.conv.bias", "learning_rates"),
-        (("input", "conv1"), "ics.0.convs.2.bias", "pixel_learning_rates"),
+        ({}, "ics.1.conv.bias", "exit 1", "learning_rates"),
+        (
+            {"exits": ("input", "conv1")},
+            "ics.0.convs.2.bias",
+            "exit 0",
+            "pixel_learning_rates",
+        ),
+        ({"exits": ("input", "conv1")}, "ics.1.conv.bias", "exit 1", "learning_rates"),
+        (
+            {"method": "student"},
+            "ics.0.policy.blocks.3.0.bias",
+            "the student",
+            "pixel_learning_rates",
+        ),
     ],
 )
-def test_an_exit_that_falls_silent_is_told_once(
-    teacher, games, tmp_path, monkeypatch, exits, silenced, setting
+def test_what_falls_silent_is_told_once(
+    teacher, games, tmp_path, monkeypatch, changes, silenced, who, setting
 ):
     def with_a_closed_layer(*args):
         model = build_early_exit_model(*args)
@@ -289,19 +305,20 @@ def test_an_exit_that_falls_silent_is_told_once(
 
     monkeypatch.setattr(module, "build_early_exit_model", with_a_closed_layer)
     shown = io.StringIO()
-    config = replace(TINY, exits=exits, checkpoint_interval=16, learning_rates=(1e-4,) * 3)
+    config = replace(LONG_ENOUGH, **changes)
     run(teacher, games, tmp_path, config, console=Console(file=shown, width=80))
-    warnings = [line for line in shown.getvalue().splitlines() if line.startswith("warning: ")]
-    exit_number = silenced.split(".")[1]
-    assert warnings == [
-        f"warning: a layer of exit {exit_number} answers 0 to everything and has stopped learning; "
+    wanted = (
+        f"warning: a layer of {who} answers 0 to everything and has stopped learning; "
         f"a new run with lower distill.{setting} may keep it alive"
-    ]
+    )
+    assert [line for line in shown.getvalue().splitlines() if "warning" in line] == [wanted]
+    (kept,) = EventAccumulator(str(tmp_path / "logs")).Reload().Tensors("warnings/text_summary")
+    assert (kept.step, kept.tensor_proto.string_val[0].decode()) == (16 * N_LOOKS, wanted)
 
 
 def test_exits_that_learn_are_not_warned_of(teacher, games, tmp_path):
     shown = io.StringIO()
-    config = replace(TINY, checkpoint_interval=16, learning_rates=(1e-4,) * 3)
+    config = replace(LONG_ENOUGH, exits=("input", "conv1", "conv2"), checkpoint_interval=16)
     run(teacher, games, tmp_path, config, console=Console(file=shown, width=80))
     assert "step" in shown.getvalue()
     assert "warning" not in shown.getvalue()

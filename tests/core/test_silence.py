@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 
 from ztw_rl.core.pixel_head import PixelClassifier, PixelICConfig
-from ztw_rl.core.silence import SilenceWatch
+from ztw_rl.core.silence import N_LOOKS, SilenceWatch
+
+OPEN = (3.0, 2.0)
+CLOSED = (1.0, 2.0)
 
 
-def layers(bias):
-    """Two linear layers with a ReLU between them, of positive weights and inputs."""
+def layers(bias=-4):
+    """linear → ReLU → linear, all weights 1: open if the inputs exceed −bias together."""
     net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     for layer in (net[0], net[2]):
         nn.init.ones_(layer.weight)
@@ -19,78 +21,74 @@ def layers(bias):
     return net
 
 
-def learn(watch, *nets, x=(1.0, 2.0)):
-    """One backward pass through each, and a look."""
-    for net in nets:
-        net.zero_grad()
-        net(torch.tensor([x])).sum().backward()
-    watch.look()
+def learn(net, x=CLOSED):
+    """One backward pass."""
+    net.zero_grad()
+    net(torch.tensor([x])).sum().backward()
+
+
+def look(watch, times=1):
+    """All that it tells in so many looks."""
+    return [m for _ in range(times) for m in watch.look()]
 
 
 def test_a_layer_below_its_threshold_is_silent_and_another_is_not():
-    alive, dead = layers(0), layers(-4)
-    watch = SilenceWatch([alive, dead, alive])
-    learn(watch, alive, dead)
+    alive, dead = layers(0), layers()
+    learn(alive)
+    learn(dead)
     # 1 + 2 − 4 < 0: the ReLU closes, and only the last bias has a gradient.
     assert [bool(p.grad.any()) for p in dead.parameters()] == [False, False, False, True]
-    assert watch.silent() == [1]
+    watch = SilenceWatch([alive, dead, alive])
+    assert look(watch, N_LOOKS - 1) == []
+    assert look(watch) == [1]
 
 
-def test_one_good_minibatch_is_enough():
-    net = layers(-4)
+def test_one_good_minibatch_begins_the_count_anew():
+    net = layers()
     watch = SilenceWatch([net])
-    learn(watch, net)
-    learn(watch, net, x=(3.0, 2.0))
-    learn(watch, net)
-    assert watch.silent() == []
-
-
-def test_looks_before_the_last_question_do_not_count():
-    net = layers(-4)
-    watch = SilenceWatch([net])
-    learn(watch, net, x=(3.0, 2.0))
-    assert watch.silent() == []
-    learn(watch, net)
-    assert watch.silent() == [0]
+    learn(net)
+    assert look(watch, N_LOOKS - 1) == []
+    learn(net, OPEN)
+    assert look(watch) == []
+    learn(net)
+    assert look(watch, N_LOOKS - 1) == []
+    assert look(watch) == [0]
 
 
 def test_each_is_told_once():
-    early, late = layers(-4), layers(-4)
-    watch = SilenceWatch([early, late])
-    learn(watch, early)
-    learn(watch, late, x=(3.0, 2.0))
-    assert watch.silent() == [0]
-    learn(watch, early, late)
-    assert watch.silent() == [1]
+    early, late = layers(), layers()
+    watch = SilenceWatch([late, early])
+    learn(early)
+    learn(late, OPEN)
+    assert look(watch, 2 * N_LOOKS) == [1]
+    learn(late)
+    assert look(watch, 2 * N_LOOKS) == [0]
 
 
-def test_nothing_was_looked_at():
-    assert SilenceWatch([layers(-4)]).silent() == []
+def test_nothing_left_to_learn_is_no_silence():
+    net = layers()
+    learn(net)
+    for parameter in net.parameters():
+        parameter.grad.zero_()
+    assert look(SilenceWatch([net]), N_LOOKS) == []
 
 
-@pytest.mark.parametrize("how", ["frozen", "unused"])
-def test_what_does_not_learn_is_passed_over(how):
-    net = layers(-4)
-    if how == "frozen":
-        learn(SilenceWatch([]), net)
-        net.requires_grad_(False)
-    watch = SilenceWatch([net])
-    watch.look()
-    assert watch.silent() == []
+def test_what_does_not_learn_is_passed_over():
+    fresh, frozen = layers(), layers()
+    learn(frozen)
+    frozen.requires_grad_(False)
+    assert look(SilenceWatch([fresh, frozen]), N_LOOKS) == []
 
 
 def test_a_layer_in_the_midst_of_an_ic_on_pixels():
     torch.manual_seed(0)
     ic = PixelClassifier(PixelICConfig(in_channels=1, in_size=(84, 84), n_classes=2))
-    watch = SilenceWatch([ic])
     pixels = torch.rand(4, 1, 84, 84)
     ic(pixels).square().sum().backward()
-    watch.look()
-    assert watch.silent() == []
+    assert look(SilenceWatch([ic]), N_LOOKS) == []
     nn.init.constant_(ic.convs[2].bias, -1e3)
     ic.zero_grad()
     ic(pixels).square().sum().backward()
-    watch.look()
     # The linear layer's bias still learns, which is why the loss goes on falling.
     assert ic.linear.bias.grad.any()
-    assert watch.silent() == [0]
+    assert look(SilenceWatch([ic]), N_LOOKS) == [0]

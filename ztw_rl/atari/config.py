@@ -181,7 +181,7 @@ class DistillConfig:
     ensemble_batch_size: int = 128
     """Minibatch size of the stage that fits the ensembles."""
     learning_rates: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
-    """Adam's learning rates, one after another."""
+    """Adam's learning rates, one after another; a student has ``pixel_learning_rates`` only."""
     pixel_learning_rates: tuple[float, ...] = (1e-3, 1e-3, 1e-4)
     """In their place for what reads the pixels themselves, a student or an IC on the input: at the
     first of the others' rates its layers can fall silent."""

@@ -86,7 +86,9 @@ def build_optimizer(
 
 
 def rate_groups(stage: Stage, config: DistillConfig) -> list[dict[str, Any]]:
-    """A stage's parameters as an optimiser's groups, each with the ``rates`` it learns at.
+    """A stage's parameters as an optimiser's groups.
+
+    Each has the ``rates`` it learns at, and as ``setting`` their name.
 
     Args:
         stage: What is fitted.
@@ -96,8 +98,12 @@ def rate_groups(stage: Stage, config: DistillConfig) -> list[dict[str, Any]]:
     parts: tuple[list[Tensor], list[Tensor]] = ([], [])
     for parameter in stage.parameters():
         parts[id(parameter) in on_pixels].append(parameter)
-    rates = (config.learning_rates, config.pixel_learning_rates)
-    return [{"params": p, "rates": r} for p, r in zip(parts, rates, strict=True) if p]
+    settings = ("learning_rates", "pixel_learning_rates")
+    return [
+        {"params": part, "setting": setting, "rates": getattr(config, setting)}
+        for part, setting in zip(parts, settings, strict=True)
+        if part
+    ]
 
 
 def distill(
@@ -228,10 +234,8 @@ class _Session:
                 save_training(self.run_dir, done, self.model, optimizer, State(done))
                 saved = done
                 self.progress.milestone()
-                self._warn_of_silence(stage)
         if learning is not None:
             self._conclude(stage, learning, optimizer, scores, done)
-        self._warn_of_silence(stage)
         freeze(self.model)
         if done > saved:
             save_training(self.run_dir, done, self.model, optimizer, State(done))
@@ -261,40 +265,43 @@ class _Session:
                 f"loss or weights of {stage.name} are no finite numbers after {done:,} steps; "
                 "begin a new run with lower learning rates"
             )
-        self.watch.look()
-        rate = optimizer.param_groups[0]["lr"]
-        log(self.writer, stage, learning.experience, loss, rate, done)
+        rates = {g["setting"].removesuffix("s"): g["lr"] for g in optimizer.param_groups}
+        log(self.writer, stage, learning.experience, {"loss": loss} | rates, done)
         scores.extend(learning.experience.returns)
         score = f"{sum(scores) / len(scores):.1f}" if scores else "-"
         self.progress.update(done, f"loss {loss:.3f}  return {score}", stage.name)
+        for m in self.watch.look():
+            self._warn_of_silence(m, optimizer, done)
 
-    def _warn_of_silence(self, stage: Stage) -> None:
-        """Say which ICs have fallen silent since the last checkpoint, and what to do about it."""
-        on_pixels = {id(parameter) for parameter in stage.on_pixels()}
-        for m in self.watch.silent():
-            reads_pixels = id(next(self.model.ics[m].parameters())) in on_pixels
-            setting = "pixel_learning_rates" if reads_pixels else "learning_rates"
-            self.progress.note(
-                f"warning: a layer of exit {m} answers 0 to everything and has stopped learning; "
-                f"a new run with lower distill.{setting} may keep it alive"
-            )
+    def _warn_of_silence(self, m: int, optimizer: torch.optim.Optimizer, done: int) -> None:
+        """Say that IC m has fallen silent, and what to do about it."""
+        who = "the student" if self.config.method == "student" else f"exit {m}"
+        own = {id(parameter) for parameter in self.model.ics[m].parameters()}
+        (setting,) = (
+            group["setting"]
+            for group in optimizer.param_groups
+            if any(id(parameter) in own for parameter in group["params"])
+        )
+        warning = (
+            f"warning: a layer of {who} answers 0 to everything and has stopped learning; a new "
+            f"run with lower distill.{setting} may keep it alive"
+        )
+        self.progress.note(warning)
+        self.writer.add_text("warnings", warning, done)
 
 
 def log(
     writer: SummaryWriter,
     stage: Stage,
     experience: Experience,
-    loss: float,
-    learning_rate: float,
+    figures: Mapping[str, float],
     step: int,
 ) -> None:
-    """Write one update's figures to TensorBoard: loss, agreement with the teacher, returns."""
+    """Write figures of one update to TensorBoard, and agreement with the teacher and returns."""
     choices = stage.answers(experience.ic_log_probs).argmax(dim=-1)
     agreement = (choices == experience.teacher_actions.unsqueeze(1)).float().mean(dim=0)
-    figures = {"loss": loss, "learning_rate": learning_rate} | {
-        f"agreement/exit_{m}": share for m, share in enumerate(agreement.tolist())
-    }
+    seen = {f"agreement/exit_{m}": share for m, share in enumerate(agreement.tolist())}
     if experience.returns:
-        figures["rollout/return"] = sum(experience.returns) / len(experience.returns)
-    for name, value in figures.items():
+        seen["rollout/return"] = sum(experience.returns) / len(experience.returns)
+    for name, value in {**figures, **seen}.items():
         writer.add_scalar(f"{stage.name}/{name}", value, step)

@@ -53,6 +53,7 @@ class ICStage:
     name = "ics"
 
     def __init__(self, model: EarlyExitModel, batch_size: int) -> None:
+        self._model = model
         self._ics = [cast(InternalClassifier | PixelClassifier, ic) for ic in model.ics]
         self.batch_size = batch_size
 
@@ -70,16 +71,23 @@ class ICStage:
         return ic_log_probs
 
     def reads(self, activations: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """See ``Stage``: a copy of what each convolution is put on, in its order."""
-        return tuple(ic.patches(x) for ic, x in zip(self._ics, activations, strict=True))
+        """See ``Stage``: what each plain IC's convolution is put on; the pixels are kept anyway."""
+        pairs = zip(self._ics, activations, strict=True)
+        return tuple(ic.patches(x) for ic, x in pairs if isinstance(ic, InternalClassifier))
 
     def predict(self, experience: Experience, index: Tensor) -> Tensor:
         """See ``Stage``."""
         logits: list[Tensor] = []
-        for ic, patches in zip(self._ics, experience.reads, strict=True):
+        reads = iter(experience.reads)
+        for m, ic in enumerate(self._ics):
             previous = logits[-1] if logits else None
-            chosen = patches.index_select(0, index.to(patches.device))
-            logits.append(ic.from_patches(chosen, previous))
+            if isinstance(ic, PixelClassifier):
+                pixels = experience.observations[index].to(ic.linear.weight.device)
+                logits.append(ic(self._model.features(m, pixels), previous))
+            else:
+                patches = next(reads)
+                chosen = patches.index_select(0, index.to(patches.device))
+                logits.append(ic.from_patches(chosen, previous))
         return torch.log_softmax(torch.stack(logits, dim=1), dim=-1)
 
 

@@ -7,13 +7,10 @@ distillation it therefore *is* an IC: one that reads the pixels, beside a trunk 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
 from ztw_rl.atari.backbone import (
@@ -26,9 +23,13 @@ from ztw_rl.atari.backbone import (
 )
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.orthogonal import RELU_GAIN, orthogonal_
 
 if TYPE_CHECKING:
     from ztw_rl.atari.collector import Experience
+
+HEAD_GAIN = 0.01
+"""Of the first weights of the layer that answers: all actions begin about equally likely."""
 
 
 def macs(widths: Widths, n_actions: int) -> int:
@@ -118,24 +119,11 @@ def beside_teacher(
     full = policy_alone(n_actions)
     full.load_state_dict(dict(teacher))
     student = Student(n_actions, widths_for(exit_macs(n_actions, exits, place), n_actions))
-    orthogonal_init(student.policy)
+    # As SB3 begins the policies that students are held against.
+    orthogonal_(student.policy, RELU_GAIN)
+    orthogonal_(student.policy.head, HEAD_GAIN)
     # What comes before the student is nothing.
     return EarlyExitModel([nn.Identity(), *full.blocks], full.head, [student], attach=[1])
-
-
-def orthogonal_init(policy: EarlyExitModel) -> None:
-    """Orthogonal weights and no biases, as SB3 begins the policies that students are held against.
-
-    From PyTorch's own smaller weights the first updates can silence the last hidden layer for good.
-
-    Args:
-        policy: A backbone without ICs; changed in place.
-    """
-    # Weights of channels-last layout cannot be initialised so.
-    policy.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    policy.apply(partial(ActorCriticPolicy.init_weights, gain=math.sqrt(2)))
-    ActorCriticPolicy.init_weights(policy.head, gain=0.01)
-    policy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def student_of(model: EarlyExitModel) -> Student:

@@ -5,19 +5,19 @@ This one is a NatureCNN in small, which keeps places apart and goes without the 
 
     conv 8×8, stride 4 → ReLU → conv 4×4, stride 2 → ReLU → conv 3×3 → ReLU → linear
 
-As in a NatureCNN that learns from pixels, weights begin orthogonal and biases at 0. Its learning
-rate matters more than a plain IC's, whose inputs are features already: on Breakout's frames it
-learns at 0.001, and at 0.01, where plain ICs begin, a layer falls silent for good.
+As in a NatureCNN that learns from pixels, the convolutions' weights begin orthogonal and their
+biases at 0.
 
 Source of the layers: Mnih et al., "Human-level control through deep reinforcement learning" (2015).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+from ztw_rl.core.orthogonal import RELU_GAIN, orthogonal_
 
 KERNELS = (8, 4, 3)
 """Side of each convolution's window, in its own input's pixels."""
@@ -57,30 +57,12 @@ class PixelClassifier(nn.Module):
         layers: list[nn.Module] = []
         before = config.in_channels
         for channels, kernel, stride in zip(config.channels, KERNELS, STRIDES, strict=True):
-            conv = nn.Conv2d(before, channels, kernel, stride)
-            nn.init.orthogonal_(conv.weight, math.sqrt(2))
-            assert conv.bias is not None
-            nn.init.zeros_(conv.bias)
-            layers += [conv, nn.ReLU()]
+            layers += [nn.Conv2d(before, channels, kernel, stride), nn.ReLU()]
             before = channels
         self.convs = nn.Sequential(*layers)
+        orthogonal_(self.convs, RELU_GAIN)
         height, width = config.conv_size
         self.linear = nn.Linear(before * height * width, config.n_classes)
-
-    def patches(self, pixels: Tensor) -> Tensor:
-        """What the classifier reads: the picture itself.
-
-        Args:
-            pixels: (B, in_channels, *in_size).
-
-        Returns:
-            The same.
-        """
-        return pixels
-
-    def from_patches(self, patches: Tensor, previous: Tensor | None = None) -> Tensor:
-        """Logits from what ``patches`` returned; see ``InternalClassifier.from_patches``."""
-        return self(patches, previous)  # type: ignore[no-any-return]
 
     def forward(self, pixels: Tensor, previous: Tensor | None = None) -> Tensor:
         """Logits of this IC.

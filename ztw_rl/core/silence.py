@@ -10,11 +10,12 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+N_LOOKS = 20
+"""Looks in a row that it takes: a single minibatch may leave a healthy layer at 0."""
+
 
 class SilenceWatch:
     """Notices modules that a silent layer has cut off from part of what they should learn.
-
-    A single minibatch may leave a healthy layer at 0, so only what was so at all looks counts.
 
     Args:
         modules: What learns; parameters that are frozen or have no part in the loss are passed
@@ -23,32 +24,37 @@ class SilenceWatch:
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self._modules = list(modules)
-        self._cut_off: list[set[str]] | None = None
+        self._looks_at_zero: list[dict[str, int]] = [{} for _ in self._modules]
         self._told: set[int] = set()
 
-    def look(self) -> None:
-        """Look at the gradients of the last minibatch."""
-        now = [
-            {name for name, parameter in module.named_parameters() if _is_cut_off(parameter)}
-            for module in self._modules
-        ]
-        then = now if self._cut_off is None else self._cut_off
-        self._cut_off = [a & b for a, b in zip(now, then, strict=True)]
+    def look(self) -> list[int]:
+        """Look at the gradients of the last minibatch.
 
-    def silent(self) -> list[int]:
-        """Modules of which some parameter had gradient 0 at every look since the last question.
+        Where all gradients are 0, nothing is left to learn, and that is no silence: behind a
+        silent layer the last bias still has one.
 
         Returns:
-            Their numbers, in order, each once only: the next answer leaves them out.
+            Modules of which some parameter had gradient 0, exactly and everywhere, at this look
+            and the ``N_LOOKS − 1`` before it while another had not; each is told once only.
         """
-        found = [m for m, names in enumerate(self._cut_off or []) if names]
-        new = [m for m in found if m not in self._told]
-        self._told.update(new)
-        self._cut_off = None
+        new = []
+        for m, (module, counts) in enumerate(zip(self._modules, self._looks_at_zero, strict=True)):
+            learns = _gradients(module)
+            at_zero = {name for name, gradient in learns.items() if not gradient.any()}
+            before = dict(counts)
+            counts.clear()
+            if len(at_zero) < len(learns):
+                counts.update({name: before.get(name, 0) + 1 for name in at_zero})
+            if m not in self._told and max(counts.values(), default=0) >= N_LOOKS:
+                self._told.add(m)
+                new.append(m)
         return new
 
 
-def _is_cut_off(parameter: Tensor) -> bool:
-    """Whether the gradient of a parameter that learns is 0, exactly and everywhere."""
-    gradient = parameter.grad
-    return parameter.requires_grad and gradient is not None and not gradient.any()
+def _gradients(module: nn.Module) -> dict[str, Tensor]:
+    """Of the parameters that learn, by name."""
+    return {
+        name: parameter.grad
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and parameter.grad is not None
+    }
