@@ -130,6 +130,14 @@ def test_configs_that_cannot_be_used(tmp_path, text, message):
         runs.load_config(Config, tmp_path)
 
 
+def test_a_setting_that_this_version_does_not_know(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"seed": 1, "nmaes": ["a"]}))
+    with pytest.raises(
+        UserError, match=r"unknown key 'nmaes'.* another version of ztw-rl began the run"
+    ):
+        runs.load_config(Config, tmp_path)
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="no run folder"):
         runs.load_config(Config, tmp_path / "pong-001")

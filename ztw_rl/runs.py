@@ -123,11 +123,18 @@ def load_config(kind: type[T], run_dir: Path) -> T:
     """Read ``run_dir/config.json`` into dataclass ``kind``.
 
     Raises:
-        UserError: There is no such run, or its config is missing or damaged.
+        UserError: There is no such run, or its config is missing, damaged or another version's.
     """
     if not run_dir.is_dir():
         raise UserError(f"there is no run folder {run_dir}")
-    return parse(kind, load_json(run_dir / CONFIG), run_dir / CONFIG)
+    stored = load_json(run_dir / CONFIG)
+    try:
+        return parse(kind, stored, run_dir / CONFIG)
+    except UserError as error:
+        raise UserError(
+            f"{error}; if nobody edited it, another version of ztw-rl began the run: go on with "
+            "that one, or begin anew"
+        ) from None
 
 
 def check_writable(folder: Path) -> None:
