@@ -73,6 +73,22 @@ def test_names_in_any_spelling(name):
     assert agents.find(name, RUNS) == made
 
 
+@pytest.mark.parametrize("name", ["pong/input", "Pong/Input", "ALE/Pong-v5/input"])
+def test_a_variant_is_named_after_its_game(name):
+    made = make("agents/pong/input")
+    assert agents.find(name, RUNS) == made
+    with pytest.raises(UserError, match="no agent 'pong/output'; did you mean 'pong/input'"):
+        agents.find("pong/output", RUNS)
+
+
+def test_the_default_is_no_variant():
+    make("agents/breakout/input")
+    shipped = make("agents/pong")
+    make("agents/pong/input")
+    assert agents.find(None, RUNS) == agents.find("pong", RUNS) == shipped
+    assert list(agents.shipped()) == ["breakout/input", "pong", "pong/input"]
+
+
 def test_folders_of_agents_and_of_runs():
     made, run = make("somewhere/else"), make_run(1, age=0)
     assert agents.find("somewhere/else", RUNS) == made

@@ -22,9 +22,9 @@ from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.metrics import relative_cost
 from ztw_rl.core.selection import normalized
 
-FOLDERS = sorted(
-    path.parent for path in (Path(__file__).parents[1] / "agents").glob("*/agent.json")
-)
+AGENTS = Path(__file__).parents[1] / "agents"
+FOLDERS = sorted(path.parent for path in AGENTS.glob("*/agent.json"))
+VARIANTS = sorted(path.parent for path in AGENTS.glob("*/*/agent.json"))
 N_GAMES = 12
 """Of four, two lucky ones of Breakout were enough to be taken for another agent."""
 SEED = 5000
@@ -51,7 +51,9 @@ def test_a_shipped_policy_has_half_of_what_others_reach(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize(
+    "folder", [*FOLDERS, *VARIANTS], ids=lambda folder: str(folder.relative_to(AGENTS))
+)
 def test_an_agent_reproduces_its_table(folder):
     """The rule at the middle threshold and its random control, each exit forced, the backbone."""
     agent, table = load_agent(folder), load_table(folder / "curve.json")

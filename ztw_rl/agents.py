@@ -20,9 +20,15 @@ _CHECKOUT = Path(__file__).parent.parent / "agents"
 
 
 def shipped() -> dict[str, Path]:
-    """Agents in ``agents/`` of the current directory, else of the checkout, by name."""
+    """Agents in ``agents/`` of the current directory, else of the checkout, by name.
+
+    Variants lie in their game's folder and have names such as ``pong/input``.
+    """
     for folder in (Path("agents"), _CHECKOUT):
-        found = {path.parent.name: path.parent for path in folder.glob(f"*/{CONFIG_FILE}")}
+        paths = [
+            path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{CONFIG_FILE}")
+        ]
+        found = {path.relative_to(folder).as_posix(): path for path in paths}
         if found:
             return dict(sorted(found.items()))
     return {}
@@ -32,8 +38,9 @@ def find(wanted: str | None, runs_dir: Path) -> Path:
     """The folder of an agent.
 
     Args:
-        wanted: A shipped agent's name in any spelling, an agent's folder, or a distillation run;
-            by default the newest finished distillation run, else the shipped agent.
+        wanted: A shipped agent's name in any spelling (``Pong``, ``pong/input``), an agent's
+            folder, or a distillation run; by default the newest finished distillation run, else
+            the shipped agent.
         runs_dir: Usually ``runs``.
 
     Raises:
@@ -53,9 +60,9 @@ def find(wanted: str | None, runs_dir: Path) -> Path:
         if (folder / CONFIG_FILE).is_file():
             return folder
     # A path is no name: whoever mistypes one should not get another agent.
-    named = wanted.removeprefix("ALE/") == Path(wanted).name
-    if named and canonical(wanted) in available:
-        return available[canonical(wanted)]
+    name = "/".join(map(canonical, wanted.removeprefix("ALE/").split("/")))
+    if name in available:
+        return available[name]
     if Path(wanted).is_dir():
         raise UserError(f"{wanted} holds no {CONFIG_FILE}; is its distillation finished?")
     near = difflib.get_close_matches(wanted, available, n=1, cutoff=0.0)

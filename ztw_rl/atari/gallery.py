@@ -16,6 +16,8 @@ from ztw_rl.errors import UserError
 TABLE_FILE = "curve.json"
 OTHER_TABLES = "curve-*.json"
 """Further tables in an agent's folder: other methods that imitate the same policy."""
+VARIANTS = f"*/{CONFIG_FILE}"
+"""Agents in an agent's folder: of the same policy and game, each with a table of its own."""
 ORDER = ("ztw", "cascade", "ensemble", "sdn", "pbee", "student")
 
 
@@ -53,12 +55,10 @@ class GameResults:
     """What one agent's folder holds."""
 
     game: str
+    own: MethodResult
+    """That of the agent itself, whose table is ``curve.json``."""
     methods: tuple[MethodResult, ...]
-
-    @property
-    def own(self) -> MethodResult:
-        """That of the agent itself, whose table is ``curve.json``."""
-        return next(m for m in self.methods if m.table.path.name == TABLE_FILE)
+    """All, ``own`` among them."""
 
 
 def read_gallery(folder: Path) -> tuple[GameResults, ...]:
@@ -81,47 +81,55 @@ def read_game(folder: Path) -> GameResults:
     Raises:
         UserError: A file is missing, damaged or belongs to another agent.
     """
-    agent = load_agent(folder)
-    check_agent(folder, agent)
-    identity = agent.identity()
-    own = load_table(folder / TABLE_FILE)
-    check_game(own, folder.name)
-    if own.identity != identity:
-        raise foreign(own, folder)
-    tables = [own]
-    for path in sorted(folder.glob(OTHER_TABLES)):
-        other = load_table(path)
+    agent, own = _agent_and_table(folder, folder.name)
+    others = [load_table(path) for path in sorted(folder.glob(OTHER_TABLES))]
+    variants = [path.parent for path in sorted(folder.glob(VARIANTS))]
+    others += [_agent_and_table(variant, folder.name)[1] for variant in variants]
+    for other in others:
         check_game(other, folder.name)
-        if other.identity.policy != identity.policy:
+        if other.identity.policy != own.identity.policy:
             raise foreign(other, folder)
         if other.seed != own.seed:
             raise UserError(
-                f"{path} was played from seed {other.seed}, and {own.path} from seed {own.seed}, "
-                f"so their games cannot be compared; evaluate again with --seed {own.seed}"
+                f"{other.path} was played from seed {other.seed}, and {own.path} from seed "
+                f"{own.seed}, so their games cannot be compared; evaluate again with --seed "
+                f"{own.seed}"
             )
-        tables.append(other)
     methods: dict[str, MethodResult] = {}
-    for table in tables:
+    for table in (own, *others):
         label = method_label(table, agent.config.exits)
         methods[label] = _joined(methods.get(label), table, label, own)
-    return GameResults(folder.name, tuple(sorted(methods.values(), key=lambda m: rank(m.method))))
+    in_order = sorted(methods.values(), key=lambda m: rank(m.method))
+    itself = methods[method_label(own, agent.config.exits)]
+    return GameResults(folder.name, itself, tuple(in_order))
 
 
-def check_agent(folder: Path, agent: Agent) -> None:
-    """An agent plays the game that its folder is called after, and has that game's actions.
+def _agent_and_table(folder: Path, game: str) -> tuple[Agent, StoredTable]:
+    """An agent of a game, and the table that was made with it."""
+    agent = load_agent(folder)
+    check_agent(folder, agent, game)
+    table = load_table(folder / TABLE_FILE)
+    check_game(table, game)
+    if table.identity != agent.identity():
+        raise foreign(table, folder)
+    return agent, table
+
+
+def check_agent(folder: Path, agent: Agent, wanted: str) -> None:
+    """An agent plays the game that a folder is called after, and has that game's actions.
 
     Raises:
         UserError: It does not.
     """
     config = folder / CONFIG_FILE
     game = canonical(agent.config.atari.game)
-    if game != folder.name:
-        raise UserError(f"{config} plays {game}, but its folder is called {folder.name}")
-    wanted = len(action_names(agent.config.atari.game))
-    if agent.config.n_actions != wanted:
+    if game != wanted:
+        raise UserError(f"{config} plays {game}, but its folder is called {wanted}")
+    n_actions = len(action_names(agent.config.atari.game))
+    if agent.config.n_actions != n_actions:
         raise UserError(
-            f"{config}: the agent has {agent.config.n_actions} actions, but {game} has {wanted}; "
-            "these are another game's weights"
+            f"{config}: the agent has {agent.config.n_actions} actions, but {game} has "
+            f"{n_actions}; these are another game's weights"
         )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ztw_rl.atari.agent import Agent, AgentConfig, build_model, save_agent
+from ztw_rl.atari.agent import Agent, AgentConfig, build_model, load_agent, save_agent
 from ztw_rl.atari.config import AtariConfig
 
 ACTIONS = {"pong": 6, "breakout": 4}
@@ -18,12 +18,22 @@ N_GAMES = 10
 CONTROLS = ("one exit", "random exits")
 
 
-def make_agent(game: str, n_actions: int | None = None) -> Agent:
+def make_agent(
+    game: str, n_actions: int | None = None, exits: tuple[str, ...] = ("conv1", "conv2")
+) -> Agent:
     torch.manual_seed(0)
-    config = AgentConfig(
-        AtariConfig(game=game), n_actions or ACTIONS[game], ("conv1", "conv2"), "ztw"
-    )
+    config = AgentConfig(AtariConfig(game=game), n_actions or ACTIONS[game], exits, "ztw")
     return Agent(config, build_model(config).eval())
+
+
+def make_variant(folder: Path, exits: tuple[str, ...]) -> Agent:
+    """An agent of the same policy within a game's folder, without a table yet."""
+    agent = make_agent(folder.name, exits=exits)
+    policy = load_agent(folder).model.state_dict()
+    own = {n: t for n, t in policy.items() if n.startswith(("blocks.", "head."))}
+    agent.model.load_state_dict(own, strict=False)
+    save_agent(folder / exits[0], agent)
+    return load_agent(folder / exits[0])
 
 
 def row(rule, threshold, returns, cost):

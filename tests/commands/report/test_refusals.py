@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.commands.report.tables import FULL, make_agent, make_folder, row, write_table
-from ztw_rl.atari.agent import save_agent
+from tests.commands.report.tables import (
+    FULL,
+    make_agent,
+    make_folder,
+    make_variant,
+    row,
+    write_table,
+)
+from ztw_rl.atari.agent import load_agent, save_agent
 
 
 def damaged(name):
@@ -51,6 +59,35 @@ def another_agents_table(pong):
         agent.model.ics[0].linear.bias.add_(1)
     save_agent(pong, agent)
     return f"{pong}/curve.json was made with other weights than {pong}/weights.safetensors"
+
+
+def a_variant_without_a_table(pong):
+    make_variant(pong, ("input", "conv1"))
+    return f"{pong}/input/curve.json is missing; is its folder complete?"
+
+
+def a_variants_table_of_other_weights(pong):
+    make_variant(pong, ("input", "conv1"))
+    shutil.copy(pong / "curve.json", pong / "input")
+    return (
+        f"{pong}/input/curve.json was made with other weights than {pong}/input/weights.safetensors"
+    )
+
+
+def a_variant_of_another_policy(pong):
+    agent = make_variant(pong, ("input", "conv1"))
+    with torch.no_grad():
+        agent.model.head.bias.add_(1)
+    save_agent(pong / "input", agent)
+    rows = [row("confidence", 0.5, FULL["pong"], 0.5), row("backbone", None, FULL["pong"], 1)]
+    identity = asdict(load_agent(pong / "input").identity())
+    write_table(pong / "input" / "curve.json", "pong", rows, identity=identity)
+    return f"{pong}/input/curve.json was made with other weights than {pong}/weights.safetensors"
+
+
+def a_variant_of_another_game(pong):
+    save_agent(pong / "input", make_agent("breakout"))
+    return f"{pong}/input/agent.json plays breakout, but its folder is called pong"
 
 
 def another_games_table(pong):
@@ -148,6 +185,10 @@ def nothing_at_all(pong):
         another_action_count,
         weights_that_do_not_fit,
         another_agents_table,
+        a_variant_without_a_table,
+        a_variants_table_of_other_weights,
+        a_variant_of_another_policy,
+        a_variant_of_another_game,
         another_games_table,
         another_policys_method,
         a_student_on_other_games,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.commands.report.tables import (
     kept,
     lines,
     make_agent,
+    make_variant,
     row,
     told_gains,
     write_table,
@@ -123,7 +125,9 @@ def test_other_methods(pong):
     write_table(pong / "curve-sampled.json", "pong", sampled, evaluation=how)
     early = [row("confidence", 0.5, kept("pong", 0.89), 0.3), full]
     places = ["input", "conv1", "conv2"]
-    write_table(pong / "curve-input.json", "pong", early, exits=places, identity=identity)
+    variant = make_variant(pong, tuple(places))
+    how_told = {"exits": places, "identity": asdict(variant.identity())}
+    write_table(pong / "input" / "curve.json", "pong", early, **how_told)
     for place, share, cost in (("conv1", 0.89, 0.376), ("conv2", 0.97, 0.676)):
         write_table(
             pong / f"curve-student-{place}.json",
