@@ -131,6 +131,25 @@ def test_an_empty_name_is_no_choice():
         agents.find("", RUNS)
 
 
+def test_all_names_are_told_if_none_is_near():
+    make("agents/pong")
+    make("agents/pong/input")
+    with pytest.raises(UserError, match=r"no agent 'agents/zzz'; there are pong, pong/input$"):
+        agents.find("agents/zzz", RUNS)
+
+
+def test_a_file_is_no_folder():
+    with pytest.raises(UserError, match=r"it is a file; name its folder, agents/pong$"):
+        agents.find(str(make("agents/pong") / "agent.json"), RUNS)
+
+
+@pytest.mark.parametrize("wanted", ["pong/input", "agents/pong/input", "./agents/pong/input"])
+def test_titles_are_of_shipped_agents(wanted):
+    make("agents/pong/input")
+    assert agents.title(agents.find(wanted, RUNS)) == "pong-input"
+    assert agents.title(make("elsewhere/pong")) is None
+
+
 def test_the_nearest_name_is_suggested():
     make("agents/pong")
     make("agents/breakout")

@@ -65,9 +65,31 @@ def find(wanted: str | None, runs_dir: Path) -> Path:
         return available[name]
     if Path(wanted).is_dir():
         raise UserError(f"{wanted} holds no {CONFIG_FILE}; is its distillation finished?")
-    near = difflib.get_close_matches(wanted, available, n=1, cutoff=0.0)
-    hint = f"did you mean '{near[0]}'?" if near else "make one with: ztw-rl distill-ics"
-    raise UserError(f"there is no agent '{wanted}'; {hint}")
+    raise UserError(f"there is no agent '{wanted}'; {_hint(wanted, list(available))}")
+
+
+def _hint(wanted: str, available: list[str]) -> str:
+    """What somebody may have meant who named no agent."""
+    if Path(wanted).is_file() and (Path(wanted).parent / CONFIG_FILE).is_file():
+        return f"it is a file; name its folder, {Path(wanted).parent}"
+    if not available:
+        return "make one with: ztw-rl distill-ics"
+    for name in (wanted, Path(wanted).name):
+        near = difflib.get_close_matches(name, available, n=1)
+        if near:
+            return f"did you mean '{near[0]}'?"
+    return f"there are {', '.join(available)}"
+
+
+def title(folder: Path) -> str | None:
+    """A shipped agent's name for files, ``pong-input``; None of another folder.
+
+    Args:
+        folder: What ``find`` gives.
+    """
+    names = {path.resolve(): name for name, path in shipped().items()}
+    name = names.get(folder.resolve())
+    return None if name is None else name.replace("/", "-")
 
 
 def stored_atari(folder: Path) -> AtariConfig:

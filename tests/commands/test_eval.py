@@ -288,6 +288,15 @@ def test_a_student_is_one_row(ppo_run, distill, capfd):
     assert len(stored["rows"][0]["returns"]) == 2
 
 
+@pytest.mark.parametrize("name", ["curve.json", "curve.csv", "curve.png"])
+def test_a_finished_evaluation_is_not_overwritten(distill_run, one_error, name):
+    Path("a").mkdir()
+    Path("a", name).write_text("of another evaluation")
+    error = one_error(*SMALL, "--thresholds=0.4", "--n-episodes=1", "--output=a")
+    assert f"a/{name} is another evaluation's; name another --output, or delete it" in error
+    assert [p.name for p in Path("a").iterdir()] == [name]
+
+
 def test_a_table_names_the_weights_it_was_made_with(distill_run):
     assert cli.main([*SMALL, "--thresholds=0.4", "--n-episodes=1", "--output=a"]) == 0
     stored = json.loads(Path("a/curve.json").read_text())

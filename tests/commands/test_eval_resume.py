@@ -157,7 +157,16 @@ def test_games_so_far_are_not_of_another_agent(distill_run, stop_after, one_erro
     assert cli.main([*TABLE, "--output=own"]) == 130
     save_agent(distill_run / "agent", change(load_agent(distill_run / "agent")))
     error = one_error("eval", "--resume", "own")
-    assert "is not the agent, or no longer, that own/games.jsonl was begun with" in error
+    assert "is no longer the agent that own/games.jsonl was begun with; delete own/" in error
+
+
+def test_another_agent_is_no_reason_to_delete_games(distill_run, stop_after, one_error):
+    stop_after(1)
+    assert cli.main([*TABLE, "--output=own"]) == 130
+    save_agent(Path("other"), other_weights(load_agent(distill_run / "agent")))
+    error = one_error("eval", "--resume", "own", "--agent=other")
+    assert f"was begun with {distill_run}/agent, and other is another agent; leave out" in error
+    assert Path("own/games.jsonl").exists()
 
 
 @pytest.mark.parametrize(

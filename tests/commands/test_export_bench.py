@@ -32,6 +32,11 @@ ROWS = [
 ]
 
 
+def repeated(row, times):
+    """The same with its games so many times over."""
+    return {key: value * times if isinstance(value, list) else value for key, value in row.items()}
+
+
 def make_agent() -> Agent:
     config = AgentConfig(AtariConfig(), n_actions=6, exits=("conv1", "conv2"), method="ztw")
     torch.manual_seed(0)
@@ -68,10 +73,12 @@ def test_export_and_run(agent, capsys):
     assert "pong.zip" in out
     # On all games 0.9 is the cheapest that keeps 95 %; by halves, 0.5 fails where 0.9 is chosen.
     assert out.startswith("agent: agent ")
-    chosen = "threshold 0.9, at 0.500 of the operations, is chosen on all 2 games of"
-    assert f"{chosen} agent/curve.json" in out
+    chosen = "threshold 0.9 is chosen on all 2 games of agent/curve.json: there,"
+    found = f"{38.2 / 40.2:.1%} of the return over random play at 0.500 of the operations"
+    assert f"{chosen} {found}" in out
     kept = (0.2 + 38.2) / 40.2 / 2
-    assert f"it keeps {kept:.1%} of the return over random play at 0.450 of the operations" in out
+    assert f"in turn, keeps {kept:.1%} at 0.450: that is what to expect of choosing" in out
+    assert "warning: 2 games are few to choose by; more come from: ztw-rl eval" in out
     model = deploy.load("pong.zip")
     assert model.metadata["thresholds"] == [0.9, 0.9]
     assert model.metadata["labels"][:2] == ["NOOP", "FIRE"]
@@ -87,6 +94,22 @@ def test_export_and_run(agent, capsys):
     assert answer.exits.tolist() == [0, 0, 0]
 
 
+def test_ten_games_are_enough_to_choose_by(agent, capsys):
+    write_table(agent / "curve.json", [repeated(row, 5) for row in ROWS])
+    assert cli.main(["export", "--agent", str(agent), "--keep", "0.95"]) == 0
+    out = capsys.readouterr().out
+    assert "chosen on all 10 games" in out
+    assert "warning" not in out
+
+
+def test_a_variants_file_has_a_name_of_its_own(agent):
+    for name in ("pong", "pong/input"):
+        save_agent(Path("agents") / name, make_agent())
+        assert cli.main(["export", "--agent", name, "--threshold", "0.5"]) == 0
+    assert deploy.load("pong.zip").metadata["name"] == "pong"
+    assert deploy.load("pong-input.zip").metadata["name"] == "pong-input"
+
+
 def test_bench_writes_its_table(agent, capsys):
     arguments = ["--backends", "eager", "--batch-sizes", "1", "8", "--n-rounds", "3"]
     assert (
@@ -95,7 +118,7 @@ def test_bench_writes_its_table(agent, capsys):
     )
     out = capsys.readouterr().out
     assert "pays off once" in out
-    assert "threshold 0.9, at 0.600 of the time, is chosen" in out
+    assert "at 0.600 of the time" in out
     table = pd.read_csv("runs/bench/pong-001/bench.csv")
     columns = "backend batch_size threads case p50_us p90_us p99_us relative_time relative_macs"
     assert table.columns.tolist() == columns.split()
@@ -120,7 +143,11 @@ def test_bench_writes_its_table(agent, capsys):
             for value in ("nan", "inf", "0", "-0.5", "95")
         ),
         (["--risk=nan"], "--risk must be between 0 and 1, not nan"),
-        (["--keep", "1.5"], "--keep 1.5 needs a return of"),
+        (
+            ["--keep", "1.5"],
+            "--keep 1.5 needs a return of 40.1, and no threshold of agent/curve.json has it at a "
+            "lower cost than the full model (the best has 20); ask for less, or",
+        ),
         (["--risk", "0.1"], "with: ztw-rl eval --agent agent --disagreement --n-episodes 64 "),
         (["--risk", "1.1"], "--risk must be between 0 and 1, not 1.1"),
         (["--risk", "0.1", "--keep", "0.9"], "exclude one another"),

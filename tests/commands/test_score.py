@@ -55,7 +55,7 @@ def test_the_games_are_those_of_an_evaluation(longer, score):
     rows = json.loads(Path("out/curve.json").read_text())["rows"]
     (backbone,) = (row for row in rows if row["rule"] == "backbone")
     assert mean(shown) == f"{backbone['return_mean']:.1f}"
-    assert "2 games of pong: sample actions" in shown
+    assert "2 games of pong: sampled actions" in shown
     others = {mean(score(f"--policy={longer}", f"--seed={seed}", *how)) for seed in (5, 6, 7)}
     assert others != {mean(shown)}
 
@@ -88,7 +88,7 @@ def test_random_play_needs_no_policy(folder, score):
     how = ["--random", "--env=Pong", "--n-episodes=3"]
     shown = score(*how)
     assert re.search(r"^random play scores -(2[01]|1\d)\.\d ", shown, re.MULTILINE)
-    assert "in 3 games of pong: sample actions, pixels ale, sticky actions 0.1\n" in shown
+    assert "in 3 games of pong: sampled actions, pixels ale, sticky actions 0.1\n" in shown
     assert score(*how) == shown
     assert "pixels sb3, sticky actions 0\n" in score(
         *how, "--atari.pixels=sb3", "--atari.repeat-action-probability=0", "--atari.max-frames=99"

@@ -67,6 +67,10 @@ def read_gallery(folder: Path) -> tuple[GameResults, ...]:
     Raises:
         UserError: There are none, or one is incomplete or holds what belongs to another.
     """
+    if (folder / CONFIG_FILE).is_file():
+        raise UserError(
+            f"{folder} is an agent; name the folder that holds it: ztw-rl report {folder.parent}"
+        )
     found = sorted(path for path in folder.glob("*") if path.is_dir() and path.name[0] not in "._")
     if not found:
         raise UserError(

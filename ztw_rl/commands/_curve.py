@@ -124,17 +124,24 @@ def kept_lines(table: StoredTable, random_return: float | None) -> list[str]:
     return lines
 
 
-def screen(frame: pd.DataFrame, game: str) -> Any:
-    """The table for the terminal."""
+def screen(frame: pd.DataFrame, game: str, exits: Sequence[str]) -> Any:
+    """The table for the terminal.
+
+    Args:
+        frame: The table.
+        game: Whose title it gets.
+        exits: Where the ICs are.
+    """
     import pandas as pd
     from rich.box import SIMPLE
     from rich.table import Table
 
     shares = [c for c in frame.columns if c.startswith("exit_share_")]
+    places = [f"x{m}: {place}" for m, place in enumerate([*exits, "the policy"])]
     shown = Table(
         title=f"{game}: full games on raw points",
         caption="at: threshold, or the exit forced; MACs and time of a decision: the backbone's "
-        "are 1; x0, x1, …: share of decisions that each exit took",
+        "are 1; share of decisions that each exit took, " + ", ".join(places),
         box=SIMPLE,
         padding=0,
         pad_edge=False,

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ztw_rl.atari.agent import Agent
     from ztw_rl.commands._calibration_run import CalibrationRun
 
+ENOUGH_GAMES = 10
+"""What ``ztw-rl eval`` plays of each setting by default."""
+
 
 @dataclass(frozen=True)
 class OperatingPoint:
@@ -72,12 +75,25 @@ def choose(point: OperatingPoint, agent: Agent, folder: Path, runs_dir: Path) ->
     run = _calibration_run.load(path, agent, folder, point.cost)
     if point.risk is not None:
         return _controlling(run, point.risk, point.confidence, point.cost, folder)
-    return _cheapest_or_best(run, point, game)
+    return _cheapest_or_best(run, point, game, folder)
 
 
-def _cheapest_or_best(run: CalibrationRun, point: OperatingPoint, game: str) -> Choice:
+def _few(run: CalibrationRun, folder: Path) -> tuple[str, ...]:
+    """A warning where a choice rests on few games."""
+    n = len(run.full)
+    if n >= ENOUGH_GAMES:
+        return ()
+    return (
+        f"warning: {n} games are few to choose by; more come from: ztw-rl eval --agent {folder} "
+        "--n-episodes 30 --output DIR, then --calibration DIR",
+    )
+
+
+def _cheapest_or_best(
+    run: CalibrationRun, point: OperatingPoint, game: str, folder: Path
+) -> Choice:
     """``--keep`` or ``--budget``: chosen on all games, reported by halves."""
-    from ztw_rl.core.selection import cross_fit, keeping, within
+    from ztw_rl.core.selection import cross_fit, keeping, normalized, within
 
     random = recipes.load(game).random_return
     if point.keep is not None:
@@ -106,15 +122,22 @@ def _cheapest_or_best(run: CalibrationRun, point: OperatingPoint, game: str) -> 
     if best is None:
         assert point.keep is not None
         assert random is not None
+        cheaper = scores[run.costs.on() < 1]
+        most = f" (the best has {cheaper.max():.4g})" if len(cheaper) else ""
         raise UserError(
             f"--keep {point.keep:g} needs a return of {random + point.keep * (full - random):.4g},"
-            f" and no threshold of {run.path} has it at a lower cost than the full model; "
-            "evaluate at more thresholds"
+            f" and no threshold of {run.path} has it at a lower cost than the full model{most}; "
+            "ask for less, or evaluate at more thresholds"
         )
     unit = "operations" if point.cost == "macs" else "time"
+    where = f"at {run.costs.on()[best]:.3f} of the {unit}"
+    if random is not None and full > random:
+        where = (
+            f"{normalized(scores[best], random, full):.1%} of the return over random play {where}"
+        )
     chosen = (
-        f"threshold {run.thresholds[best]:g}, at {run.costs.on()[best]:.3f} of the {unit}, is "
-        f"chosen on all {len(run.full)} games of"
+        f"threshold {run.thresholds[best]:g} is chosen on all {len(run.full)} games of {run.path}: "
+        f"there, {where}"
     )
     record: dict[str, Any] = {**target, "cost_counts": point.cost, "n_games": len(run.full)}
     if random is None:
@@ -126,11 +149,11 @@ def _cheapest_or_best(run: CalibrationRun, point: OperatingPoint, game: str) -> 
             told = f"what it keeps cannot be told: {error}"
         else:
             told = (
-                f"chosen on one half of the games and tried on the other, in turn, it keeps "
-                f"{fit.kept:.1%} of the return over random play at {fit.cost:.3f} of the {unit}"
+                "a choice so made on one half of the games and tried on the other, in turn, keeps "
+                f"{fit.kept:.1%} at {fit.cost:.3f}: that is what to expect of choosing"
             )
             record |= {"expected_cost": fit.cost, "expected_kept": fit.kept}
-    return Choice(run.thresholds[best], (f"{chosen} {run.path}", told), record)
+    return Choice(run.thresholds[best], (chosen, told, *_few(run, folder)), record)
 
 
 def _controlling(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ztw_rl.atari.agent import Agent, AgentConfig, Identity
 from ztw_rl.atari.journal import Journal, taken
-from ztw_rl.commands._curve import JOURNAL, EvalRun
+from ztw_rl.commands._curve import CSV, JOURNAL, JSON, PNG, EvalRun
 from ztw_rl.core.timing import ExitTimes
 from ztw_rl.errors import UserError
 from ztw_rl.schema import parse
@@ -29,10 +29,15 @@ def check_free(folder: Path) -> None:
     """Find out whether a new evaluation may begin in a folder.
 
     Raises:
-        UserError: Another was begun there, whose games would be lost.
+        UserError: Another was begun or finished there, whose games would be lost.
     """
     if (folder / JOURNAL).exists():
         raise taken(folder / JOURNAL)
+    for name in (JSON, CSV, PNG):
+        if (folder / name).exists():
+            raise UserError(
+                f"{folder / name} is another evaluation's; name another --output, or delete it"
+            )
 
 
 def begin(folder: Path, begun: Begun) -> Journal:
@@ -64,8 +69,14 @@ def check_agent(journal: Journal, begun: Begun, folder: Path, agent: Agent) -> N
     Raises:
         UserError: Its weights or settings are others.
     """
-    if (agent.config, agent.identity()) != (begun.agent, begun.identity):
+    if (agent.config, agent.identity()) == (begun.agent, begun.identity):
+        return
+    if folder != Path(begun.run.agent):
         raise UserError(
-            f"{folder} is not the agent, or no longer, that {journal.path} was begun with; "
-            f"delete {journal.path} and evaluate again"
+            f"{journal.path} was begun with {begun.run.agent}, and {folder} is another agent; "
+            "leave out --agent to go on with it, or --resume to begin anew"
         )
+    raise UserError(
+        f"{folder} is no longer the agent that {journal.path} was begun with; delete "
+        f"{journal.path} and evaluate again"
+    )

@@ -60,7 +60,7 @@ class Eval:
     """What runs the network, in the games and where a decision's relative_time is measured. onnx
     needs the extra of that name, compiled a C++ compiler."""
     output: Path | None = None
-    """Folder for the results; by default a new one in runs/eval."""
+    """Folder for the results, without another evaluation's; by default a new one in runs/eval."""
     seed: int = 0
     """Game k of every row has seed + k."""
     device: str = "auto"
@@ -239,7 +239,7 @@ def _finish(
     journal.remove()
     game = canonical(agent.config.atari.game)
     print(f"agent: {run.agent}")
-    console.print(screen(frame, game))
+    console.print(screen(frame, game, agent.config.exits))
     recipe = recipes.load(game)
     stored = load_table(output / JSON)
     for line in kept_lines(stored, recipe.random_return):

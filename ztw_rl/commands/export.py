@@ -28,7 +28,8 @@ class Export:
     format: Format = "onnx"
     """A zip with metadata.json and, per exit, an ONNX graph or a stage compiled by AOTInductor."""
     output: Path | None = None
-    """The file; by default <game>.zip in the current folder."""
+    """The file; by default <game>.zip, or such as pong-input.zip, in the current folder. It is
+    replaced if it is there."""
     runs_dir: Path = Path("runs")
     """Where run folders are."""
     point: tyro.conf.OmitArgPrefixes[OperatingPoint] = field(default_factory=OperatingPoint)
@@ -52,11 +53,12 @@ def main(arguments: list[str]) -> int:
 
     agent = load_agent(folder)
     game = canonical(agent.config.atari.game)
-    output = args.output or Path(f"{game}.zip")
+    name = agents.title(folder) or game
+    output = args.output or Path(f"{name}.zip")
     runs.check_writable_file(output)
     choice = choose(args.point, agent, folder, args.runs_dir)
     metadata: dict[str, Any] = {
-        "name": game,
+        "name": name,
         "method": agent.config.method,
         "labels": action_names(agent.config.atari.game),
         "exits": [*agent.config.exits, "policy"],

@@ -107,11 +107,12 @@ def _print(who: str, result: RowResult, atari: AtariConfig, action_mode: ActionM
     """The score, and how it was played."""
     from ztw_rl.core.statistics import summarize
 
-    summary = summarize(result.returns)
+    summary, n = summarize(result.returns), len(result.returns)
     print(
         f"{who} scores {summary.mean:,.1f} (95 % interval {summary.ci_low:,.1f} to "
         f"{summary.ci_high:,.1f}; standard deviation of games {summary.std:,.1f}) in "
-        f"{len(result.returns)} games of {canonical(atari.game)}: {action_mode} actions, "
+        f"{n} {'game' if n == 1 else 'games'} of {canonical(atari.game)}: "
+        f"{'greedy' if action_mode == 'greedy' else 'sampled'} actions, "
         f"pixels {atari.pixels}, sticky actions {atari.repeat_action_probability:g}",
     )
 

@@ -171,6 +171,13 @@ def a_single_game(pong):
     return f"{pong}/curve.json: two halves need at least two seeds"
 
 
+def an_agent_where_its_folder_is_wanted(pong):
+    shutil.move(pong, "one")
+    shutil.rmtree("agents")
+    shutil.move("one", "agents")
+    return "agents is an agent; name the folder that holds it: ztw-rl report ."
+
+
 def nothing_at_all(pong):
     shutil.rmtree("agents")
     return "agents holds no agents; say where they are"
@@ -201,6 +208,7 @@ def nothing_at_all(pong):
         the_same_student_twice,
         a_poor_backbone,
         a_single_game,
+        an_agent_where_its_folder_is_wanted,
         nothing_at_all,
     ],
 )
