@@ -86,9 +86,9 @@ def read_game(folder: Path) -> GameResults:
         UserError: A file is missing, damaged or belongs to another agent.
     """
     agent, own = _agent_and_table(folder, folder.name)
-    others = [load_table(path) for path in sorted(folder.glob(OTHER_TABLES))]
-    variants = [path.parent for path in sorted(folder.glob(VARIANTS))]
-    others += [_agent_and_table(variant, folder.name)[1] for variant in variants]
+    others = _other_tables(folder)
+    for path in sorted(folder.glob(VARIANTS)):
+        others += [_agent_and_table(path.parent, folder.name)[1], *_other_tables(path.parent)]
     for other in others:
         check_game(other, folder.name)
         if other.identity.policy != own.identity.policy:
@@ -117,6 +117,11 @@ def _agent_and_table(folder: Path, game: str) -> tuple[Agent, StoredTable]:
     if table.identity != agent.identity():
         raise foreign(table, folder)
     return agent, table
+
+
+def _other_tables(folder: Path) -> list[StoredTable]:
+    """The tables of an agent's folder beside its own."""
+    return [load_table(path) for path in sorted(folder.glob(OTHER_TABLES))]
 
 
 def check_agent(folder: Path, agent: Agent, wanted: str) -> None:
@@ -207,7 +212,9 @@ def _joined(
             f"{table.path} and {before.path} are both of '{label}', {conflict}; keep one of them, "
             "or evaluate again"
         )
-    settings = {**before.settings, **rows}
+    settings = dict(
+        sorted({**before.settings, **rows}.items(), key=lambda setting: setting[1].threshold or 0)
+    )
     return MethodResult(label, settings, full, before.table, before.rows + table.rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import asdict
 from pathlib import Path
 
@@ -128,6 +129,8 @@ def test_other_methods(pong):
     variant = make_variant(pong, tuple(places))
     how_told = {"exits": places, "identity": asdict(variant.identity())}
     write_table(pong / "input" / "curve.json", "pong", early, **how_told)
+    finer = [row("confidence", 0.4, kept("pong", 0.89), 0.2), full]
+    write_table(pong / "input" / "curve-fine.json", "pong", finer, **how_told)
     for place, share, cost in (("conv1", 0.89, 0.376), ("conv2", 0.97, 0.676)):
         write_table(
             pong / f"curve-student-{place}.json",
@@ -151,7 +154,10 @@ def test_other_methods(pong):
     # With 0.5 alone to choose from, as the others had.
     assert found["ztw", "0.8800"]["relative_macs"] == "0.4000"
     assert found["ztw, at 0.5", "0.8800"]["relative_macs"] == "0.6000"
-    assert found["ztw, exits input conv1 conv2", "0.8800"]["relative_macs"] == "0.3000"
+    assert found["ztw, exits input conv1 conv2", "0.8800"]["relative_macs"] == "0.2000"
+    with Path("agents/points.csv").open() as file:
+        thresholds = [r["threshold"] for r in csv.DictReader(file) if "exits" in r["method"]]
+    assert thresholds == ["0.4", "0.5"]
     assert found["student", "0.9500"]["threshold"] == "conv2"
     assert found["student", "0.8800"]["threshold"] == "conv1"
     assert found["student", "0.8800"]["relative_macs"] == "0.3760"
