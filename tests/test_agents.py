@@ -73,10 +73,14 @@ def test_names_in_any_spelling(name):
     assert agents.find(name, RUNS) == made
 
 
-@pytest.mark.parametrize("name", ["pong/input", "Pong/Input", "ALE/Pong-v5/input"])
+@pytest.mark.parametrize("name", ["pong/low-rate", "Pong/low_rate", "ALE/Pong-v5/lowrate"])
 def test_a_variant_is_named_after_its_game(name):
-    made = make("agents/pong/input")
+    made = make("agents/pong/low-rate")
+    make("agents/pong/input")
+    make("agents/pong/.old")
+    make("agents/_pong/input")
     assert agents.find(name, RUNS) == made
+    assert list(agents.shipped()) == ["pong/input", "pong/low-rate"]
     with pytest.raises(UserError, match="no agent 'pong/output'; did you mean 'pong/input'"):
         agents.find("pong/output", RUNS)
 

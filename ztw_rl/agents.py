@@ -8,7 +8,7 @@ from pathlib import Path
 from ztw_rl import runs
 from ztw_rl.atari.config import AtariConfig
 from ztw_rl.atari.games import canonical
-from ztw_rl.core.files import load_json
+from ztw_rl.core.files import load_json, subfolders
 from ztw_rl.errors import UserError
 from ztw_rl.schema import parse
 
@@ -25,10 +25,12 @@ def shipped() -> dict[str, Path]:
     Variants lie in their game's folder and have names such as ``pong/input``.
     """
     for folder in (Path("agents"), _CHECKOUT):
-        paths = [
-            path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{CONFIG_FILE}")
-        ]
-        found = {path.relative_to(folder).as_posix(): path for path in paths}
+        paths = [path for game in subfolders(folder) for path in (game, *subfolders(game))]
+        found = {
+            path.relative_to(folder).as_posix(): path
+            for path in paths
+            if (path / CONFIG_FILE).is_file()
+        }
         if found:
             return dict(sorted(found.items()))
     return {}
@@ -60,12 +62,17 @@ def find(wanted: str | None, runs_dir: Path) -> Path:
         if (folder / CONFIG_FILE).is_file():
             return folder
     # A path is no name: whoever mistypes one should not get another agent.
-    name = "/".join(map(canonical, wanted.removeprefix("ALE/").split("/")))
-    if name in available:
-        return available[name]
+    spelled = {_canonical(name): path for name, path in available.items()}
+    if _canonical(wanted) in spelled:
+        return spelled[_canonical(wanted)]
     if Path(wanted).is_dir():
         raise UserError(f"{wanted} holds no {CONFIG_FILE}; is its distillation finished?")
     raise UserError(f"there is no agent '{wanted}'; {_hint(wanted, list(available))}")
+
+
+def _canonical(name: str) -> str:
+    """An agent's name, ``Pong`` or ``pong/input``, as all its spellings are."""
+    return "/".join(map(canonical, name.removeprefix("ALE/").split("/")))
 
 
 def _hint(wanted: str, available: list[str]) -> str:

@@ -293,7 +293,7 @@ def test_a_finished_evaluation_is_not_overwritten(distill_run, one_error, name):
     Path("a").mkdir()
     Path("a", name).write_text("of another evaluation")
     error = one_error(*SMALL, "--thresholds=0.4", "--n-episodes=1", "--output=a")
-    assert f"a/{name} is another evaluation's; name another --output, or delete it" in error
+    assert f"a holds another evaluation ({name}); name another --output, or delete it" in error
     assert [p.name for p in Path("a").iterdir()] == [name]
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ztw_rl.core.files import load_json, lock, save_json, write_atomically
+from ztw_rl.core.files import load_json, lock, save_json, subfolders, write_atomically
 from ztw_rl.errors import UserError
 
 
@@ -90,3 +90,11 @@ def test_json_that_cannot_be_read(tmp_path, name):
     (tmp_path / "file").write_text("{}")
     with pytest.raises(UserError, match=r"cannot read .*: (Is|Not) a directory"):
         load_json(tmp_path / name)
+
+
+def test_hidden_folders_and_files_are_no_subfolders(tmp_path):
+    for name in ("b", "a", ".git", "_old"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "c").write_text("")
+    assert [path.name for path in subfolders(tmp_path)] == ["a", "b"]
+    assert subfolders(tmp_path / "nowhere") == []

@@ -11,13 +11,12 @@ import numpy as np
 from ztw_rl.atari.agent import CONFIG_FILE, Agent, load_agent
 from ztw_rl.atari.games import action_names, canonical
 from ztw_rl.atari.tables import StoredRow, StoredTable, check_game, foreign, load_table
+from ztw_rl.core.files import subfolders
 from ztw_rl.errors import UserError
 
 TABLE_FILE = "curve.json"
 OTHER_TABLES = "curve-*.json"
 """Further tables in an agent's folder: other methods that imitate the same policy."""
-VARIANTS = f"*/{CONFIG_FILE}"
-"""Agents in an agent's folder: of the same policy and game, each with a table of its own."""
 ORDER = ("ztw", "cascade", "ensemble", "sdn", "pbee", "student")
 
 
@@ -71,7 +70,7 @@ def read_gallery(folder: Path) -> tuple[GameResults, ...]:
         raise UserError(
             f"{folder} is an agent; name the folder that holds it: ztw-rl report {folder.parent}"
         )
-    found = sorted(path for path in folder.glob("*") if path.is_dir() and path.name[0] not in "._")
+    found = subfolders(folder)
     if not found:
         raise UserError(
             f"{folder} holds no agents; say where they are, such as: ztw-rl report agents"
@@ -82,13 +81,16 @@ def read_gallery(folder: Path) -> tuple[GameResults, ...]:
 def read_game(folder: Path) -> GameResults:
     """One agent's folder, ``agents/<game>``.
 
+    Agents in folders of it are variants: of the same policy, each with tables of its own.
+
     Raises:
         UserError: A file is missing, damaged or belongs to another agent.
     """
     agent, own = _agent_and_table(folder, folder.name)
     others = _other_tables(folder)
-    for path in sorted(folder.glob(VARIANTS)):
-        others += [_agent_and_table(path.parent, folder.name)[1], *_other_tables(path.parent)]
+    variants = [path for path in subfolders(folder) if (path / CONFIG_FILE).is_file()]
+    for variant in variants:
+        others += [_agent_and_table(variant, folder.name)[1], *_other_tables(variant)]
     for other in others:
         check_game(other, folder.name)
         if other.identity.policy != own.identity.policy:
@@ -101,7 +103,8 @@ def read_game(folder: Path) -> GameResults:
             )
     methods: dict[str, MethodResult] = {}
     for table in (own, *others):
-        label = method_label(table, agent.config.exits)
+        variant_name = table.path.parent.name if table.path.parent in variants else None
+        label = method_label(table, agent.config.exits, variant_name)
         methods[label] = _joined(methods.get(label), table, label, own)
     in_order = sorted(methods.values(), key=lambda m: rank(m.method))
     itself = methods[method_label(own, agent.config.exits)]
@@ -155,18 +158,21 @@ def games_and_backends(counts: Sequence[int], gallery: Sequence[GameResults]) ->
     return f"{shown} full games per setting; times: {', '.join(backends)}, one thread"
 
 
-def method_label(table: StoredTable, exits: tuple[str, ...]) -> str:
+def method_label(table: StoredTable, exits: tuple[str, ...], variant: str | None = None) -> str:
     """How a table's method is called: PBEE is SDN's agent under the patience rule.
 
     Args:
         table: The table.
         exits: Where the game's own agent has its ICs; other places become part of the name.
+        variant: Name of the variant that played it; part of the name where the places are not.
     """
     method: str = table.method
     if table.rule == "patience":
         method = "pbee" if method == "sdn" else f"{method}, patience"
     if table.exits and table.exits != exits:
         method = f"{method}, exits {' '.join(table.exits)}"
+    elif variant is not None:
+        method = f"{method}, {variant}"
     return method if table.action_mode == "greedy" else f"{method}, sampled"
 
 

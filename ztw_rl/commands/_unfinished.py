@@ -33,11 +33,12 @@ def check_free(folder: Path) -> None:
     """
     if (folder / JOURNAL).exists():
         raise taken(folder / JOURNAL)
-    for name in (JSON, CSV, PNG):
-        if (folder / name).exists():
-            raise UserError(
-                f"{folder / name} is another evaluation's; name another --output, or delete it"
-            )
+    taken_names = [name for name in (JSON, CSV, PNG) if (folder / name).exists()]
+    if taken_names:
+        raise UserError(
+            f"{folder} holds another evaluation ({', '.join(taken_names)}); name another --output, "
+            "or delete it"
+        )
 
 
 def begin(folder: Path, begun: Begun) -> Journal:

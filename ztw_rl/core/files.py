@@ -92,3 +92,10 @@ def lock(file: IO[Any]) -> bool:
             if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
                 raise
     return True
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, in order, but for those whose name begins with a dot or ``_``."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._")

@@ -29,6 +29,8 @@ def make_agent(
 def make_variant(folder: Path, exits: tuple[str, ...]) -> Agent:
     """An agent of the same policy within a game's folder, without a table yet."""
     agent = make_agent(folder.name, exits=exits)
+    with torch.no_grad():
+        agent.model.ics[-1].linear.bias.add_(1)
     policy = load_agent(folder).model.state_dict()
     own = {n: t for n, t in policy.items() if n.startswith(("blocks.", "head."))}
     agent.model.load_state_dict(own, strict=False)

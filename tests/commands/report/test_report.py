@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -166,6 +167,18 @@ def test_other_methods(pong):
     # Of the one and of the other way to choose actions.
     for name in ("games.png", "games-sampled.png"):
         assert Path("agents", name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_variant_with_the_same_exits_is_told_by_its_name(pong):
+    variant = make_variant(pong, ("conv1", "conv2"))
+    shutil.move(pong / "conv1", pong / "gentle")
+    rows = [row("confidence", 0.5, kept("pong", 0.99), 0.5), row("backbone", None, FULL["pong"], 1)]
+    table = {"exits": ["conv1", "conv2"], "identity": asdict(variant.identity())}
+    write_table(pong / "gentle" / "curve.json", "pong", rows, **table)
+    (pong / ".old").mkdir()
+    shutil.copy(pong / "agent.json", pong / ".old")
+    assert cli.main(["report"]) == 0
+    assert {r["method"] for r in lines()} == {"ztw", "ztw, gentle"}
 
 
 def test_settings_that_two_tables_of_a_method_share_out(pong):
