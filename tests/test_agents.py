@@ -148,10 +148,10 @@ def test_a_file_is_no_folder():
 
 
 @pytest.mark.parametrize("wanted", ["pong/input", "agents/pong/input", "./agents/pong/input"])
-def test_titles_are_of_shipped_agents(wanted):
+def test_shipped_agents_have_a_name_for_files(wanted):
     make("agents/pong/input")
-    assert agents.title(agents.find(wanted, RUNS)) == "pong-input"
-    assert agents.title(make("elsewhere/pong")) is None
+    assert agents.file_stem(agents.find(wanted, RUNS)) == "pong-input"
+    assert agents.file_stem(make("elsewhere/pong")) is None
 
 
 def test_the_nearest_name_is_suggested():

@@ -88,7 +88,7 @@ def _hint(wanted: str, available: list[str]) -> str:
     return f"there are {', '.join(available)}"
 
 
-def title(folder: Path) -> str | None:
+def file_stem(folder: Path) -> str | None:
     """A shipped agent's name for files, ``pong-input``; None of another folder.
 
     Args:

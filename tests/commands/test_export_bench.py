@@ -118,6 +118,7 @@ def test_bench_writes_its_table(agent, capsys):
     )
     out = capsys.readouterr().out
     assert "pays off once" in out
+    assert "threshold 0.9 is chosen on all 2 games of agent/curve.json: there, " in out
     assert "at 0.600 of the time" in out
     table = pd.read_csv("runs/bench/pong-001/bench.csv")
     columns = "backend batch_size threads case p50_us p90_us p99_us relative_time relative_macs"

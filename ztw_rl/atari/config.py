@@ -183,8 +183,8 @@ class DistillConfig:
     learning_rates: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
     """Adam's learning rates, one after another; a student has ``pixel_learning_rates`` only."""
     pixel_learning_rates: tuple[float, ...] = (1e-3, 1e-3, 1e-4)
-    """In their place for what reads the pixels themselves, a student or an IC on the input: at the
-    first of the others' rates its layers can fall silent."""
+    """In their place for what reads the pixels themselves, a student or an IC on the input: all of
+    its layers have to learn, where other ICs get features that are learnt already."""
     milestones: tuple[float, ...] = (0.1, 0.75)
     """Shares of a stage after which the next learning rate takes over."""
     student_of: str = "conv1"

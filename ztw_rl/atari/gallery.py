@@ -136,7 +136,7 @@ def check_agent(folder: Path, agent: Agent, wanted: str) -> None:
     config = folder / CONFIG_FILE
     game = canonical(agent.config.atari.game)
     if game != wanted:
-        raise UserError(f"{config} plays {game}, but its folder is called {wanted}")
+        raise UserError(f"{config} plays {game}, but lies in the folder of {wanted}")
     n_actions = len(action_names(agent.config.atari.game))
     if agent.config.n_actions != n_actions:
         raise UserError(

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ztw_rl import recipes
+from ztw_rl.atari.config import EvaluationConfig
 from ztw_rl.commands._targets import DEFAULT, Choice, check_targets
 from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
     from ztw_rl.atari.agent import Agent
     from ztw_rl.commands._calibration_run import CalibrationRun
-
-ENOUGH_GAMES = 10
-"""What ``ztw-rl eval`` plays of each setting by default."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +77,19 @@ def choose(point: OperatingPoint, agent: Agent, folder: Path, runs_dir: Path) ->
     return _cheapest_or_best(run, point, game, folder)
 
 
+def _playing_more(folder: Path, n_episodes: int, *flags: str) -> str:
+    """The commands that choose a threshold by other games."""
+    command = shlex.join(["ztw-rl", "eval", "--agent", str(folder), *flags])
+    return f"{command} --n-episodes {n_episodes} --output DIR, then --calibration DIR"
+
+
 def _few(run: CalibrationRun, folder: Path) -> tuple[str, ...]:
-    """A warning where a choice rests on few games."""
+    """A warning where a choice rests on fewer games than ``ztw-rl eval`` plays by default."""
     n = len(run.full)
-    if n >= ENOUGH_GAMES:
+    if n >= EvaluationConfig.n_episodes:
         return ()
     return (
-        f"warning: {n} games are few to choose by; more come from: ztw-rl eval --agent {folder} "
-        "--n-episodes 30 --output DIR, then --calibration DIR",
+        f"warning: {n} games are few to choose by; more come from: {_playing_more(folder, 30)}",
     )
 
 
@@ -164,10 +168,7 @@ def _controlling(
     from ztw_rl.core.calibration import controlling_risk, fewest_units
 
     fewest = fewest_units(risk, confidence, betting)
-    remedy = (
-        f"ztw-rl eval --agent {folder} --disagreement --n-episodes {2 * fewest} --output DIR, "
-        "then --calibration DIR"
-    )
+    remedy = _playing_more(folder, 2 * fewest, "--disagreement")
     if run.disagreement is None:
         raise UserError(
             f"{run.path} does not say how often the full model was contradicted; make a "

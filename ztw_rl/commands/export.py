@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
     agent = load_agent(folder)
     game = canonical(agent.config.atari.game)
-    name = agents.title(folder) or game
+    name = agents.file_stem(folder) or game
     output = args.output or Path(f"{name}.zip")
     runs.check_writable_file(output)
     choice = choose(args.point, agent, folder, args.runs_dir)

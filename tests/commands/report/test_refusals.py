@@ -39,7 +39,7 @@ def missing(name):
 
 def another_games_weights(pong):
     save_agent(pong, make_agent("breakout"))
-    return f"{pong}/agent.json plays breakout, but its folder is called pong"
+    return f"{pong}/agent.json plays breakout, but lies in the folder of pong"
 
 
 def another_action_count(pong):
@@ -87,7 +87,7 @@ def a_variant_of_another_policy(pong):
 
 def a_variant_of_another_game(pong):
     save_agent(pong / "input", make_agent("breakout"))
-    return f"{pong}/input/agent.json plays breakout, but its folder is called pong"
+    return f"{pong}/input/agent.json plays breakout, but lies in the folder of pong"
 
 
 def another_games_table(pong):
