@@ -10,7 +10,7 @@ from ztw_rl.atari.config import AtariConfig
 from ztw_rl.atari.games import canonical
 from ztw_rl.core.files import load_json, subfolders
 from ztw_rl.errors import UserError
-from ztw_rl.schema import parse
+from ztw_rl.schema import parse_stored
 
 AGENT = "agent"
 """Folder of a distillation run that holds the agent it made."""
@@ -112,4 +112,4 @@ def stored_atari(folder: Path) -> AtariConfig:
     stored = load_json(path)
     if not isinstance(stored, dict) or not stored.get("atari"):
         raise UserError(f"{path} names no game; restore it")
-    return parse(AtariConfig, stored["atari"], path)
+    return parse_stored(AtariConfig, stored["atari"], path)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from ztw_rl.core.files import load_json, lock, save_json
 from ztw_rl.errors import UserError
-from ztw_rl.schema import parse
+from ztw_rl.schema import parse_stored
 
 T = TypeVar("T")
 
@@ -129,7 +129,7 @@ def load_config(kind: type[T], run_dir: Path) -> T:
         raise UserError(f"there is no run folder {run_dir}")
     stored = load_json(run_dir / CONFIG)
     try:
-        return parse(kind, stored, run_dir / CONFIG)
+        return parse_stored(kind, stored, run_dir / CONFIG)
     except UserError as error:
         raise UserError(
             f"{error}; if nobody edited it, another version of ztw-rl began the run: go on with "

@@ -14,8 +14,21 @@ from ztw_rl.errors import UserError
 
 T = TypeVar("T")
 
+_BEFORE = "before"
+
 # PyYAML reads 1e-3 as a string; YAML 1.2 and everybody else read a number.
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+
+
+def added(default: T, *, before: T) -> T:
+    """A dataclass field that came later than the files that hold its dataclass.
+
+    Args:
+        default: Of new settings.
+        before: What a stored file means that was written without the field; see ``parse_stored``.
+    """
+    field: T = dataclasses.field(default=default, metadata={_BEFORE: before})
+    return field
 
 
 def parse(kind: type[T], data: object, source: object) -> T:
@@ -33,11 +46,28 @@ def parse(kind: type[T], data: object, source: object) -> T:
         UserError: A key is unknown or missing, or a value has the wrong type or is out of range;
             the message names file, key, what was found and what is expected.
     """
-    parsed: T = _dataclass(kind, {} if data is None else data, f"{source}: ", "")
+    parsed: T = _dataclass(kind, {} if data is None else data, _Source(f"{source}: "), "")
     return parsed
 
 
-def _dataclass(kind: Any, data: object, source: str, path: str) -> Any:
+def parse_stored(kind: type[T], data: object, source: object) -> T:
+    """Build a dataclass from what an earlier version may have stored; see ``parse``.
+
+    A field that is absent because the file is older takes what it was ``before``; see ``added``.
+    """
+    parsed: T = _dataclass(kind, data, _Source(f"{source}: ", is_stored=True), "")
+    return parsed
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    name: str
+    """Begins every message."""
+    is_stored: bool = False
+    """Whether a program wrote it, perhaps an earlier version."""
+
+
+def _dataclass(kind: Any, data: object, source: _Source, path: str) -> Any:
     if not isinstance(data, Mapping):
         raise _wrong(data, "a mapping of settings", source, path.rstrip("."))
     hints = get_type_hints(kind)
@@ -46,21 +76,23 @@ def _dataclass(kind: Any, data: object, source: str, path: str) -> Any:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)
             hint = f"; did you mean '{path}{near[0]}'?" if near else ""
-            raise UserError(f"{source}unknown key '{path}{key}'{hint}")
+            raise UserError(f"{source.name}unknown key '{path}{key}'{hint}")
     values = {
         name: _convert(hints[name], value, source, path + name) for name, value in data.items()
     }
     for name, field in fields.items():
         absent = field.default is field.default_factory is dataclasses.MISSING
         if absent and name not in values:
-            raise UserError(f"{source}key '{path}{name}' is missing")
+            raise UserError(f"{source.name}key '{path}{name}' is missing")
+        if source.is_stored and _BEFORE in field.metadata:
+            values.setdefault(name, field.metadata[_BEFORE])
     try:
         return kind(**values)
     except UserError as error:
-        raise UserError(f"{source}{path}{error}") from None
+        raise UserError(f"{source.name}{path}{error}") from None
 
 
-def _convert(hint: Any, value: object, source: str, key: str) -> Any:
+def _convert(hint: Any, value: object, source: _Source, key: str) -> Any:
     """``value`` as type ``hint``."""
     if dataclasses.is_dataclass(hint):
         return _dataclass(hint, value, source, f"{key}.")
@@ -93,7 +125,7 @@ def _convert(hint: Any, value: object, source: str, key: str) -> Any:
     raise _wrong(value, _describe(hint), source, key)
 
 
-def _convert_union(members: tuple[Any, ...], value: object, source: str, key: str) -> Any:
+def _convert_union(members: tuple[Any, ...], value: object, source: _Source, key: str) -> Any:
     if value is None and type(None) in members:
         return None
     present = [m for m in members if m is not type(None)]
@@ -128,8 +160,8 @@ def _describe(hint: Any) -> str:
     return "a mapping of settings"
 
 
-def _wrong(value: object, expected: str, source: str, key: str) -> UserError:
+def _wrong(value: object, expected: str, source: _Source, key: str) -> UserError:
     words = {bool: "true or false", int: "a number", float: "a number", str: "text"}
     found = "empty" if value is None else f"{value!r} ({words.get(type(value), 'a collection')})"
     where = f"{key} is" if key else "found"
-    return UserError(f"{source}{where} {found}, expected {expected}")
+    return UserError(f"{source.name}{where} {found}, expected {expected}")

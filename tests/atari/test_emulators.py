@@ -12,7 +12,8 @@ from ztw_rl.atari.emulators_sb3 import WrappedEmulators
 from ztw_rl.atari.make_emulators import make_emulators
 from ztw_rl.errors import UserError
 
-CERTAIN = AtariConfig(repeat_action_probability=0.0)
+CERTAIN = AtariConfig(repeat_action_probability=0.0, noop_max=0)
+VARIED = replace(CERTAIN, noop_max=30)
 
 
 def random_play(batch, n_steps, seed=0):
@@ -52,6 +53,64 @@ def test_batch_equals_the_wrapper_chain(game, max_frames, lives_are_lost, sticky
         games += left.game_over.sum()
     assert games > 0
     assert (lives_lost > 0) == lives_are_lost
+
+
+@pytest.mark.parametrize("sticky", [0.0, 0.1])
+@pytest.mark.parametrize("game", ["pong", "breakout", "seaquest", "air_raid", "ms_pacman"])
+def test_starts_equal_the_wrapper_chains(game, sticky):
+    """A first start from a seed, and a second one after the clock has ended the first game."""
+    config = AtariConfig(game=game, max_frames=80, repeat_action_probability=sticky)
+    fast, reference = Emulators(config, 12), WrappedEmulators(config, 12)
+    seeds = np.arange(12)
+    np.testing.assert_array_equal(fast.reset(seeds), reference.reset(seeds))
+    starts = fast.episode_frames.copy()
+    assert len(set(starts)) > 6
+    plays = zip(random_play(fast, 30), random_play(reference, 30), strict=True)
+    for step, (left, right) in enumerate(plays):
+        assert_same(left, right, step)
+        np.testing.assert_array_equal(fast.episode_frames, reference.episode_frames)
+        if left.game_over.all():
+            second = fast.episode_frames.copy()
+    assert (second != starts).any()
+
+
+@pytest.mark.parametrize(
+    ("game", "noop_max", "starts"),
+    [
+        # FIRE takes a frame in any case.
+        ("pong", 7, {1, 2, 3, 4, 5, 6}),
+        ("pong", 1, {1}),
+        ("pong", 0, {1}),
+        ("ms_pacman", 7, {0, 1, 2, 3, 4, 5, 6}),
+        ("ms_pacman", 0, {0}),
+    ],
+)
+def test_a_game_begins_after_fewer_frames_than_noop_max(game, noop_max, starts):
+    batch = Emulators(replace(CERTAIN, game=game, noop_max=noop_max), 64)
+    batch.reset(np.arange(64))
+    assert set(batch.episode_frames) == starts
+
+
+@pytest.mark.parametrize("pixels", ["ale", "sb3"])
+def test_a_games_start_is_its_seeds(pixels):
+    batch = make_emulators(replace(VARIED, pixels=pixels), 4)
+    batch.reset(np.arange(4))
+    starts = batch.episode_frames.copy()
+    batch.reset(np.array([3]), np.array([True, False, False, False]))
+    np.testing.assert_array_equal(batch.episode_frames, starts[[3, 1, 2, 3]])
+
+
+def test_starts_differ_by_no_op_frames_alone():
+    """Frames of two starts are the same film, entered at different moments."""
+    once = replace(VARIED, frame_skip=1)
+    batch = Emulators(once, 12)
+    batch.reset(np.arange(12))
+    starts = batch.episode_frames.copy()
+    film = {}
+    for t in range(40):
+        seen = batch.step(np.zeros(12, int)).observations[:, -1]
+        for moment, frame in zip((starts + t).tolist(), seen, strict=True):
+            np.testing.assert_array_equal(frame, film.setdefault(moment, frame))
 
 
 def test_one_game_is_restarted_and_the_others_are_left_alone():

@@ -14,11 +14,11 @@ from ztw_rl.atari.env import make_env
 from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.errors import UserError
 
-BREAKOUT = AtariConfig(game="breakout", repeat_action_probability=0.0)
+BREAKOUT = AtariConfig(game="breakout", repeat_action_probability=0.0, noop_max=0)
 
 
 def test_learners_view_equals_the_vec_env():
-    config = replace(BREAKOUT, repeat_action_probability=0.1)
+    config = replace(BREAKOUT, repeat_action_probability=0.1, noop_max=30)
     env, batch = make_env(config, training=True), AtariVecEnv(config, 1, seed=5)
     left, _ = env.reset(seed=5)
     np.testing.assert_array_equal(left, batch.reset()[0])
@@ -87,16 +87,20 @@ def test_without_training_a_life_is_no_episode_and_points_are_raw():
     assert max(points) >= 25
 
 
-def test_sb3_pixels_are_those_of_sb3s_own_wrappers():
+@pytest.mark.parametrize("noop_max", [0, 30])
+def test_sb3_pixels_are_those_of_sb3s_own_wrappers(noop_max):
     """Ms. Pac-Man has no FIRE, so SB3 starts the game as we do."""
-    config = AtariConfig(game="ms_pacman", pixels="sb3", repeat_action_probability=0.0)
+    config = AtariConfig(
+        game="ms_pacman", pixels="sb3", repeat_action_probability=0.0, noop_max=noop_max
+    )
 
     def stock():
         env = AtariEnv("ms_pacman", frameskip=1, repeat_action_probability=0.0)
-        return AtariWrapper(env, noop_max=0, terminal_on_life_loss=False, clip_reward=False)
+        return AtariWrapper(env, noop_max=noop_max, terminal_on_life_loss=False, clip_reward=False)
 
     ours, theirs = WrappedEmulators(config, 1), VecFrameStack(DummyVecEnv([stock]), 4)
-    left, right = ours.reset(np.array([0])), theirs.reset()
+    theirs.seed(4)
+    left, right = ours.reset(np.array([4])), theirs.reset()
     rng = np.random.default_rng(0)
     lives_lost = games = 0
     for _ in range(700):

@@ -20,7 +20,7 @@ from ztw_rl.core.fingerprint import fingerprint
 from ztw_rl.core.methods import METHODS, without_ensemble
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.errors import UserError
-from ztw_rl.schema import parse
+from ztw_rl.schema import parse_stored
 
 FORMAT = 1
 CONFIG_FILE = "agent.json"
@@ -36,6 +36,8 @@ class Provenance:
     ppo_seed: int | None = None
     imported_from: str | None = None
     """File of a policy that was not trained here, or of the weights that its run began with."""
+    ppo_noop_max: int | None = None
+    """``noop_max`` of the games that PPO played."""
     distill_timesteps: int | None = None
     """Environment steps of each stage of distillation."""
     distill_seed: int | None = None
@@ -58,6 +60,17 @@ class AgentConfig:
     """Students only: the exit whose operations they match."""
     widths: Widths = WIDTHS
     """Of the network's layers; only a student's differ from NatureCNN's."""
+
+    @property
+    def policy_noop_max(self) -> int | None:
+        """``noop_max`` of the games that its policy learnt from; None if that is not known.
+
+        Agents that do not tell were distilled on starts like their policy's.
+        """
+        provenance = self.provenance
+        if provenance.ppo_noop_max is None and provenance.ppo_timesteps is not None:
+            return self.atari.noop_max
+        return provenance.ppo_noop_max
 
 
 @dataclass(frozen=True)
@@ -154,7 +167,7 @@ def load_agent(folder: Path) -> Agent:
     stored = load_json(path)
     if not isinstance(stored, dict) or stored.pop("format", None) != FORMAT:
         raise UserError(f"{path} is no agent of format {FORMAT}; train it again or update ztw-rl")
-    config = parse(AgentConfig, stored, path)
+    config = parse_stored(AgentConfig, stored, path)
     model = build_model(config)
     misfit = f"does not fit {path} (another game's or another method's weights?)"
     load_weights(model, folder / WEIGHTS_FILE, misfit)

@@ -17,6 +17,7 @@ from ztw_rl.core.settings import (
     require_seed,
     require_share,
 )
+from ztw_rl.schema import added
 
 Pixels = Literal["ale", "sb3"]
 
@@ -41,6 +42,10 @@ class AtariConfig:
     """Observations stacked along the channel axis, newest last."""
     repeat_action_probability: float = 0.1
     """Sticky actions: chance that a frame repeats the action of the frame before it."""
+    noop_max: int = added(30, before=0)
+    """Games begin with a number of no-op frames, drawn from their seed. ale: fewer than this many
+    emulator frames, FIRE being the first where the game has it; sb3: one to this many, then FIRE.
+    0 begins all games alike."""
     max_frames: int = 108_000
     """Emulator frames after which a game is truncated (30 minutes of play)."""
     terminal_on_life_loss: bool = True
@@ -49,6 +54,7 @@ class AtariConfig:
     """The learner sees the sign of the reward. Evaluation always counts raw points."""
 
     def __post_init__(self) -> None:
+        require_at_least(self, 0, "noop_max")
         require_at_least(self, 1, "frame_skip", "frame_stack", "max_frames")
         # Below 36 pixels NatureCNN's last convolution has nothing left.
         require_at_least(self, 36, "screen_size")
@@ -219,6 +225,9 @@ class EvaluationConfig:
     """Games played side by side, of all settings together."""
     action_mode: ActionMode = "greedy"
     """Whether actions are the likeliest or sampled."""
+    noop_max: int = added(30, before=0)
+    """How games begin, whatever the policy was trained on; see ``atari.noop_max``."""
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "n_episodes", "n_envs")
+        require_at_least(self, 0, "noop_max")

@@ -10,6 +10,7 @@ from gymnasium.spaces import Box, Discrete
 
 Observations = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
+Frames = npt.NDArray[np.int32]
 
 FIRE = 1
 
@@ -39,6 +40,8 @@ class EmulatorBatch(Protocol):
     n_envs: int
     observation_space: Box
     action_space: Discrete
+    episode_frames: Frames
+    """(N,) emulator frames of each game so far; after ``reset``, those of its start."""
 
     def reset(self, seeds: npt.NDArray[np.int64], which: Flags | None = None) -> Observations:
         """Start games anew.

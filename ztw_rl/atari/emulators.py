@@ -14,16 +14,23 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode
 
 from ztw_rl.atari.config import AtariConfig
-from ztw_rl.atari.emulator_batch import FIRE, Flags, Observations, Transition, checked_actions
+from ztw_rl.atari.emulator_batch import (
+    FIRE,
+    Flags,
+    Frames,
+    Observations,
+    Transition,
+    checked_actions,
+)
 from ztw_rl.atari.games import rom_id
 
 
 class Emulators:
     """N games of one ROM that step together, with raw rewards and automatic restart.
 
-    FIRE is pressed for one frame when a game starts. After a lost life it takes the place of
-    the next action, because several games (Breakout) wait for it; the agent is not told, just as
-    it is not told of a sticky action.
+    A game starts with fewer than ``noop_max`` emulator frames, FIRE in the first of them and no-ops
+    in the others. After a lost life FIRE takes the place of the next action, because several games
+    (Breakout) wait for it; the agent is not told, just as it is not told of a sticky action.
 
     A game over is recognised by the emulator's episode counter falling back, since ALE reports
     a lost life and a game over alike, and some games report no lives at all.
@@ -49,7 +56,7 @@ class Emulators:
             img_width=config.screen_size,
             stack_num=config.frame_stack,
             frameskip=config.frame_skip,
-            noop_max=0,
+            noop_max=config.noop_max,
             episodic_life=False,
             life_loss_info=True,
             reward_clipping=False,
@@ -63,7 +70,7 @@ class Emulators:
         self._fires = len(actions) > FIRE and actions[FIRE] == ale_py.Action.FIRE
         self._fire_next = np.zeros(n_envs, bool)
         self._is_emulating = False
-        self._episode_frame = np.zeros(n_envs, np.int32)
+        self.episode_frames: Frames = np.zeros(n_envs, np.int32)
 
     def reset(self, seeds: npt.NDArray[np.int64], which: Flags | None = None) -> Observations:
         """Start games anew; see ``EmulatorBatch.reset``."""
@@ -73,7 +80,7 @@ class Emulators:
             seed=np.asarray(seeds, np.int64), options={"reset_mask": which}
         )
         self._fire_next[which] = False
-        self._episode_frame = info["episode_frame_number"].copy()
+        self.episode_frames = info["episode_frame_number"].copy()
         return observations
 
     def send(self, actions: npt.NDArray[np.int64]) -> None:
@@ -89,10 +96,10 @@ class Emulators:
         self._is_emulating = False
         observations, rewards, terminated, truncated, info = self._env.recv()
         frame = info["episode_frame_number"]
-        game_over = (terminated | truncated) & (frame <= self._episode_frame)
+        game_over = (terminated | truncated) & (frame <= self.episode_frames)
         life_lost = terminated & ~game_over
         self._fire_next = life_lost
-        self._episode_frame = frame.copy()
+        self.episode_frames = frame.copy()
         final_observations = observations
         if game_over.any():
             # ALE leaves the final observations of the other games uninitialised.

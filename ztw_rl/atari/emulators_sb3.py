@@ -10,12 +10,15 @@ import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete
 
 from ztw_rl.atari.config import AtariConfig
-from ztw_rl.atari.emulator_batch import Flags, Observations, Transition, checked_actions
+from ztw_rl.atari.emulator_batch import Flags, Frames, Observations, Transition, checked_actions
 from ztw_rl.atari.env import make_env
 
 
 class WrappedEmulators:
     """N single games behind the interface of ``Emulators``, for any ``config.pixels``.
+
+    With ``sb3`` pixels a game starts in Stable-Baselines3's order: 1 to ``noop_max`` emulator
+    frames of no-op, then FIRE for one frame.
 
     They run one after the other: ALE's Python interface holds the interpreter's lock while it
     emulates, so threads would bring nothing.
@@ -35,13 +38,15 @@ class WrappedEmulators:
             (n_envs, *self.observation_space.shape), np.uint8
         )
         self._actions = np.zeros(n_envs, np.int64)
+        self.episode_frames: Frames = np.zeros(n_envs, np.int32)
 
     def reset(self, seeds: npt.NDArray[np.int64], which: Flags | None = None) -> Observations:
         """Start games anew; see ``EmulatorBatch.reset``."""
         chosen = np.arange(self.n_envs) if which is None else np.flatnonzero(which)
         observations: Observations = self._observations.copy()
         for i, seed in zip(chosen.tolist(), seeds.tolist(), strict=True):
-            observations[i], _ = self._envs[i].reset(seed=None if seed < 0 else seed)
+            observations[i], info = self._envs[i].reset(seed=None if seed < 0 else seed)
+            self.episode_frames[i] = info["episode_frame_number"]
         self._observations = observations
         return observations
 
@@ -59,6 +64,7 @@ class WrappedEmulators:
         for i, env in enumerate(self._envs):
             action = int(self._actions[i])
             observations[i], _, terminated[i], truncated[i], info = env.step(action)
+            self.episode_frames[i] = info["episode_frame_number"]
             rewards[i], life_lost[i], lives[i] = (
                 info["raw_reward"],
                 info["life_lost"],
@@ -71,6 +77,7 @@ class WrappedEmulators:
             for i in np.flatnonzero(game_over).tolist():
                 observations[i], info = self._envs[i].reset()
                 lives[i] = info["lives"]
+                self.episode_frames[i] = info["episode_frame_number"]
         self._observations = observations
         return Transition(observations, rewards, life_lost, game_over, truncated, finals, lives)
 

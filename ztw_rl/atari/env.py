@@ -18,7 +18,12 @@ from gymnasium.wrappers import (
     ReshapeObservation,
     TimeLimit,
 )
-from stable_baselines3.common.atari_wrappers import ClipRewardEnv, MaxAndSkipEnv, WarpFrame
+from stable_baselines3.common.atari_wrappers import (
+    ClipRewardEnv,
+    MaxAndSkipEnv,
+    NoopResetEnv,
+    WarpFrame,
+)
 
 from ztw_rl.atari.config import AtariConfig
 from ztw_rl.atari.emulator_batch import FIRE
@@ -58,8 +63,10 @@ def make_env(
         repeat_action_probability=config.repeat_action_probability,
         render_mode=render_mode,
     )
-    if "FIRE" in env.get_action_meanings():
-        env = FireOnStart(env)
+    if config.pixels == "ale":
+        env = AleStart(env, config.noop_max)
+    else:
+        env = Sb3Start(NoopResetEnv(env, config.noop_max) if config.noop_max else env)
     # Below the frame skip a step is one emulator frame; the frames of the start do not count.
     env = TimeLimit(env, config.max_frames)
     if config.pixels == "ale":
@@ -95,24 +102,80 @@ class _Emulator(AtariEnv):
         return seeds[0], known
 
 
-class FireOnStart(gym.Wrapper[Observation, int, Observation, int]):
-    """Presses FIRE for one emulator frame when a game starts.
+class Sb3Start(gym.Wrapper[Observation, int, Observation, int]):
+    """Presses FIRE for one emulator frame when a game starts, if the game has FIRE.
+
+    Stable-Baselines3's order: its no-ops (``NoopResetEnv``) come before FIRE.
 
     Args:
-        env: Steps by single frames, and has the action FIRE.
+        env: Steps by single frames.
     """
 
     def __init__(self, env: gym.Env[Observation, int]) -> None:
         super().__init__(env)
-        self._fire = env.unwrapped.get_action_meanings().index("FIRE")  # type: ignore[attr-defined]
+        self._fire = _fire_action(env)
 
     def reset(
         self, *, seed: int | None = None, options: Info | None = None
     ) -> tuple[Observation, Info]:
         """Start a game; see ``gym.Env.reset``."""
-        _, info = self.env.reset(seed=seed, options=options)
+        observation, info = self.env.reset(seed=seed, options=options)
+        if self._fire is None:
+            return observation, info
         observation, _, _, _, fired = self.env.step(self._fire)
         return observation, {**info, **fired}
+
+
+class AleStart(gym.Wrapper[Observation, int, Observation, int]):
+    """Starts games as ALE's vector environment does.
+
+    A number of emulator frames is drawn evenly from 0 to ``noop_max - 1``. FIRE is pressed in the
+    first of them, if the game has FIRE, and always for one frame; no-ops fill the rest. The draw
+    repeats that of C++ (``std::mt19937``, then ``std::uniform_int_distribution`` as in libstdc++,
+    which is Lemire's method), so that equal seeds give equal starts.
+
+    Source: Lemire, "Fast random integer generation in an interval" (2019).
+
+    Args:
+        env: Steps by single frames.
+        noop_max: Frames; 0 leaves nothing but FIRE.
+    """
+
+    def __init__(self, env: gym.Env[Observation, int], noop_max: int) -> None:
+        super().__init__(env)
+        self._fire = _fire_action(env)
+        self._noop_max = noop_max
+        self._random = np.random.RandomState()
+
+    def reset(
+        self, *, seed: int | None = None, options: Info | None = None
+    ) -> tuple[Observation, Info]:
+        """Start a game; see ``gym.Env.reset``."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        if seed is not None:
+            self._random = np.random.RandomState(seed % N_SEEDS)
+        n_frames = self._draw() if self._noop_max else 0
+        actions = [0] * n_frames
+        if self._fire is not None:
+            actions[:1] = [self._fire]
+        for action in actions:
+            observation, _, terminated, truncated, last = self.env.step(action)
+            info = {**info, **last}
+            if terminated or truncated:
+                observation, info = self.env.reset(options=options)
+        return observation, info
+
+    def _draw(self) -> int:
+        while True:
+            product = self._noop_max * int(self._random.randint(2**32, dtype=np.uint32))
+            if product % 2**32 >= 2**32 % self._noop_max:
+                return product >> 32
+
+
+def _fire_action(env: gym.Env[Observation, int]) -> int | None:
+    """The action that is FIRE; None in games without it."""
+    meanings = env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
+    return int(meanings.index("FIRE")) if "FIRE" in meanings else None
 
 
 class LifeLoss(gym.Wrapper[Observation, int, Observation, int]):
@@ -151,6 +214,8 @@ class LifeLoss(gym.Wrapper[Observation, int, Observation, int]):
         self._life_lost = fewer and not (terminated or truncated)
         self._lives = info["lives"]
         info = {**info, "raw_reward": int(float(reward)), "life_lost": self._life_lost}
+        # A life lost in the last frame ends a game, as ALE has it, rather than cutting it off.
+        terminated = terminated or (truncated and fewer)
         return observation, float(reward), terminated, truncated and not terminated, info
 
 

@@ -39,6 +39,10 @@ class RowResult:
     disagreement: tuple[float, ...] | None = None
     """Share of each game's decisions that differ from the full model's, in the order of the
     seeds; of ``compared`` rows."""
+    starts: tuple[int, ...] = ()
+    """Emulator frames before each game's first decision, in the order of the seeds."""
+    films: tuple[int, ...] = ()
+    """Checksums of what each game showed: equal games have equal ones."""
 
     @property
     def n_decisions(self) -> int:
@@ -115,6 +119,8 @@ def play(
                 disagreement=(
                     tuple(g.n_differ / int(g.exits.sum()) for g in own) if row.compared else None
                 ),
+                starts=tuple(g.start for g in own),
+                films=tuple(g.film for g in own),
             )
         )
     return results

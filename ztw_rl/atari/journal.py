@@ -16,7 +16,7 @@ import numpy as np
 from ztw_rl.atari.seats import Game
 from ztw_rl.core.files import lock
 from ztw_rl.errors import UserError
-from ztw_rl.schema import parse
+from ztw_rl.schema import parse_stored
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class EndedGame:
     points: float
     exits: tuple[int, ...]
     n_differ: int
+    start: int = 0
+    film: int = 0
 
 
 class Journal:
@@ -126,6 +128,8 @@ class Journal:
             points=game.points,
             exits=tuple(game.exits.tolist()),
             n_differ=game.n_differ,
+            start=game.start,
+            film=game.film,
         )
         self._write(json.dumps(dataclasses.asdict(ended)).encode() + b"\n")
         self._games[ended.rule, ended.threshold, ended.number] = ended
@@ -147,6 +151,7 @@ class Journal:
         if ended is None:
             return False
         game.points, game.n_differ = ended.points, ended.n_differ
+        game.start, game.film = ended.start, ended.film
         game.exits = np.array(ended.exits, np.int64)
         game.length = sum(ended.exits)
         return True
@@ -181,6 +186,7 @@ def _read(path: Path, file: BinaryIO) -> tuple[dict[str, Any], list[EndedGame]]:
         head, *lines = [json.loads(line) for line in text.split(b"\n")[:-1] or [b"null"]]
         if not isinstance(head, dict):
             raise UserError("its first line is no mapping")
-        return head, [parse(EndedGame, line, f"line {i}") for i, line in enumerate(lines, 2)]
+        games = [parse_stored(EndedGame, line, f"line {i}") for i, line in enumerate(lines, 2)]
+        return head, games
     except (ValueError, UserError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it and evaluate again") from None

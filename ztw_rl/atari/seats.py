@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +61,10 @@ class Game:
     """(E,) decisions per exit."""
     n_differ: int = 0
     """Decisions whose greedy action is not the full model's; counted for ``compared`` rows."""
+    start: int = 0
+    """Emulator frames before the first decision."""
+    film: int = 0
+    """Checksum of all that was seen: equal games have equal ones."""
 
 
 class Seats:
@@ -107,10 +112,12 @@ class Seats:
             left_at = decision.left_at.tolist()
             self._compare(x, decision.log_probs, left_at, members)
             actions[members] = self._choose(decision.log_probs.cpu().numpy(), members)
-            for seat, m in zip(members, left_at, strict=True):
+            newest = self._observations[members, -1]
+            for seat, m, frame in zip(members, left_at, newest, strict=True):
                 game = self._games[seat]
                 assert game is not None
                 game.exits[m] += 1
+                game.film = crc32(frame, game.film)
         self._emulators.send(actions)
 
     def receive(self) -> list[Game]:
@@ -152,6 +159,10 @@ class Seats:
             seeds.append(self._seed + game.number)
         if seeds:
             self._observations = self._emulators.reset(np.array(seeds, np.int64), which)
+            for seat in np.flatnonzero(which):
+                seated = self._games[seat]
+                assert seated is not None
+                seated.start = int(self._emulators.episode_frames[seat])
 
     def _groups(self) -> list[tuple[npt.NDArray[np.int64], ExitRule]]:
         """Busy emulators that can share a forward pass, and the rule they share."""

@@ -17,7 +17,7 @@ from ztw_rl.core.files import load_json
 from ztw_rl.core.selection import Costs
 from ztw_rl.core.statistics import few_distinct
 from ztw_rl.errors import UserError
-from ztw_rl.schema import parse
+from ztw_rl.schema import parse_stored
 
 CostName = Literal["macs", "time"]
 ADAPTIVE = ("confidence", "patience", "student")
@@ -181,7 +181,7 @@ def load_table(path: Path) -> StoredTable:
     rows = data.get("rows")
     if isinstance(rows, list):
         known["rows"] = [_only(StoredRow, row) if isinstance(row, dict) else row for row in rows]
-    table = dataclasses.replace(parse(StoredTable, known, path), path=path)
+    table = dataclasses.replace(parse_stored(StoredTable, known, path), path=path)
     if not table.adaptive or (table.backbone is None and table.method != "student"):
         raise UserError(f"{path} lacks rows; evaluate the agent again with: ztw-rl eval")
     lengths = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,7 +28,7 @@ class Teacher:
     parameters: Mapping[str, Tensor]
     """Under ``EarlyExitModel``'s names."""
     atari: AtariConfig
-    """The pixels it was trained on."""
+    """The pixels it was trained on; ``noop_max`` is of the games that it will play."""
     provenance: Provenance
     """What is known of its training."""
 
@@ -103,7 +103,8 @@ def from_agent(folder: Path) -> Teacher:
         for name, tensor in agent.model.state_dict().items()
         if name.startswith(("blocks.", "head."))
     }
-    return Teacher(parameters, agent.config.atari, agent.config.provenance)
+    provenance = replace(agent.config.provenance, ppo_noop_max=agent.config.policy_noop_max)
+    return Teacher(parameters, agent.config.atari, provenance)
 
 
 def from_zip(path: Path, atari: AtariConfig) -> Teacher:

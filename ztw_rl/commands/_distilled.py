@@ -25,6 +25,7 @@ class DistillRun:
     ppo_timesteps: int | None = None
     ppo_seed: int | None = None
     imported_from: str | None = None
+    ppo_noop_max: int | None = None
 
     def __post_init__(self) -> None:
         require_seed(self)

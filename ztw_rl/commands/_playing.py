@@ -78,7 +78,8 @@ def emulators_for(run: EvalRun, agent: Agent) -> Iterator[list[EmulatorBatch]]:
     from ztw_rl.atari.make_emulators import make_batches
 
     config = agent.config
-    batches = make_batches(config.atari, min(run.evaluation.n_envs, n_games(run, agent)))
+    atari = replace(config.atari, noop_max=run.evaluation.noop_max)
+    batches = make_batches(atari, min(run.evaluation.n_envs, n_games(run, agent)))
     try:
         n_actions = int(batches[0].action_space.n)
         if n_actions != config.n_actions:

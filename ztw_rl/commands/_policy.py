@@ -76,7 +76,9 @@ def parse_with_policy(
 
     args = parse(kind, arguments, prog, lambda: default(found()[1]))
     policy, recipe = found()
-    if not is_zip(policy) and args.atari != recipe.atari:
+    # How games begin is no matter of pixels: a policy may be distilled from other starts.
+    pixels = replace(args.atari, noop_max=recipe.atari.noop_max)
+    if not is_zip(policy) and pixels != recipe.atari:
         raise UserError(f"{policy} was trained on the pixels it says; leave out --atari.* flags")
     if canonical(args.atari.game) != canonical(recipe.atari.game):
         raise UserError(f"{policy} plays {recipe.atari.game}; leave out --atari.game")
@@ -93,7 +95,7 @@ def load_teacher(policy: Path, atari: AtariConfig) -> Teacher:
 
     Args:
         policy: Its run, agent or file.
-        atari: Game and pixels; only an SB3 ``.zip`` does not say them itself.
+        atari: Game and pixels; only an SB3 ``.zip`` does not say them itself. Also how games begin.
 
     Raises:
         UserError: A file is missing, damaged or of another kind.
@@ -106,8 +108,11 @@ def load_teacher(policy: Path, atari: AtariConfig) -> Teacher:
     if _is_ppo_run(policy):
         run = runs.load_config(PPORun, policy)
         found = teacher.from_checkpoint(newest_checkpoint(policy), atari, run.seed)
-        return replace(found, provenance=replace(found.provenance, imported_from=run.init))
-    return teacher.from_agent(_agent(policy))
+        provenance = replace(
+            found.provenance, imported_from=run.init, ppo_noop_max=run.atari.noop_max
+        )
+        return replace(found, provenance=provenance)
+    return replace(teacher.from_agent(_agent(policy)), atari=atari)
 
 
 def _find(named: str | None, runs_dir: Path) -> Path:
@@ -126,7 +131,10 @@ def _find(named: str | None, runs_dir: Path) -> Path:
 
 
 def _recipe(policy: Path, env: str | None) -> recipes.Recipe:
-    """The recipe of the game that a policy plays, with the pixels that it was trained on."""
+    """The recipe of the game that a policy plays, with the pixels that it was trained on.
+
+    Games begin as the recipe says.
+    """
     if is_zip(policy):
         if not policy.is_file():
             raise UserError(f"{policy} {'is a folder' if policy.exists() else 'does not exist'}")
@@ -143,7 +151,8 @@ def _recipe(policy: Path, env: str | None) -> recipes.Recipe:
         atari = agents.stored_atari(_agent(policy))
     if env and canonical(recipes.load(env).atari.game) != canonical(atari.game):
         raise UserError(f"{policy} plays {atari.game}, not {env}; leave out --env")
-    return replace(recipes.load(env or atari.game), atari=atari)
+    recipe = recipes.load(env or atari.game)
+    return replace(recipe, atari=replace(atari, noop_max=recipe.atari.noop_max))
 
 
 def _is_ppo_run(policy: Path) -> bool:

@@ -10,7 +10,7 @@ from ztw_rl.atari.journal import Journal, taken
 from ztw_rl.commands._curve import CSV, JOURNAL, JSON, PNG, EvalRun
 from ztw_rl.core.timing import ExitTimes
 from ztw_rl.errors import UserError
-from ztw_rl.schema import parse
+from ztw_rl.schema import parse_stored
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def reopen(folder: Path) -> tuple[Begun, Journal]:
     """
     journal = Journal.reopen(folder / JOURNAL)
     try:
-        return parse(Begun, journal.head, journal.path), journal
+        return parse_stored(Begun, journal.head, journal.path), journal
     except UserError as error:
         journal.close()
         raise UserError(f"{error}; delete it and evaluate again") from None

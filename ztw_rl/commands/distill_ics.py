@@ -132,6 +132,7 @@ def _start(args: DistillICs, policy: Path) -> int:
             ppo_timesteps=teacher.provenance.ppo_timesteps,
             ppo_seed=teacher.provenance.ppo_seed,
             imported_from=teacher.provenance.imported_from,
+            ppo_noop_max=teacher.provenance.ppo_noop_max,
         )
         run_dir = runs.create(args.runs_dir, KIND, canonical(args.atari.game), run)
         with runs.claimed(run_dir):
@@ -147,7 +148,9 @@ def _go_on(run_dir: Path, run: DistillRun, args: DistillICs) -> int:
     from ztw_rl.core.checkpoint import load_tensors, newest_checkpoint
 
     newest_checkpoint(run_dir)
-    provenance = Provenance(run.ppo_timesteps, run.ppo_seed, run.imported_from)
+    provenance = Provenance(
+        run.ppo_timesteps, run.ppo_seed, run.imported_from, ppo_noop_max=run.ppo_noop_max
+    )
     teacher = Teacher(load_tensors(run_dir / TEACHER_FILE), run.atari, provenance)
     with runs.claimed(run_dir), _games(teacher, run.distill.n_envs) as emulators:
         runs.save_config(run_dir, run)

@@ -16,7 +16,7 @@ from ztw_rl.atari.games import canonical
 from ztw_rl.commands._arguments import help_first, parse, peek, read
 from ztw_rl.commands._console import plain_console
 from ztw_rl.commands._curve import CSV, JOURNAL, JSON, PNG, EvalRun, kept_lines, screen, write
-from ztw_rl.commands._games import alike_lines, reference_line
+from ztw_rl.commands._games import alike_lines, reference_line, starts_lines
 from ztw_rl.commands._resume import check_resumable
 from ztw_rl.core.settings import require, require_seed
 from ztw_rl.core.thresholds import parse_thresholds
@@ -250,6 +250,9 @@ def _finish(
             print(line)
     if recipe.reference_return is not None:
         print(reference_line(game, recipe.reference_return))
+    trained = (agent.config.policy_noop_max, agent.config.atari.noop_max)
+    for line in starts_lines(trained, run.evaluation.noop_max):
+        print(line)
     print(f"times: {times.backend}, one thread; results: {output}/{CSV}, {JSON}")
     if not agent.is_student:
         print(f"picture: {output}/{PNG}")

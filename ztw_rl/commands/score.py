@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING
 import tyro
 
 from ztw_rl import recipes
-from ztw_rl.atari.config import ActionMode, AtariConfig, EvaluationConfig
+from ztw_rl.atari.config import AtariConfig, EvaluationConfig
 from ztw_rl.atari.games import canonical, rom_id
 from ztw_rl.commands._arguments import peek, read
 from ztw_rl.commands._console import plain_console
-from ztw_rl.commands._games import alike_lines, counted_games, reference_line
+from ztw_rl.commands._games import (
+    alike_lines,
+    counted_games,
+    reference_line,
+    start_group_lines,
+    starts_lines,
+)
 from ztw_rl.commands._policy import PolicyArguments, load_teacher, parse_with_policy
 from ztw_rl.core.settings import require_seed
 from ztw_rl.errors import UserError
@@ -56,19 +62,27 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: The command line or the policy has an error.
     """
-    early = peek(arguments, "random", "env")
+    early = peek(arguments, "random", "env", "atari.noop-max")
+    if early["atari.noop-max"] is not None:
+        raise UserError("games begin as --noop-max says; leave out --atari.noop-max")
     if early["random"] is not None:
         return _score_random(arguments, early["env"])
     args, policy = parse_with_policy(
         Score, arguments, PROG, lambda r: Score(evaluation=r.evaluation, atari=r.atari)
     )
+    from ztw_rl.atari.starts import group_by_start
+
     teacher = load_teacher(policy, args.atari)
     result = _play_teacher(teacher, args)
-    _print(str(policy), result, teacher.atari, args.evaluation.action_mode)
-    game = canonical(teacher.atari.game)
-    games = tuple(zip(result.returns, map(sum, result.exits), strict=True))
-    for line in alike_lines(games, "return and length"):
+    _print(str(policy), result, teacher.atari, args.evaluation)
+    for line in starts_lines((teacher.provenance.ppo_noop_max,), args.evaluation.noop_max):
         print(line)
+    groups = group_by_start(result.starts, result.returns, teacher.atari.frame_skip)
+    for line in start_group_lines(groups):
+        print(line)
+    for line in alike_lines(result.films, "their frames"):
+        print(line)
+    game = canonical(teacher.atari.game)
     recipe = recipes.load(game)
     if recipe.random_return is not None:
         print(f"random play scores {recipe.random_return:,.1f} with sticky actions 0.1")
@@ -99,11 +113,11 @@ def _score_random(arguments: list[str], env: str | None) -> int:
     from ztw_rl.atari.random_play import uniform_policy
 
     result = _play(args, atari, uniform_policy)
-    _print("random play", result, atari, action_mode)
+    _print("random play", result, atari, args.evaluation)
     return 0
 
 
-def _print(who: str, result: RowResult, atari: AtariConfig, action_mode: ActionMode) -> None:
+def _print(who: str, result: RowResult, atari: AtariConfig, evaluation: EvaluationConfig) -> None:
     """The score, and how it was played."""
     from ztw_rl.core.statistics import summarize
 
@@ -112,8 +126,9 @@ def _print(who: str, result: RowResult, atari: AtariConfig, action_mode: ActionM
         f"{who} scores {summary.mean:,.1f} (95 % interval {summary.ci_low:,.1f} to "
         f"{summary.ci_high:,.1f}; standard deviation of games {summary.std:,.1f}) in "
         f"{n} {'game' if n == 1 else 'games'} of {canonical(atari.game)}: "
-        f"{'greedy' if action_mode == 'greedy' else 'sampled'} actions, "
-        f"pixels {atari.pixels}, sticky actions {atari.repeat_action_probability:g}",
+        f"{'greedy' if evaluation.action_mode == 'greedy' else 'sampled'} actions, "
+        f"pixels {atari.pixels}, sticky actions {atari.repeat_action_probability:g}, "
+        f"noop_max {evaluation.noop_max}",
     )
 
 
@@ -141,6 +156,7 @@ def _play(
 
     device = exact_device(args.device)
     settings = args.evaluation
+    atari = replace(atari, noop_max=settings.noop_max)
     batches = make_batches(atari, min(settings.n_envs, settings.n_episodes))
     try:
         model = model_for(int(batches[0].action_space.n))

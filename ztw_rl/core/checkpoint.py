@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ztw_rl.core.files import load_json, save_json, write_atomically
 from ztw_rl.errors import UserError
-from ztw_rl.schema import parse
+from ztw_rl.schema import parse_stored
 
 T = TypeVar("T")
 
@@ -197,4 +197,4 @@ def load_state(kind: type[T], checkpoint: Path) -> T:
         UserError: The file is missing or damaged, or holds something else.
     """
     path = checkpoint / STATE
-    return parse(kind, load_json(path), path)
+    return parse_stored(kind, load_json(path), path)

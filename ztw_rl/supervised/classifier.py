@@ -14,7 +14,7 @@ from ztw_rl.core.files import load_json, save_json
 from ztw_rl.core.methods import METHODS
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.errors import UserError
-from ztw_rl.schema import parse
+from ztw_rl.schema import parse_stored
 from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
 from ztw_rl.supervised.config import ICRun
 
@@ -103,7 +103,7 @@ def load_config(path: Path) -> ClassifierConfig:
     stored = load_json(file)
     if not isinstance(stored, dict) or stored.pop("format", None) != FORMAT:
         raise UserError(f"{file} is no classifier of format {FORMAT}")
-    return parse(ClassifierConfig, stored, file)
+    return parse_stored(ClassifierConfig, stored, file)
 
 
 def _folder(path: Path) -> Path:
