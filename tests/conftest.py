@@ -131,7 +131,7 @@ class PatchGames:
     Each decision shows a patch in one of A places, on noise; the action of the same number brings
     one point, any other nothing. The best return is the game's length, and random play gets one
     A-th of it. Everything follows from the game's seed. A game that nobody seeds is seeded by
-    its predecessor.
+    its predecessor. It begins after ``seed % 7`` frames, and a decision takes four.
 
     Args:
         n_envs: N.
@@ -154,6 +154,7 @@ class PatchGames:
         self._length = length
         self._rngs = [np.random.default_rng(0)] * n_envs
         self._left = np.zeros(n_envs, int)
+        self.episode_frames = np.zeros(n_envs, np.int32)
         self._pays = np.zeros(n_envs, int)
         self._observations = np.zeros((n_envs, 4, size, size), np.uint8)
         self.sent: list[np.ndarray] = []
@@ -164,6 +165,7 @@ class PatchGames:
     def _begin(self, i: int, seed: int) -> None:
         self._rngs[i] = np.random.default_rng(seed)
         self._left[i] = self._length(seed)
+        self.episode_frames[i] = seed % 7
         self._show(i)
 
     def _show(self, i: int) -> None:
@@ -189,6 +191,7 @@ class PatchGames:
     def receive(self) -> Transition:
         rewards = (self.sent[-1] == self._pays).astype(np.int32)
         self._left -= 1
+        self.episode_frames += 4
         over = self._left == 0
         final = self._observations
         for i in range(self.n_envs):

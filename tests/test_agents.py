@@ -129,6 +129,15 @@ def test_a_mistyped_path_is_no_name(path):
         agents.find(path, RUNS)
 
 
+def test_the_former_name_of_an_agent_with_an_exit_at_the_input():
+    folder = make("agents/pong")
+    (folder / "agent.json").write_text('{"exits": ["input", "conv1", "conv2"]}')
+    assert agents.find("Pong/input", RUNS) == folder
+    (folder / "agent.json").write_text('{"exits": ["conv1", "conv2"]}')
+    with pytest.raises(UserError, match="there is no agent 'Pong/input'"):
+        agents.find("Pong/input", RUNS)
+
+
 def test_an_empty_name_is_no_choice():
     make("agents/pong")
     with pytest.raises(UserError, match="--agent is empty; name an agent, or leave it out"):

@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 
 from ztw_rl.errors import UserError
-from ztw_rl.schema import parse
+from ztw_rl.schema import added, parse, parse_stored
 
 
 @dataclass(frozen=True)
@@ -79,3 +79,26 @@ def test_errors_name_file_key_found_and_expected(data, message):
         parse(Outer, data, "f.yaml")
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@dataclass(frozen=True)
+class Grown:
+    name: str
+    size: int = added(30, before=0)
+
+
+@dataclass(frozen=True)
+class Holder:
+    parts: tuple[Grown, ...]
+
+
+def test_a_stored_file_without_a_later_setting_means_what_was_before():
+    assert parse_stored(Grown, {"name": "a"}, "f") == Grown("a", 0)
+    assert parse_stored(Grown, {"name": "a", "size": 7}, "f") == Grown("a", 7)
+    assert parse_stored(Holder, {"parts": [{"name": "a"}]}, "f").parts[0].size == 0
+    assert parse(Grown, {"name": "a"}, "f") == Grown("a", 30) == Grown("a")
+
+
+def test_a_stored_file_is_a_mapping():
+    with pytest.raises(UserError, match="f: found empty, expected a mapping"):
+        parse_stored(Grown, None, "f")

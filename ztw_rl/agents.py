@@ -16,13 +16,15 @@ AGENT = "agent"
 """Folder of a distillation run that holds the agent it made."""
 CONFIG_FILE = "agent.json"
 DEFAULT = "pong"
+_FORMER = "/input"
+"""Ends the former names of agents with an exit at the input, which are their game's own now."""
 _CHECKOUT = Path(__file__).parent.parent / "agents"
 
 
 def shipped() -> dict[str, Path]:
     """Agents in ``agents/`` of the current directory, else of the checkout, by name.
 
-    Variants lie in their game's folder and have names such as ``pong/input``.
+    Variants lie in their game's folder and have names such as ``pong/paper``.
     """
     for folder in (Path("agents"), _CHECKOUT):
         paths = [path for game in subfolders(folder) for path in (game, *subfolders(game))]
@@ -40,7 +42,7 @@ def find(wanted: str | None, runs_dir: Path) -> Path:
     """The folder of an agent.
 
     Args:
-        wanted: A shipped agent's name in any spelling (``Pong``, ``pong/input``), an agent's
+        wanted: A shipped agent's name in any spelling (``Pong``, ``pong/paper``), an agent's
             folder, or a distillation run; by default the newest finished distillation run, else
             the shipped agent.
         runs_dir: Usually ``runs``.
@@ -63,15 +65,19 @@ def find(wanted: str | None, runs_dir: Path) -> Path:
             return folder
     # A path is no name: whoever mistypes one should not get another agent.
     spelled = {_canonical(name): path for name, path in available.items()}
-    if _canonical(wanted) in spelled:
-        return spelled[_canonical(wanted)]
+    name = _canonical(wanted)
+    if name in spelled:
+        return spelled[name]
+    former = spelled.get(name.removesuffix(_FORMER))
+    if former is not None and "input" in load_json(former / CONFIG_FILE).get("exits", ()):
+        return former
     if Path(wanted).is_dir():
         raise UserError(f"{wanted} holds no {CONFIG_FILE}; is its distillation finished?")
     raise UserError(f"there is no agent '{wanted}'; {_hint(wanted, list(available))}")
 
 
 def _canonical(name: str) -> str:
-    """An agent's name, ``Pong`` or ``pong/input``, as all its spellings are."""
+    """An agent's name, ``Pong`` or ``pong/paper``, as all its spellings are."""
     return "/".join(map(canonical, name.removeprefix("ALE/").split("/")))
 
 
@@ -89,7 +95,7 @@ def _hint(wanted: str, available: list[str]) -> str:
 
 
 def file_stem(folder: Path) -> str | None:
-    """A shipped agent's name for files, ``pong-input``; None of another folder.
+    """A shipped agent's name for files, ``pong-paper``; None of another folder.
 
     Args:
         folder: What ``find`` gives.

@@ -13,8 +13,8 @@ from ztw_rl.atari.vec_env import AtariVecEnv
 
 @pytest.fixture
 def pong() -> Iterator[AtariVecEnv]:
-    """Two games of Pong."""
-    env = AtariVecEnv(AtariConfig(game="pong"), 2, n_threads=1)
+    """Two games of Pong that begin alike."""
+    env = AtariVecEnv(AtariConfig(game="pong", noop_max=0), 2, n_threads=1)
     yield env
     env.close()
 

@@ -31,6 +31,8 @@ def test_ppo_settings_out_of_range(settings, message):
         ({"frame_skip": 0}, "frame_skip must be at least 1"),
         ({"screen_size": 35}, "screen_size must be at least 36"),
         ({"repeat_action_probability": -0.1}, "between 0 and 1"),
+        ({"noop_max": -1}, "noop_max must be between 0 and 1000, not -1"),
+        ({"noop_max": 1001}, "noop_max must be between 0 and 1000, not 1001"),
     ],
 )
 def test_atari_settings_out_of_range(settings, message):
@@ -70,6 +72,11 @@ def test_distillation_settings_out_of_range(settings, message):
 def test_evaluation_settings_out_of_range(name):
     with pytest.raises(UserError, match=f"{name} must be at least 1, not 0"):
         EvaluationConfig(**{name: 0})
+
+
+def test_evaluated_starts_out_of_range():
+    with pytest.raises(UserError, match="noop_max must be between 0 and 1000, not -1"):
+        EvaluationConfig(noop_max=-1)
 
 
 def test_rates_that_nothing_learns_at_need_not_fit():

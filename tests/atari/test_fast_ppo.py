@@ -32,7 +32,7 @@ def games():
     made = []
 
     def make() -> AtariVecEnv:
-        made.append(AtariVecEnv(AtariConfig(max_frames=24), CONFIG.n_envs, n_threads=1))
+        made.append(AtariVecEnv(AtariConfig(max_frames=24, noop_max=0), CONFIG.n_envs, n_threads=1))
         return made[-1]
 
     yield make
@@ -110,8 +110,8 @@ def test_a_callback_that_raises_leaves_no_step_under_way(games):
     model = build_ppo(env, CONFIG, 0, CPU)
     with pytest.raises(ZeroDivisionError):
         model.learn(CONFIG.n_timesteps, callback=Broken())
-    # Two steps of four frames, after the one that FIRE took.
-    assert env.emulators._episode_frame.tolist() == [9, 9]
+    # Two steps of four frames, after those of the start.
+    assert env.emulators.episode_frames.tolist() == [9, 9]
     at = model._last_obs.copy()
     assert model.collect_rollouts(env, Silent(), model.rollout_buffer, CONFIG.n_steps)
     first = model.rollout_buffer._frames[0].permute(2, 0, 1).numpy()

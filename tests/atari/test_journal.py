@@ -25,7 +25,8 @@ def journal(path):
 
 
 def ended(row: Row, number: int) -> Game:
-    return Game(row, number, points=2.5, length=10, exits=np.array([7, 2, 1]), n_differ=4)
+    exits = np.array([7, 2, 1])
+    return Game(row, number, 2.5, length=10, exits=exits, n_differ=4, start=3, film=9)
 
 
 def test_an_ended_game_is_recalled_after_a_kill(path):
@@ -39,6 +40,7 @@ def test_an_ended_game_is_recalled_after_a_kill(path):
         assert again.recall(game)
         assert (game.points, game.length, game.n_differ) == (2.5, 10, 4)
         assert game.exits.tolist() == [7, 2, 1]
+        assert (game.start, game.film) == (3, 9)
         assert again.recall(Game(Row("backbone"), 0))
 
 
@@ -138,7 +140,7 @@ def test_one_line_per_game(journal):
     assert head == HEAD
     assert line == {
         **{"rule": "patience", "threshold": 2.0, "number": 5},
-        **{"points": 2.5, "exits": [7, 2, 1], "n_differ": 4},
+        **{"points": 2.5, "exits": [7, 2, 1], "n_differ": 4, "start": 3, "film": 9},
     }
 
 

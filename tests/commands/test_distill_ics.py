@@ -54,6 +54,41 @@ def test_an_agents_policy_is_distilled_anew(distill_run, distill):
     assert config_of(Path("runs/distill/pong-003"))["seed"] == 3
 
 
+def test_a_policy_that_knew_one_start_is_distilled_from_many(distill_run, distill, capfd):
+    old = distill_run / "agent" / "agent.json"
+    settings = json.loads(old.read_text())
+    del settings["atari"]["noop_max"], settings["provenance"]["ppo_noop_max"]
+    old.write_text(json.dumps(settings))
+    assert distill(f"--policy={distill_run}") == 0
+    made = load_agent(Path("runs/distill/pong-002/agent")).config
+    assert (made.atari.noop_max, made.provenance.ppo_noop_max) == (30, 0)
+    assert distill(f"--policy={distill_run}", "--atari.noop-max=5") == 0
+    assert load_agent(Path("runs/distill/pong-003/agent")).config.atari.noop_max == 5
+    capfd.readouterr()
+    evaluate = ["eval", "--device=cpu", "--thresholds=0.5", "--n-episodes=1"]
+    assert cli.main([*evaluate, "--agent=runs/distill/pong-003"]) == 0
+    told = "trained on games that begin with noop_max 0 and 5, played with noop_max 30\n"
+    assert told in capfd.readouterr().out
+    assert cli.main([*evaluate, f"--agent={distill_run}", "--noop-max=0"]) == 0
+    assert "trained on games" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("-1", "noop_max must be between 0 and 1000, not -1"),
+        ("2.5", "atari.noop_max is 2.5 (a number), expected a whole number"),
+        ("true", "atari.noop_max is True (true or false), expected a whole number"),
+    ],
+)
+def test_starts_that_a_recipe_cannot_ask_for(ppo_run, folder, one_error, value, message):
+    (folder / "envs").mkdir()
+    (folder / "envs" / "pong.yaml").write_text(f"atari: {{noop_max: {value}}}")
+    assert f"envs/pong.yaml: {'' if value != '-1' else 'atari.'}{message}" in one_error(
+        "distill-ics"
+    )
+
+
 def test_an_sb3_zip(sb3_zip, distill, capfd):
     assert distill(f"--policy={sb3_zip}", "--atari.max-frames=100") == 0
     captured = capfd.readouterr()

@@ -127,6 +127,7 @@ def test_a_stopped_evaluation_of_a_student(ppo_run, distill, stop_after):
     [
         (["--seed=1"], "--seed is 0 in own and cannot become 1 midway"),
         (["--n-episodes=3"], "--n-episodes is 2 in own and cannot become 3 midway"),
+        (["--noop-max=0"], "--noop-max is 30 in own and cannot become 0 midway"),
         (["--thresholds=0.1"], "--thresholds is 0.1,0.3 in own and cannot become 0.1 midway"),
         (["--threshold=0.1"], "--thresholds"),
         (["elsewhere"], "--resume takes one run folder, not 2"),
@@ -138,6 +139,21 @@ def test_what_cannot_change_midway(distill_run, stop_after, one_error, arguments
     before = Path("own/games.jsonl").read_bytes()
     assert message in one_error("eval", "--resume", "own", *arguments)
     assert Path("own/games.jsonl").read_bytes() == before
+
+
+def test_a_journal_that_does_not_tell_its_starts_goes_on_with_equal_ones(
+    distill_run, stop_after, one_error
+):
+    stop_after(1)
+    assert cli.main([*TABLE, "--output=own", "--noop-max=0"]) == 130
+    head, *games = Path("own/games.jsonl").read_text().splitlines()
+    begun = json.loads(head)
+    del begun["run"]["evaluation"]["noop_max"]
+    Path("own/games.jsonl").write_text("\n".join([json.dumps(begun), *games, ""]))
+    error = one_error("eval", "--resume", "own", "--noop-max=30")
+    assert "--noop-max is 0 in own and cannot become 30 midway" in error
+    assert cli.main(["eval", "--resume", "own"]) == 0
+    assert json.loads(Path("own/curve.json").read_text())["evaluation"]["noop_max"] == 0
 
 
 def other_weights(agent: Agent) -> Agent:

@@ -40,7 +40,9 @@ def test_the_newest_run_by_default(ppo_run, score):
     before = set(Path().rglob("*"))
     shown = score("--n-episodes=3")
     assert f"{ppo_run} scores 0.0 (95 % interval 0.0 to 0.0; " in shown
-    assert "in 3 games of pong: greedy actions, pixels ale, sticky actions 0.1\n" in shown
+    assert (
+        "in 3 games of pong: greedy actions, pixels ale, sticky actions 0.1, noop_max 30\n" in shown
+    )
     assert "random play scores -20.2 with sticky actions 0.1\n" in shown
     assert "full policies that others trained on pong score 20 to 21\n" in shown
     # Also where no bar moves.
@@ -58,6 +60,37 @@ def test_the_games_are_those_of_an_evaluation(longer, score):
     assert "2 games of pong: sampled actions" in shown
     others = {mean(score(f"--policy={longer}", f"--seed={seed}", *how)) for seed in (5, 6, 7)}
     assert others != {mean(shown)}
+
+
+def test_games_are_grouped_by_their_start(ppo_run, score):
+    shown = score("--n-episodes=24")
+    # The first 24 seeds draw as many odd starts as even ones.
+    assert "before the first decision, mod 2: 0: 0.0 (12 games), 1: 0.0 (12 games); p = 1.0000" in (
+        shown
+    )
+    assert "mod 4: 0: " in shown
+    assert "too few games to test" in shown
+    assert "warning" not in shown
+    assert "trained on games" not in shown
+
+
+def test_starts_that_say_nothing(ppo_run, score):
+    shown = score("--n-episodes=3", "--noop-max=0")
+    assert "trained on games that begin with noop_max 30, played with noop_max 0\n" in shown
+    assert "all games began after as many frames" in shown
+    few = score("--n-episodes=3")
+    assert "whether the score depends on the start needs 8 games a group" in few
+
+
+def test_equal_games_are_told_by_their_frames(ppo_run, score):
+    how = ["--n-episodes=2", "--seed=0"]
+    config = ppo_run / "config.json"
+    certain = '"repeat_action_probability": 0.0'
+    config.write_text(config.read_text().replace('"repeat_action_probability": 0.1', certain))
+    assert "only 1 of the full policy's 2 games differ in their frames" in score(
+        *how, "--noop-max=0"
+    )
+    assert "differ in" not in score(*how)
 
 
 def test_settings_come_from_the_games_recipe(ppo_run, score):
@@ -88,10 +121,17 @@ def test_random_play_needs_no_policy(folder, score):
     how = ["--random", "--env=Pong", "--n-episodes=3"]
     shown = score(*how)
     assert re.search(r"^random play scores -(2[01]|1\d)\.\d ", shown, re.MULTILINE)
-    assert "in 3 games of pong: sampled actions, pixels ale, sticky actions 0.1\n" in shown
+    assert (
+        "in 3 games of pong: sampled actions, pixels ale, sticky actions 0.1, noop_max 30\n"
+        in shown
+    )
     assert score(*how) == shown
-    assert "pixels sb3, sticky actions 0\n" in score(
-        *how, "--atari.pixels=sb3", "--atari.repeat-action-probability=0", "--atari.max-frames=99"
+    assert "pixels sb3, sticky actions 0, noop_max 0\n" in score(
+        *how,
+        "--noop-max=0",
+        "--atari.pixels=sb3",
+        "--atari.repeat-action-probability=0",
+        "--atari.max-frames=99",
     )
 
 
@@ -117,6 +157,8 @@ def test_random_play_needs_no_policy(folder, score):
         (["--policy=weights.safetensors"], "weights.safetensors is no policy"),
         (["--policy=runs"], "runs is no policy"),
         (["--n-episodes=0"], "n_episodes"),
+        (["--noop-max=-1"], "noop_max must be between 0 and 1000, not -1"),
+        (["--atari.noop-max=3"], "games begin as --noop-max says; leave out --atari.noop-max"),
     ],
 )
 def test_policies_that_are_none(folder, sb3_zip, one_error, arguments, message):

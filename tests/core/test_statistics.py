@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ztw_rl.core.statistics import few_distinct, paired_lead, summarize
+from ztw_rl.core.statistics import few_distinct, paired_lead, permutation_p, summarize
 
 
 def test_by_hand():
@@ -75,3 +75,16 @@ def test_seeds_are_resampled_within_each_game_and_not_together():
 def test_games_without_spread_leave_no_doubt():
     found = paired_lead(np.array([[1.0] * 5, [1.0] * 5]))
     assert (found.low, found.center, found.high) == (1.0, 1.0, 1.0)
+
+
+def test_permutation_p_of_every_deal():
+    """Of the 6 ways to deal 0, 0, 1, 1 into pairs, 2 keep equal values together."""
+    assert permutation_p([(0, 0), (1, 1)]) == pytest.approx(1 / 3, abs=0.02)
+
+
+def test_permutation_p_knows_chance_from_difference():
+    rng = np.random.default_rng(0)
+    same = [permutation_p(rng.normal(size=(3, 10)), seed=i) for i in range(40)]
+    assert 0 < sum(p < 0.2 for p in same) < 20
+    assert permutation_p([rng.normal(size=20), rng.normal(size=20) + 3]) < 0.001
+    assert permutation_p([(2, 2), (2, 2)]) == 1

@@ -12,6 +12,7 @@ from typing import Literal
 from ztw_rl.core.settings import (
     require,
     require_at_least,
+    require_between,
     require_positive,
     require_schedule,
     require_seed,
@@ -20,6 +21,9 @@ from ztw_rl.core.settings import (
 from ztw_rl.schema import added
 
 Pixels = Literal["ale", "sb3"]
+
+LONGEST_START = 1000
+"""No-op frames before a game that anybody may ask for."""
 
 Schedule = Literal["constant", "linear"]
 Precision = Literal["float32", "tf32", "bfloat16"]
@@ -54,7 +58,7 @@ class AtariConfig:
     """The learner sees the sign of the reward. Evaluation always counts raw points."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, 0, "noop_max")
+        require_between(self, 0, LONGEST_START, "noop_max")
         require_at_least(self, 1, "frame_skip", "frame_stack", "max_frames")
         # Below 36 pixels NatureCNN's last convolution has nothing left.
         require_at_least(self, 36, "screen_size")
@@ -230,4 +234,4 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "n_episodes", "n_envs")
-        require_at_least(self, 0, "noop_max")
+        require_between(self, 0, LONGEST_START, "noop_max")

@@ -15,6 +15,8 @@ from ztw_rl.core.files import subfolders
 from ztw_rl.errors import UserError
 
 TABLE_FILE = "curve.json"
+PAPER = "paper"
+"""Folder, in a game's, of the agent in the paper's form, which other methods are compared with."""
 OTHER_TABLES = "curve-*.json"
 """Further tables in an agent's folder: other methods that imitate the same policy."""
 ORDER = ("ztw", "cascade", "ensemble", "sdn", "pbee", "student")
@@ -55,7 +57,7 @@ class GameResults:
 
     game: str
     own: MethodResult
-    """That of the agent itself, whose table is ``curve.json``."""
+    """That of the agent that others are compared with: the paper's form, where there is one."""
     methods: tuple[MethodResult, ...]
     """All, ``own`` among them."""
 
@@ -81,16 +83,21 @@ def read_gallery(folder: Path) -> tuple[GameResults, ...]:
 def read_game(folder: Path) -> GameResults:
     """One agent's folder, ``agents/<game>``.
 
-    Agents in folders of it are variants: of the same policy, each with tables of its own.
+    Agents in folders of it are variants: of the same policy, each with tables of its own. One of
+    them, ``paper``, may be the same agent.
 
     Raises:
         UserError: A file is missing, damaged or belongs to another agent.
     """
-    agent, own = _agent_and_table(folder, folder.name)
-    others = _other_tables(folder)
-    variants = [path for path in subfolders(folder) if (path / CONFIG_FILE).is_file()]
+    inside = [path for path in subfolders(folder) if (path / CONFIG_FILE).is_file()]
+    reference = folder / PAPER if folder / PAPER in inside else folder
+    agent, own = _agent_and_table(reference, folder.name)
+    others = _other_tables(reference)
+    variants = [path for path in (folder, *inside) if path != reference]
     for variant in variants:
-        others += [_agent_and_table(variant, folder.name)[1], *_other_tables(variant)]
+        _, table = _agent_and_table(variant, folder.name)
+        others += [] if table.identity == own.identity else [table]
+        others += _other_tables(variant)
     for other in others:
         check_game(other, folder.name)
         if other.identity.policy != own.identity.policy:
@@ -101,14 +108,27 @@ def read_game(folder: Path) -> GameResults:
                 f"{own.seed}, so their games cannot be compared; evaluate again with --seed "
                 f"{own.seed}"
             )
+        if other.noop_max != own.noop_max:
+            raise UserError(
+                f"{other.path} was played with noop_max {other.noop_max}, and {own.path} with "
+                f"{own.noop_max}, so their games cannot be compared; evaluate again with "
+                f"--noop-max {own.noop_max}"
+            )
     methods: dict[str, MethodResult] = {}
     for table in (own, *others):
-        variant_name = table.path.parent.name if table.path.parent in variants else None
+        variant_name = (
+            _variant_name(table.path.parent, folder) if table.path.parent in variants else None
+        )
         label = method_label(table, agent.config.exits, variant_name)
         methods[label] = _joined(methods.get(label), table, label, own)
     in_order = sorted(methods.values(), key=lambda m: rank(m.method))
     itself = methods[method_label(own, agent.config.exits)]
     return GameResults(folder.name, itself, tuple(in_order))
+
+
+def _variant_name(variant: Path, folder: Path) -> str:
+    """What tells a variant from the agent that it is compared with."""
+    return "recommended" if variant == folder else variant.name
 
 
 def _agent_and_table(folder: Path, game: str) -> tuple[Agent, StoredTable]:

@@ -105,6 +105,8 @@ class StoredTable:
     """Places of the ICs; early tables do not tell."""
     student_of: str | None = None
     """Students only: the exit whose operations they match."""
+    noop_max: int = 0
+    """How its games began; 0 is equal starts, which older tables do not mention."""
     path: Path = Path()
     """The file."""
 
@@ -177,7 +179,9 @@ def load_table(path: Path) -> StoredTable:
         raise UserError(f"{path} is no table of ztw-rl eval; make one with: ztw-rl eval")
     known = _only(StoredTable, data)
     known.pop("path", None)
-    known["action_mode"] = data["evaluation"].get("action_mode")
+    evaluation = data["evaluation"]
+    known |= {"action_mode": evaluation.get("action_mode")}
+    known |= {"noop_max": evaluation["noop_max"]} if "noop_max" in evaluation else {}
     rows = data.get("rows")
     if isinstance(rows, list):
         known["rows"] = [_only(StoredRow, row) if isinstance(row, dict) else row for row in rows]

@@ -187,7 +187,7 @@ settings mean that the halves chose differently. Times of one table compare with
 of different tables may have met other machines.
 ~: the 95 % bootstrap interval of what was kept reaches another of the levels, so the games cannot
 tell them apart. Evaluation noise only: one training seed each.
-{_alike_note(entries)}{_over_games_note(gallery)}{_note(gallery)}.
+{_alike_note(entries)}{_over_games_note(gallery)}{_starts_note(gallery)}{_note(gallery)}.
 """
     )
 
@@ -207,6 +207,15 @@ def _over_games_note(gallery: Sequence[GameResults]) -> str:
     return f"""{ALL_GAMES}: of all games' episodes, each normalised by its game's full policy.
 One setting, of those that all games have, serves them all; each game counts with equally many
 episodes, its first; the cost is the games' mean.
+"""
+
+
+def _starts_note(gallery: Sequence[GameResults]) -> str:
+    equal = [game.game for game in gallery if game.own.table.noop_max == 0]
+    if not equal:
+        return ""
+    return f"""\
+Equal starts (noop_max 0, every game begins after the same frame): {", ".join(equal)}.
 """
 
 

@@ -21,7 +21,8 @@ class Report:
     """Put the agents of a folder side by side: what keeping the full policy's return costs.
 
     Reads each agent's curve.json, and curve-*.json of other methods that imitate the same policy;
-    so too of its variants, which are agents in folders of its own, such as agents/pong/input.
+    so too of its variants, which are agents in folders of its own. Where one of them is paper, the
+    others are compared with it.
     Writes games.csv, gains.csv and games.md; curves in points.csv, games.png and, of sampled
     actions, games-sampled.png. The same tables give the same files.
     """

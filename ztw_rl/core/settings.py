@@ -22,10 +22,16 @@ def require_at_least(config: object, lowest: float, *names: str) -> None:
         require(config, lowest <= getattr(config, name) < inf, name, f"at least {lowest}")
 
 
+def require_between(config: object, lowest: float, highest: float, *names: str) -> None:
+    """Each field is in this range, its ends included; see ``require``."""
+    for name in names:
+        inside = lowest <= getattr(config, name) <= highest
+        require(config, inside, name, f"between {lowest} and {highest}")
+
+
 def require_share(config: object, *names: str) -> None:
     """Each field is between 0 and 1; see ``require``."""
-    for name in names:
-        require(config, 0 <= getattr(config, name) <= 1, name, "between 0 and 1")
+    require_between(config, 0, 1, *names)
 
 
 def require_positive(config: object, *names: str) -> None:

@@ -138,6 +138,14 @@ def another_seed(pong):
     return f"{pong}/curve-fine.json was played from seed 5, and {pong}/curve.json from seed 0, so"
 
 
+def other_starts(pong):
+    the_same_method(pong, evaluation={"action_mode": "greedy", "noop_max": 30})
+    return (
+        f"{pong}/curve-fine.json was played with noop_max 30, and {pong}/curve.json with 0, so "
+        "their games cannot be compared; evaluate again with --noop-max 0"
+    )
+
+
 def the_same_method_of_other_weights(pong):
     identity = {"agent": "0" * 16, "policy": make_agent("pong").identity().policy}
     return the_same_method(pong, identity=identity) + "but of other weights"

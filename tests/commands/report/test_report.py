@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -110,6 +111,41 @@ def test_where_nothing_keeps_enough_the_backbone_stands_in(pong):
     write_table(pong / "curve.json", "pong", poor)
     assert cli.main(["report"]) == 0
     assert {(r["relative_macs"], r["threshold"]) for r in lines()} == {("1.0000", "backbone")}
+
+
+def test_methods_are_compared_with_the_papers_form(pong):
+    """Of the recommended agent, in the game's folder, and of the paper's, which may be one."""
+    shutil.copytree(pong, "paper")
+    shutil.move("paper", pong)
+    assert cli.main(["report"]) == 0
+    alone = lines()
+    assert {r["method"] for r in alone if "," not in r["method"]} == {"ztw"}
+    variant = make_variant(pong, ("input", "conv1"))
+    full = row("backbone", None, FULL["pong"], 1.0)
+    early = [row("confidence", 0.5, kept("pong", 0.89), 0.3), full]
+    told = {"exits": ["input", "conv1"], "identity": asdict(variant.identity())}
+    write_table(pong / "input" / "curve.json", "pong", early, **told)
+    for path in (pong / "input").iterdir():
+        shutil.move(path, pong / path.name)
+    (pong / "input").rmdir()
+    assert cli.main(["report"]) == 0
+    both = lines()
+    assert {r["method"] for r in both} - {r["method"] for r in alone} == {"ztw, exits input conv1"}
+    assert [r for r in both if r["method"] == "ztw"] == [r for r in alone if r["method"] == "ztw"]
+
+
+def test_equal_starts_are_told(both):
+    assert cli.main(["report"]) == 0
+    text = Path("agents/games.md").read_text()
+    assert (
+        "Equal starts (noop_max 0, every game begins after the same frame): breakout, pong.\n"
+        in text
+    )
+    table = json.loads(Path("agents/pong/curve.json").read_text())
+    table["evaluation"]["noop_max"] = 30
+    Path("agents/pong/curve.json").write_text(json.dumps(table))
+    assert cli.main(["report"]) == 0
+    assert "same frame): breakout.\n" in Path("agents/games.md").read_text()
 
 
 def test_other_methods(pong):
