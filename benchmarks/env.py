@@ -77,7 +77,7 @@ def ale_alone(config: AtariConfig, actions: npt.NDArray[np.int64]) -> Callable[[
         config.game,
         actions.shape[1],
         repeat_action_probability=config.repeat_action_probability,
-        noop_max=0,
+        noop_max=config.noop_max,
         autoreset_mode=AutoresetMode.SAME_STEP,
     )
     env.reset(seed=0)

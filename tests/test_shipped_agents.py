@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import sqrt
 from pathlib import Path
 
@@ -55,7 +56,10 @@ def test_a_shipped_policy_has_half_of_what_others_reach(folder):
     "folder", [*FOLDERS, *VARIANTS], ids=lambda folder: str(folder.relative_to(AGENTS))
 )
 def test_an_agent_reproduces_its_table(folder):
-    """The rule at the middle threshold and its random control, each exit forced, the backbone."""
+    """The rule at the middle threshold and its random control, each exit forced, the backbone.
+
+    Games begin as the table says.
+    """
     agent, table = load_agent(folder), load_table(folder / "curve.json")
     middle = table.adaptive[len(table.adaptive) // 2]
     random = next(
@@ -63,7 +67,7 @@ def test_an_agent_reproduces_its_table(folder):
     )
     others = [row for row in table.rows if row.rule in ("forced", "backbone")]
     assert len(others) == agent.model.n_exits + 1
-    emulators = make_emulators(agent.config.atari, 2 * N_GAMES)
+    emulators = make_emulators(replace(agent.config.atari, noop_max=table.noop_max), 2 * N_GAMES)
 
     def again(rows):
         return play(

@@ -47,6 +47,24 @@ def test_risk_is_controlled(slope):
     assert violations / draws <= 0.064
 
 
+def test_the_first_threshold_that_fails_ends_the_sequence():
+    """By hand: of 100 samples τ = 0.9 has no loss, τ = 0.5 has 50, and τ = 0.1 none again."""
+    losses = np.zeros((100, 3))
+    losses[:50, 1] = 1
+    assert controlling_risk((0.1, 0.5, 0.9), losses, 0.1, 0.95) == 0.9
+
+
+def test_risk_is_controlled_where_thresholds_have_nothing_to_do_with_one_another():
+    """Nine chances to pass a test at 5 % would be 37 %: going on after a failure must not pay."""
+    thresholds = [k / 10 for k in range(1, 10)]
+    risk, n, draws = 0.1, 60, 2000
+    losses = np.random.default_rng(0).random((draws, n, 9)) < risk + 1e-4
+    violations = sum(
+        controlling_risk(thresholds, drawn, risk, 0.95) is not None for drawn in losses
+    )
+    assert violations / draws <= 0.06
+
+
 def test_risk_of_episodes_uses_fractions():
     rng = np.random.default_rng(0)
     losses = np.stack([rng.beta(1, 9, 400), rng.beta(1, 99, 400)], axis=1)

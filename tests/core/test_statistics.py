@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,23 @@ def test_seeds_are_resampled_within_each_game_and_not_together():
     shuffled = paired_lead(np.stack([noise, rng.permutation(noise)]))
     same = paired_lead(together)
     assert (shuffled.low, shuffled.high) == pytest.approx((same.low, same.high), abs=0.05)
+
+
+def test_the_interval_over_games_covers_the_middle_95_percent_of_all_resamples():
+    """Two games of three seeds: all 27 x 27 resamples, each as likely, are known."""
+    leads = np.array([[4.0, 1.0, 6.0], [11.0, 4.0, 10.0]])
+    draws = list(product(range(3), repeat=3))
+    found = []
+    for first, second in product(draws, draws):
+        pooled = sorted([*leads[0, list(first)], *leads[1, list(second)]])
+        # A quarter of six is 1.5, which is cut to 1 at either end.
+        found.append(np.mean(pooled[1:-1]))
+    low, high = np.quantile(found, (0.025, 0.975), method="inverted_cdf")
+    interval = paired_lead(leads)
+    assert (interval.low, interval.high) == (low, high) == (3.25, 8.25)
+    # Other quantiles would be other values.
+    assert tuple(np.quantile(found, (0.005, 0.995), method="inverted_cdf")) == (2.5, 8.5)
+    assert tuple(np.quantile(found, (0.05, 0.95), method="inverted_cdf")) == (3.75, 8.0)
 
 
 def test_games_without_spread_leave_no_doubt():
