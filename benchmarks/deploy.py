@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import tyro
 from rich.console import Console
@@ -212,7 +213,7 @@ def layers_share(
     """
     with threads(1):
         exits = Runtime(make_backend("onnx", model, frames[:1]), frames[:1], threshold)
-        taken = torch.bincount(exits.predict(frames).exits, minlength=model.n_exits)
+        taken = np.bincount(exits.predict(frames).exits, minlength=model.n_exits)
     cases = [*(f"exit_{m}" for m in range(model.n_exits - 1)), "no_exit"]
     return relative_cost(
         (taken / taken.sum()).tolist(), [rows[case].relative_time for case in cases]

@@ -13,6 +13,7 @@ import copy
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -82,12 +83,9 @@ def plain_distiller(
 
     def network(x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, E−1, A) log-probabilities of the ICs, alone or ensembled; what the last one reads."""
-        activations: list[Tensor] = []
-        for m in range(n_ics):
-            x = model.features(m, x)
-            activations.append(x)
-        log_probs = torch.log_softmax(model.ic_logits(activations), dim=-1)
-        return (model.ensembled(log_probs) if stage else log_probs), x
+        ics = list(islice(model.exits(x), n_ics))
+        log_probs = torch.log_softmax(torch.stack([ic.logits for ic in ics], dim=1), dim=-1)
+        return (model.ensembled(log_probs) if stage else log_probs), ics[-1].features
 
     def distil() -> int:
         nonlocal last_observations
@@ -96,7 +94,7 @@ def plain_distiller(
             x = torch.tensor(last_observations)
             with torch.no_grad():
                 log_probs, read = network(x)
-                head = model.head(model.features(n_ics, read))
+                head = model.head(model.segments[-1].read(read))
             drawn = rng.integers(n_ics, size=env.num_envs)
             actions = log_probs.argmax(dim=-1).numpy()[np.arange(env.num_envs), drawn]
             observations.append(x)

@@ -21,7 +21,6 @@ from ztw_rl.core.exits import Confidence
 from ztw_rl.core.methods import METHODS
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.runtime import decide
-from ztw_rl.core.stage import stages
 from ztw_rl.core.sweep import N_THRESHOLDS, confidences
 from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
 from ztw_rl.supervised.config import PixelConfig
@@ -56,7 +55,7 @@ def one_pass(model: EarlyExitModel, source: MemorySource) -> Callable[[], int]:
 def one_by_one(model: EarlyExitModel, images: Tensor, thresholds: list[float]) -> Callable[[], int]:
     """The network at batch 1, once per threshold."""
     rules = [Confidence.uniform(threshold, model.n_exits) for threshold in thresholds]
-    exits = stages(model)
+    exits = model.answering()
 
     def run() -> int:
         for rule in rules:

@@ -114,12 +114,14 @@ def plain(images: PlainImages, batch_size: int, n_workers: int) -> Callable[[], 
 
     def fit() -> int:
         for x, labels in loader:
-            read = []
+            logits: list[Tensor] = []
+            previous: Tensor | None = None
             for number, block in enumerate(model.blocks[1:], start=2):
                 x = block(x)
                 if number in model.attach:
-                    read.append(x)
-            log_probs = torch.log_softmax(model.ic_logits(read), dim=-1)
+                    previous = model.ics[len(logits)](x, previous)
+                    logits.append(previous)
+            log_probs = torch.log_softmax(torch.stack(logits, dim=1), dim=-1)
             model.zero_grad(set_to_none=True)
             cross_entropy(log_probs, labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()

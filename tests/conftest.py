@@ -109,14 +109,15 @@ def _spread(model: EarlyExitModel) -> None:
     n_classes = model.head[1].out_features
     x = torch.from_numpy(PatchGames(128, n_actions=n_classes).reset(np.arange(128)))
     previous = None
-    for m, read in enumerate(model.activations(x)):
+    for m, segment in enumerate(model.segments):
+        x = segment.read(x)
         linear = model.head[1] if m == len(model.ics) else model.ics[m].linear
         linear.bias.zero_()
-        logits = model.classify(m, read, previous)
+        logits = segment.classify(x, previous)
         scale = 2 / logits.std(dim=0)
         linear.weight.mul_(scale.unsqueeze(1))
         linear.bias.copy_(-logits.mean(dim=0) * scale)
-        previous = model.classify(m, read, previous)
+        previous = segment.classify(x, previous)
 
 
 @pytest.fixture(scope="session")

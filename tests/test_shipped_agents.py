@@ -17,7 +17,7 @@ from ztw_rl.atari.evaluate import play
 from ztw_rl.atari.make_emulators import make_emulators
 from ztw_rl.atari.seats import Row
 from ztw_rl.atari.tables import decision_costs, load_table
-from ztw_rl.core.backends.staged import eager
+from ztw_rl.core.backends.eager import eager
 from ztw_rl.core.checkpoint import load_tensors
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.metrics import relative_cost

@@ -1,8 +1,8 @@
 """Runs an exported early-exit model with numpy and ONNX Runtime alone; torch is not needed.
 
     model = load("pong.zip")
-    answer = model.predict(frames, threshold=0.9)
-    answer.labels, answer.exits, answer.confidences
+    decision = model.predict(frames, threshold=0.9)
+    decision.labels, decision.exits, decision.confidences
 
 An artefact is a zip of one ONNX graph per exit and ``metadata.json``. One graph per exit, because
 only what is run costs time, samples that have left a batch can be dropped in between, and ONNX
@@ -16,11 +16,12 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ztw_rl.decision import Decision
 from ztw_rl.errors import UserError
 
 FORMAT = 1
@@ -35,19 +36,6 @@ UNREADABLE = (
 """What reading a damaged artefact raises; RuntimeError where it seems to be encrypted."""
 OUTPUTS = ("next_features", "next_logits", "log_probs", "confidence")
 """Of each graph; the last exit's has the last two."""
-
-
-class Answer(NamedTuple):
-    """What a model answers to a batch."""
-
-    labels: npt.NDArray[np.int64]
-    """(B,) the likeliest class: the label, or a policy's greedy action."""
-    exits: npt.NDArray[np.int64]
-    """(B,) the exit that answered; computation stopped there."""
-    confidences: npt.NDArray[np.float32]
-    """(B,) the answer's highest probability."""
-    log_probs: npt.NDArray[np.float32]
-    """(B, C)."""
 
 
 class Session(Protocol):
@@ -110,7 +98,7 @@ class DeployedModel:
         self._head_is_ensembled = bool(metadata["head_is_ensembled"])
         self._proposed = self._thresholds(metadata["thresholds"])
 
-    def predict(self, x: npt.NDArray[Any], threshold: npt.ArrayLike | None = None) -> Answer:
+    def predict(self, x: npt.NDArray[Any], threshold: npt.ArrayLike | None = None) -> Decision:
         """Answer a batch; samples that have left are computed no further.
 
         Args:
@@ -162,7 +150,7 @@ class DeployedModel:
         outputs = OUTPUTS if m < self.n_exits - 1 else OUTPUTS[2:]
         return self._sessions[m].run(outputs, feed)
 
-    def _predict_one(self, x: npt.NDArray[Any], thresholds: Sequence[float]) -> Answer:
+    def _predict_one(self, x: npt.NDArray[Any], thresholds: Sequence[float]) -> Decision:
         """One sample: nothing to compact, so nothing to keep track of."""
         logits = None
         for m, threshold in enumerate(thresholds):
@@ -172,9 +160,9 @@ class DeployedModel:
         else:
             m = self.n_exits - 1
             log_probs, confidence = self.run_exit(m, x, logits)
-        return Answer(log_probs.argmax(axis=1), np.array([m]), confidence, log_probs)
+        return Decision(log_probs.argmax(axis=1), np.array([m]), confidence, log_probs)
 
-    def _predict_batch(self, x: npt.NDArray[Any], thresholds: Sequence[float]) -> Answer:
+    def _predict_batch(self, x: npt.NDArray[Any], thresholds: Sequence[float]) -> Decision:
         """Samples that stay wait for the next exit until there are enough of them for one run."""
         exits = np.full(len(x), self.n_exits - 1)
         confidences = np.zeros(len(x), np.float32)
@@ -206,7 +194,7 @@ class DeployedModel:
         for m in range(1, self.n_exits):
             if waiting[m].n:
                 run(m, *waiting[m].take())
-        return Answer(log_probs.argmax(axis=1), exits, confidences, log_probs)
+        return Decision(log_probs.argmax(axis=1), exits, confidences, log_probs)
 
 
 class _Waiting:

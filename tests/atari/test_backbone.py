@@ -58,7 +58,7 @@ def test_places_are_as_the_table_says():
     model = early_exit_nature_cnn(6, tuple(ATTACH_POINTS)).eval()
     assert model.n_exits == 5
     with torch.no_grad():
-        read = model.activations(pictures(2))
+        read = [found.features for found in model.exits(pictures(2))]
         assert model(pictures(2)).shape == (2, 5, 6)
     for x, (_, channels, size) in zip(read[:-1], ATTACH_POINTS.values(), strict=True):
         assert x.shape == (2, channels, size, size)

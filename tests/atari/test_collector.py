@@ -83,8 +83,8 @@ def test_the_answers_are_the_teachers(model, games):
 def test_what_is_kept_of_the_ics_is_what_they_would_say_again(model, games):
     found = collector(model, games).collect(wishes, reads=tuple)
     with torch.no_grad():
-        read = model.activations(found.observations)
-        alone = torch.log_softmax(model.ic_logits(read), -1)
+        read = [exit.features for exit in model.exits(found.observations)]
+        alone = model.alone(found.observations)[:, :-1]
     torch.testing.assert_close(found.ic_log_probs, alone)
     assert len(found.reads) == 2
     for kept, wanted in zip(found.reads, read, strict=False):
@@ -131,7 +131,7 @@ def test_on_the_real_game_the_kept_pictures_are_those_that_were_seen():
     seen += [replay.step(a).observations for a in found.actions.view(40, 2)[:-1].numpy()]
     assert torch.equal(found.observations, torch.from_numpy(np.concatenate(seen)))
     with torch.no_grad():
-        read = model.activations(found.observations)
+        read = [exit.features for exit in model.exits(found.observations)]
     for m in range(2):
         torch.testing.assert_close(found.reads[m], read[m])
 

@@ -9,7 +9,7 @@ from ztw_rl.atari.backbone import early_exit_nature_cnn
 from ztw_rl.atari.config import AtariConfig
 from ztw_rl.atari.early_exit_policy import EarlyExitPolicy
 from ztw_rl.atari.vec_env import AtariVecEnv
-from ztw_rl.core.backends.staged import eager
+from ztw_rl.core.backends.eager import eager
 from ztw_rl.core.runtime import Runtime
 from ztw_rl.errors import UserError
 

@@ -9,7 +9,7 @@ import torch
 
 from ztw_rl.atari.evaluate import RowResult, evaluate, n_games, table
 from ztw_rl.atari.seats import Row
-from ztw_rl.core.backends.staged import eager
+from ztw_rl.core.backends.eager import eager
 from ztw_rl.core.statistics import Summary, summarize
 
 CPU = torch.device("cpu")

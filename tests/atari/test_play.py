@@ -9,8 +9,8 @@ from scipy import stats
 
 from ztw_rl.atari.evaluate import play
 from ztw_rl.atari.seats import NOOP, Row
+from ztw_rl.core.backends.eager import eager
 from ztw_rl.core.backends.onnx import onnx
-from ztw_rl.core.backends.staged import eager
 
 CPU = torch.device("cpu")
 N_EPISODES, SEED = 4, 10

@@ -16,7 +16,7 @@ from ztw_rl.atari.evaluate import play
 from ztw_rl.atari.seats import Row
 from ztw_rl.atari.student import exit_macs, macs, student_of, widths_for
 from ztw_rl.atari.teacher import Provenance, Teacher, from_agent
-from ztw_rl.core.backends.staged import eager
+from ztw_rl.core.backends.eager import eager
 from ztw_rl.core.checkpoint import newest_checkpoint
 from ztw_rl.core.cost import count_macs, exit_costs
 from ztw_rl.errors import UserError

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from ztw_rl.core.backends.staged import eager
+from ztw_rl.core.backends.eager import eager
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.runtime import Runtime
 from ztw_rl.errors import UserError

@@ -14,21 +14,20 @@ from ztw_rl.core.exits import Confidence, Patience, last, most_confident, select
 from ztw_rl.core.heads import ICConfig, InternalClassifier
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.runtime import decide
-from ztw_rl.core.stage import stages
 
 FALLBACKS = [last, most_confident]
 
 
 def assert_equals_offline(model, x, rule, fallback):
     """What ``decide`` says equals ``select`` on the full network; returns the exits."""
-    online = decide(stages(model), x, rule, fallback)
+    online = decide(model.answering(), x, rule, fallback)
     with torch.no_grad():
         answers = model(x)
     left_at, answered_by = select(answers, rule, fallback)
-    assert online.left_at.tolist() == left_at.tolist()
-    assert online.answered_by.tolist() == answered_by.tolist()
+    assert online.exits.tolist() == answered_by.tolist()
     wanted = answers[torch.arange(len(x)), answered_by]
-    torch.testing.assert_close(online.log_probs, wanted, equal_nan=True)
+    said = torch.from_numpy(online.log_probs)
+    torch.testing.assert_close(said, wanted, equal_nan=True)
     return left_at.tolist()
 
 
@@ -121,18 +120,18 @@ def test_every_pattern_of_exits(make_model, n, fallback):
 def test_a_threshold_nobody_exceeds_is_the_backbone_exactly(make_model, threshold):
     model = make_model(n_ics=4)
     x = inputs(64, False, torch.Generator().manual_seed(0))
-    decision = decide(stages(model), x, Confidence.uniform(threshold, 5))
+    decision = decide(model.answering(), x, Confidence.uniform(threshold, 5))
     with torch.no_grad():
         wanted = torch.log_softmax(model.backbone(x), -1)
-    assert torch.equal(decision.log_probs, wanted)
-    assert decision.left_at.tolist() == [4] * 64
+    assert torch.equal(torch.from_numpy(decision.log_probs), wanted)
+    assert decision.exits.tolist() == [4] * 64
 
 
 def test_threshold_zero_leaves_at_once(make_model):
     model = make_model(n_ics=4)
     x = inputs(64, False, torch.Generator().manual_seed(0))
-    decision = decide(stages(model), x, Confidence.uniform(0.0, 5))
-    assert decision.left_at.tolist() == decision.answered_by.tolist() == [0] * 64
+    decision = decide(model.answering(), x, Confidence.uniform(0.0, 5))
+    assert decision.exits.tolist() == [0] * 64
 
 
 def test_who_has_left_is_computed_no_further(make_model):
@@ -146,10 +145,10 @@ def test_who_has_left_is_computed_no_further(make_model):
             )
     model.head.register_forward_hook(lambda module, args, out: seen["blocks"].append(-len(args[0])))
     x = inputs(7, False, torch.Generator().manual_seed(0))
-    decide(stages(model), x, Confidence.forced(exits, 5))
+    decide(model.answering(), x, Confidence.forced(exits, 5))
     assert seen == {"blocks": [7, 5, 3, 3, 1, -1], "ics": [7, 5, 3, 3]}
     seen["blocks"].clear()
-    decide(stages(model), x, Confidence.forced(torch.zeros(7, dtype=torch.long), 5))
+    decide(model.answering(), x, Confidence.forced(torch.zeros(7, dtype=torch.long), 5))
     assert seen["blocks"] == [7]
 
 
@@ -161,10 +160,11 @@ def test_nan_runs_to_the_end(make_model):
     # The cascade and the ensemble hand the NaN on; the backbone's own head is clean.
     rule = Confidence(torch.full((2,), -torch.inf))
     for fallback in FALLBACKS:
-        decision = decide(stages(model), x, rule, fallback)
-        assert decision.left_at.tolist() == decision.answered_by.tolist() == [2] * 7
-        assert torch.equal(decision.log_probs, torch.log_softmax(model.backbone(x), -1))
-    assert decide(stages(model), x, Patience(torch.tensor(1))).left_at.tolist() == [2] * 7
+        decision = decide(model.answering(), x, rule, fallback)
+        assert decision.exits.tolist() == [2] * 7
+        wanted = torch.log_softmax(model.backbone(x), -1)
+        assert torch.equal(torch.from_numpy(decision.log_probs), wanted)
+    assert decide(model.answering(), x, Patience(torch.tensor(1))).exits.tolist() == [2] * 7
 
 
 def test_one_broken_sample_does_not_touch_the_others(make_model):
@@ -193,7 +193,7 @@ def test_the_mixture_by_hand():
     ic.forward = lambda features, previous=None: Half(0)(features)
     model = EarlyExitModel([nn.Identity()], Half(1), [ic], [1]).eval()
     p = torch.tensor([[0.9, 0.1, 0.3, 0.7], [0.6, 0.4, 0.2, 0.8], [0.2, 0.8, 0.5, 0.5]])
-    decision = decide(stages(model), p.log()[..., None, None], Confidence.uniform(0.7, 2))
-    assert decision.left_at.tolist() == [0, 1, 0]
+    decision = decide(model.answering(), p.log()[..., None, None], Confidence.uniform(0.7, 2))
+    assert decision.exits.tolist() == [0, 1, 0]
     wanted = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.2, 0.8]])
-    torch.testing.assert_close(decision.log_probs.exp(), wanted)
+    torch.testing.assert_close(torch.from_numpy(decision.log_probs).exp(), wanted)

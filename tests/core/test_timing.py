@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ztw_rl.core import timing
-from ztw_rl.core.backends.staged import eager
+from ztw_rl.core.backends.eager import eager
 from ztw_rl.core.timing import (
     ExitTimes,
     forced_thresholds,

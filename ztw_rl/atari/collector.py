@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -128,11 +129,11 @@ class Collector:
         returns: list[float] = []
         for number in range(1, self._n_steps + 1):
             observations = torch.from_numpy(self._observations)
-            x, activations = observations.to(self._device), []
-            for m in range(self._model.n_exits - 1):
-                x = self._model.features(m, x)
-                activations.append(x)
-            alone = torch.log_softmax(self._model.ic_logits(activations), dim=-1)
+            x = observations.to(self._device)
+            ics = list(islice(self._model.exits(x), self._model.n_exits - 1))
+            activations = [ic.features for ic in ics]
+            x = activations[-1]
+            alone = torch.log_softmax(torch.stack([ic.logits for ic in ics], dim=1), dim=-1)
             said = answers(alone)
             if self._head_acts:
                 heard.append(self._teacher(x))
@@ -182,8 +183,8 @@ class Collector:
 
     def _teacher(self, x: Tensor) -> Tensor:
         """(B, A) log-probabilities of the policy's own head, from what the last IC reads."""
-        features = self._model.features(self._model.n_exits - 1, x)
-        return torch.log_softmax(self._model.head(features), dim=-1)
+        segment = self._model.segments[-1]
+        return torch.log_softmax(segment.classify(segment.read(x), None), dim=-1)
 
 
 class _Steps:

@@ -51,8 +51,7 @@ class EarlyExitPolicy:
         x = np.ascontiguousarray(observation)
         single = x.ndim == len(self.runtime.input_shape)
         batch = torch.from_numpy(x[None] if single else x)
-        prediction = self.runtime.predict(batch.to(self.runtime.device))
-        log_probs = prediction.log_probs.cpu().numpy()
+        log_probs = self.runtime.predict(batch.to(self.runtime.device)).log_probs
         if not deterministic:
             log_probs = log_probs + self._rng.gumbel(size=log_probs.shape)
         actions: npt.NDArray[np.int64] = log_probs.argmax(axis=1)

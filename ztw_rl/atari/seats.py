@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 from zlib import crc32
 
 import numpy as np
@@ -108,10 +108,10 @@ class Seats:
         actions = np.full(len(self._games), NOOP, np.int64)
         for members, rule in self._groups():
             x = torch.from_numpy(self._observations[members]).to(self._device)
-            decision = decide(self._backend.stages, x, rule)
-            left_at = decision.left_at.tolist()
-            self._compare(x, decision.log_probs, left_at, members)
-            actions[members] = self._choose(decision.log_probs.cpu().numpy(), members)
+            decision = decide(self._backend.segments, x, rule)
+            left_at = decision.exits.tolist()
+            self._compare(x, decision.labels, left_at, members)
+            actions[members] = self._choose(decision.log_probs, members)
             newest = self._observations[members, -1]
             for seat, m, frame in zip(members, left_at, newest, strict=True):
                 game = self._games[seat]
@@ -196,7 +196,11 @@ class Seats:
         return thresholds
 
     def _compare(
-        self, x: Tensor, log_probs: Tensor, left_at: list[int], members: npt.NDArray[np.int64]
+        self,
+        x: Tensor,
+        labels: npt.NDArray[np.int64],
+        left_at: list[int],
+        members: npt.NDArray[np.int64],
     ) -> None:
         """Count where the answers to ``x`` differ from the full model's, for rows that ask."""
         games = [self._games[seat] for seat in members]
@@ -205,15 +209,15 @@ class Seats:
         asked = [i for i, g in enumerate(games) if g is not None and g.row.compared and early[i]]
         if not asked:
             return
-        full = self._backend.backbone(x[asked]).argmax(dim=-1)
-        differ = (log_probs[asked].argmax(dim=-1) != full).tolist()
+        full = self._backend.backbone(x[asked]).argmax(dim=-1).cpu().numpy()
+        differ = (labels[asked] != full).tolist()
         for i, differs in zip(asked, differ, strict=True):
             game = games[i]
             assert game is not None
             game.n_differ += differs
 
     def _choose(
-        self, log_probs: npt.NDArray[np.float32], members: npt.NDArray[np.int64]
+        self, log_probs: npt.NDArray[np.floating[Any]], members: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
         """(B,) actions."""
         if self._action_mode == "sample":

@@ -83,7 +83,7 @@ class ICStage:
             previous = logits[-1] if logits else None
             if isinstance(ic, PixelClassifier):
                 pixels = experience.observations[index].to(ic.linear.weight.device)
-                logits.append(ic(self._model.features(m, pixels), previous))
+                logits.append(ic(self._model.segments[m].read(pixels), previous))
             else:
                 patches = next(reads)
                 chosen = patches.index_select(0, index.to(patches.device))

@@ -181,7 +181,7 @@ def _show_imported(
 
     from ztw_rl.atari.evaluate import play
     from ztw_rl.atari.seats import Row
-    from ztw_rl.core.backends.staged import eager
+    from ztw_rl.core.backends.eager import eager
 
     (result,) = play(
         eager(teacher.model()),

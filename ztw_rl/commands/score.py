@@ -151,7 +151,7 @@ def _play(
     from ztw_rl.atari.evaluate import play
     from ztw_rl.atari.make_emulators import make_batches
     from ztw_rl.atari.seats import Row
-    from ztw_rl.core.backends.staged import eager
+    from ztw_rl.core.backends.eager import eager
     from ztw_rl.core.device import exact_device
 
     device = exact_device(args.device)

@@ -48,7 +48,7 @@ def export_aoti(
     thresholds: Sequence[float],
     metadata: Mapping[str, Any],
 ) -> None:
-    """Write a model as one zip, atomically: a compiled stage per exit, and ``metadata.json``.
+    """Write a model as one zip, atomically: a compiled segment per exit, and ``metadata.json``.
 
     The code is this processor's, for the same version of PyTorch; ``backends.aoti.load`` runs it.
 
@@ -62,7 +62,7 @@ def export_aoti(
     Raises:
         UserError: There is no C++ compiler, or PyTorch is too old.
     """
-    packages = aoti.compile_stages(model, x)
+    packages = aoti.compile_segments(model, x)
     files = {aoti.package_file(m): package for m, package in enumerate(packages)}
     described = _described(aoti.KIND, model, x, thresholds) | {"torch": aoti.torch_version()}
     _write(path, files, {**metadata, **described})

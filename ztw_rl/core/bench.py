@@ -71,8 +71,8 @@ def bench(
     never = forced_thresholds(n_exits - 1, n_exits)
     cases["no_exit"] = (_predictor(backend, never), relative_macs[-1])
     with threads(n_threads):
-        exits = torch.cat([backend.predict(batch, thresholds).exits for batch in batches])
-        shares = torch.bincount(exits, minlength=n_exits) / len(exits)
+        exits = np.concatenate([backend.predict(batch, thresholds).exits for batch in batches])
+        shares = np.bincount(exits, minlength=n_exits) / len(exits)
         mixed = relative_cost(shares.tolist(), relative_macs)
         cases["mix"] = (_predictor(backend, thresholds), mixed)
         calls = [_cycle(function, batches) for function, _ in cases.values()]

@@ -59,16 +59,10 @@ def exit_costs(model: EarlyExitModel, x: Tensor) -> ExitCosts:
     """
     backbone_macs = count_macs(lambda: model.backbone(x))
     macs, parameters = [0], [0]
-    previous: Tensor | None = None
-    bounds = (0, *model.attach, len(model.blocks))
-    for m in range(model.n_exits):
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            x = model.features(m, x)
-            previous = model.classify(m, x, previous)
-        macs.append(macs[-1] + counter.get_total_flops() // 2)
-        classifier = model.head if m == len(model.ics) else model.ics[m]
-        parts = [classifier, *model.blocks[bounds[m] : bounds[m + 1]]]
-        added = sum(n_parameters(part) for part in parts)
+    exits = model.exits(x)
+    for m, segment in enumerate(model.segments):
+        macs.append(macs[-1] + count_macs(lambda: next(exits)))
+        added = n_parameters(segment)
         if model.ensemble is not None and model.is_ensembled(m):
             added += m + 1 + model.ensemble.log_biases.shape[1]
         parameters.append(parameters[-1] + added)

@@ -72,6 +72,12 @@ class Ensemble(nn.Module, ABC):
         weights = self.log_weights[exit_index, : exit_index + 1].to(log_probs.dtype).exp()
         return self.combine(log_probs, weights, self.log_biases[exit_index].to(log_probs.dtype))
 
+    def fixed(self, exit_index: int) -> FixedEnsemble:
+        """The ensemble at one exit as it is now, for what runs a trained model."""
+        weights = self.log_weights[exit_index, : exit_index + 1].detach().float().exp()
+        log_bias = self.log_biases[exit_index].detach().float().clone()
+        return FixedEnsemble(type(self), weights, log_bias)
+
     def forward(self, log_probs: Tensor) -> Tensor:
         """The ensemble's distribution at every exit.
 
@@ -107,6 +113,37 @@ class Ensemble(nn.Module, ABC):
     @abstractmethod
     def normalized(mixed: Tensor, log_bias: Tensor) -> Tensor:
         """Log-probabilities (…, C) from the members' weighted sum (…, C) and the bias."""
+
+
+class FixedEnsemble(nn.Module):
+    """An ensemble at one exit m, from logits, with weights that no longer change.
+
+    Answers are float32, whatever the network's arithmetic is.
+
+    Args:
+        kind: Geometric or additive.
+        weights: (m + 1,), positive.
+        log_bias: (C,).
+    """
+
+    weights: Tensor
+    log_bias: Tensor
+
+    def __init__(self, kind: type[Ensemble], weights: Tensor, log_bias: Tensor) -> None:
+        super().__init__()
+        self.kind = kind
+        self.register_buffer("weights", weights)
+        self.register_buffer("log_bias", log_bias)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """(B, C) log-probabilities.
+
+        Args:
+            logits: (B, m + 1, C) of the exits 0 … m.
+        """
+        # Normalising shifts a member's logits by a constant each.
+        members = logits if self.kind.SHIFT_INVARIANT else torch.log_softmax(logits, dim=-1)
+        return self.kind.combine(members, self.weights, self.log_bias)
 
 
 class GeometricEnsemble(Ensemble):

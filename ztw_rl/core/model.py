@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ztw_rl.core.ensembles import Ensemble
 from ztw_rl.core.heads import InternalClassifier
+from ztw_rl.core.segment import Segment
+
+
+class ExitOutput(NamedTuple):
+    """What one exit reads, and what it says alone."""
+
+    features: Tensor
+    logits: Tensor
+    """(B, C)."""
 
 
 class EarlyExitModel(nn.Module):
@@ -16,8 +26,7 @@ class EarlyExitModel(nn.Module):
 
     Exits are numbered 0 … E−1: the ICs in order of depth, then the backbone's own head. The work
     between two exits is a *segment*; running segment m after segment m−1 is all that exit m
-    costs. Offline code calls ``activations``, ``ic_logits`` and ``ensembled``; online code
-    runs one segment after another, as ``core.stage`` cuts them.
+    costs. Offline code goes through ``exits``, online code through the segments of ``answering``.
 
     Args:
         blocks: The backbone without its head, in order.
@@ -56,47 +65,40 @@ class EarlyExitModel(nn.Module):
         self.ics = nn.ModuleList(ics)
         self.attach = tuple(attach)
         self.ensemble = ensemble
+        bounds = (0, *attach, len(blocks))
+        # A tuple, so that each layer is a parameter once, under its own name.
+        self.segments = tuple(
+            Segment(blocks[bounds[m] : bounds[m + 1]], classifier, is_head=m == len(ics))
+            for m, classifier in enumerate((*ics, head))
+        )
+        """E, each exit alone; see ``answering``."""
 
     @property
     def n_exits(self) -> int:
         """Number of exits E, the backbone's head included."""
         return len(self.ics) + 1
 
-    def features(self, m: int, x: Tensor) -> Tensor:
-        """Run the blocks between exit m−1 and exit m; none of the classifiers.
-
-        Args:
-            m: Exit, 0 … E−1.
-            x: The network's input for m = 0, else what ``features(m − 1, …)`` returned.
-
-        Returns:
-            What exit m reads.
-        """
-        bounds = (0, *self.attach, len(self.blocks))
-        for block in self.blocks[bounds[m] : bounds[m + 1]]:
-            x = block(x)
-        return x
-
-    def classify(self, m: int, features: Tensor, previous: Tensor | None) -> Tensor:
-        """Logits of exit m, before any ensembling.
-
-        Args:
-            m: Exit, 0 … E−1.
-            features: What ``features(m, …)`` returned.
-            previous: (B, C) logits of exit m−1, if there is one.
-
-        Returns:
-            (B, C).
-        """
-        if m == len(self.ics):
-            logits: Tensor = self.head(features)
-        else:
-            logits = self.ics[m](features, previous)
-        return logits
-
     def is_ensembled(self, m: int) -> bool:
         """Whether exit m answers with the ensemble rather than alone."""
         return self.ensemble is not None and m < self.ensemble.n_exits
+
+    def answering(self) -> tuple[Segment, ...]:
+        """The segments with their ensembles, for what runs the model exit by exit.
+
+        Layers are shared with the model; ensembles are fixed as they are now, so it should be
+        trained.
+        """
+        return tuple(
+            Segment(
+                list(own.blocks),
+                own.classifier,
+                is_head=own.is_head,
+                ensemble=self.ensemble.fixed(m)
+                if self.ensemble is not None and self.is_ensembled(m)
+                else None,
+            ).eval()
+            for m, own in enumerate(self.segments)
+        )
 
     def backbone(self, x: Tensor) -> Tensor:
         """Logits of the backbone alone: no IC is evaluated.
@@ -107,42 +109,30 @@ class EarlyExitModel(nn.Module):
         Returns:
             (B, C).
         """
-        for block in self.blocks:
-            x = block(x)
+        for segment in self.segments:
+            x = segment.read(x)
         logits: Tensor = self.head(x)
         return logits
 
-    def activations(self, x: Tensor) -> list[Tensor]:
-        """What each exit reads, first to last: the trunk's work, and all of it.
+    def exits(self, x: Tensor) -> Iterator[ExitOutput]:
+        """What each exit reads and says alone, one after another.
+
+        What nobody asks for is not computed: taking the first m + 1 runs the segments 0 … m.
 
         Args:
             x: The network's input.
 
-        Returns:
-            E tensors.
+        Yields:
+            E times.
         """
-        found = []
-        for m in range(self.n_exits):
-            x = self.features(m, x)
-            found.append(x)
-        return found
-
-    def ic_logits(self, activations: Sequence[Tensor]) -> Tensor:
-        """Logits of all ICs, each seeing its predecessor's where it cascades.
-
-        Args:
-            activations: What the ICs read; E−1 tensors or more.
-
-        Returns:
-            (B, E−1, C).
-        """
-        logits: list[Tensor] = []
-        for m in range(len(self.ics)):
-            logits.append(self.classify(m, activations[m], logits[-1] if logits else None))
-        return torch.stack(logits, dim=1)
+        previous: Tensor | None = None
+        for segment in self.segments:
+            x = segment.read(x)
+            previous = segment.classify(x, previous)
+            yield ExitOutput(x, previous)
 
     def ensembled(self, log_probs: Tensor) -> Tensor:
-        """What every exit says, from what every exit says alone.
+        """What every exit answers, from what every exit says alone.
 
         Args:
             log_probs: (B, E, C), each exit's own log-probabilities.
@@ -155,8 +145,8 @@ class EarlyExitModel(nn.Module):
         n = self.ensemble.n_exits
         return torch.cat([self.ensemble(log_probs[:, :n]), log_probs[:, n:]], dim=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """What every exit says: the whole network, offline.
+    def alone(self, x: Tensor) -> Tensor:
+        """What every exit says before any ensembling.
 
         Args:
             x: The network's input.
@@ -164,7 +154,16 @@ class EarlyExitModel(nn.Module):
         Returns:
             (B, E, C) log-probabilities.
         """
-        activations = self.activations(x)
-        head = self.head(activations[-1]).unsqueeze(1)
-        logits = torch.cat([self.ic_logits(activations), head], dim=1) if self.ics else head
-        return self.ensembled(torch.log_softmax(logits.float(), dim=-1))
+        logits = torch.stack([found.logits for found in self.exits(x)], dim=1)
+        return torch.log_softmax(logits.float(), dim=-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What every exit answers: the whole network, offline.
+
+        Args:
+            x: The network's input.
+
+        Returns:
+            (B, E, C) log-probabilities.
+        """
+        return self.ensembled(self.alone(x))

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ztw_rl.core.backends.backend import Prediction, Predictor
+from ztw_rl.core.backends.backend import Predictor
 from ztw_rl.core.exits import ExitRule, Fallback, last
-from ztw_rl.core.stage import StageFunction
+from ztw_rl.core.segment import SegmentFunction
+from ztw_rl.decision import Decision, answered
 from ztw_rl.errors import UserError
-
-
-class Decision(NamedTuple):
-    """What an early-exit model said about a batch."""
-
-    log_probs: Tensor
-    """(B, C) of the answering exit."""
-    left_at: Tensor
-    """(B,) the exit at which computation stopped."""
-    answered_by: Tensor
-    """(B,) the exit that answered; another than ``left_at`` only by choice of the fallback."""
 
 
 @torch.inference_mode()
 def decide(
-    stages: Sequence[StageFunction], x: Tensor, rule: ExitRule, fallback: Fallback = last
+    segments: Sequence[SegmentFunction], x: Tensor, rule: ExitRule, fallback: Fallback = last
 ) -> Decision:
     """Run a batch exit by exit; samples that leave are dropped from all further work.
 
@@ -37,7 +26,7 @@ def decide(
     ``exits.select`` on what all exits of the model say.
 
     Args:
-        stages: One per exit: ``stage.stages`` of a model, or a backend's.
+        segments: One per exit: a model's ``answering``, or a backend's.
         x: (B, …), the network's input.
         rule: Who leaves.
         fallback: Who answers for a sample that nobody let go.
@@ -49,31 +38,29 @@ def decide(
     alive = torch.arange(len(x), device=x.device)
     logits: Tensor | None = None
     answers: Tensor | None = None
-    left: list[tuple[Tensor, ...]] = []
-    for m, stage in enumerate(stages):
-        x, logits, log_probs, _ = stage(x, logits)
+    left: list[tuple[Tensor, Tensor, Tensor]] = []
+    for m, segment in enumerate(segments):
+        x, logits, log_probs, _ = segment(x, logits)
         newest = log_probs.unsqueeze(1)
         answers = newest if answers is None else torch.cat([answers, newest], dim=1)
-        left_at = torch.full_like(alive, m)
-        if m == len(stages) - 1:
+        if m == len(segments) - 1:
             by = fallback(answers)
-            left.append((alive, answers[torch.arange(len(by), device=by.device), by], left_at, by))
+            left.append((alive, answers[torch.arange(len(by), device=by.device), by], by))
             break
         leaves = rule.leaves(answers)
         gone = leaves.nonzero().squeeze(1)
         if not len(gone):
             continue
-        exits = left_at[: len(gone)]
-        left.append((alive[gone], log_probs[gone], exits, exits))
+        left.append((alive[gone], log_probs[gone], torch.full_like(gone, m)))
         stays = (~leaves).nonzero().squeeze(1)
         if not len(stays):
             break
         alive, x, logits, answers = alive[stays], x[stays], logits[stays], answers[stays]
         rule = rule.rows(stays)
-    index, *parts = (torch.cat(part) for part in zip(*left, strict=True))
+    index, answer, exits = (torch.cat(part) for part in zip(*left, strict=True))
     # Where each sample went: the inverse of where each came from.
     order = index.argsort()
-    return Decision(*(part[order] for part in parts))
+    return answered(answer[order].cpu().numpy(), exits[order].cpu().numpy())
 
 
 class Runtime:
@@ -102,7 +89,7 @@ class Runtime:
         self.device = x.device
         self.thresholds: tuple[float, ...] = tuple(given.tolist())
 
-    def predict(self, x: Tensor) -> Prediction:
+    def predict(self, x: Tensor) -> Decision:
         """Answer a batch; samples that have left are computed no further.
 
         Args:

@@ -25,7 +25,6 @@ from ztw_rl.core.sweep import (
 )
 from ztw_rl.supervised.config import FallbackName, SelectedOn
 from ztw_rl.supervised.data.source import Source
-from ztw_rl.supervised.train_ics import exit_log_probs
 
 FALLBACKS = {"last": last, "most_confident": most_confident}
 RuleName = Literal["confidence", "patience"]
@@ -77,7 +76,7 @@ def collect(
     """
     log_probs, backbone, labels = [], [], []
     for batch in source.plain(batch_size):
-        alone = exit_log_probs(model, batch.images)
+        alone = model.alone(batch.images)
         log_probs.append(model.ensembled(alone).cpu())
         backbone.append(alone[:, -1].argmax(dim=-1).cpu())
         labels.append(batch.labels.cpu())

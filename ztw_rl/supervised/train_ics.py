@@ -6,6 +6,7 @@ Source: Wołczyk et al., "Zero Time Waste" (2021), appendix A.1.
 from __future__ import annotations
 
 import math
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -35,7 +36,7 @@ LOWEST_LOG_PROB = -60.0
 
 
 class ICLogits(nn.Module):
-    """(B, E−1, C) logits of the ICs from images; the trunk runs without a graph.
+    """(B, E−1, C) logits of the ICs from images; the trunk is frozen, so it has no graph.
 
     A module of its own, so that several processes can average its gradients.
     """
@@ -46,9 +47,8 @@ class ICLogits(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits for (B, 3, H, W) uint8 images."""
-        with torch.no_grad():
-            activations = self.model.activations(images)
-        return self.model.ic_logits(activations)
+        ics = islice(self.model.exits(images), len(self.model.ics))
+        return torch.stack([ic.logits for ic in ics], dim=1)
 
 
 class _ICLearner:
@@ -82,23 +82,6 @@ class _ICLearner:
         """See ``Learner``: how far the other ICs pull the first one off its own course."""
         log_probs = self._log_probs(self._alone, batch.images)
         return {"gradient_cosine": first_ic_cosine(log_probs, batch.labels, self._first)}
-
-
-@torch.inference_mode()
-def exit_log_probs(model: EarlyExitModel, images: Tensor) -> Tensor:
-    """What every exit says alone, before any ensemble.
-
-    Args:
-        model: In eval mode.
-        images: (B, 3, H, W) uint8.
-
-    Returns:
-        (B, E, C) float32.
-    """
-    activations = model.activations(images)
-    head = model.head(activations[-1]).unsqueeze(1)
-    logits = torch.cat([model.ic_logits(activations), head], dim=1)
-    return torch.log_softmax(logits.float(), dim=-1)
 
 
 def fit_ensemble(
@@ -264,7 +247,9 @@ def _cache(
     done = 0
     for batch in source.epoch(config.batch_size, seed):
         part = slice(done, done + len(batch.labels))
-        answers[part] = exit_log_probs(model, batch.images)
+        with torch.inference_mode():
+            found = model.alone(batch.images)
+        answers[part] = found
         labels[part] = batch.labels
         done = part.stop
     return answers, labels

@@ -49,7 +49,9 @@ def test_equals_the_offline_selection(artefact):
             prediction = runner.predict(x, threshold)
             assert prediction.exits.tolist() == exits.tolist()
             expected = answers[torch.arange(batch_size), exits]
-            torch.testing.assert_close(prediction.log_probs, expected, atol=1e-4, rtol=0)
+            torch.testing.assert_close(
+                torch.from_numpy(prediction.log_probs), expected, atol=1e-4, rtol=0
+            )
     x = torch.full((3, 3, 9, 9), math.nan)
     assert runner.predict(x, 0.0).exits.tolist() == [1, 1, 1]
     with pytest.raises(UserError, match=r"the model takes torch.float32 \(B, 3, 9, 9\)"):

@@ -1,4 +1,4 @@
-"""A model's stages compiled ahead of time by AOTInductor, and what runs them without the model."""
+"""Segments compiled ahead of time by AOTInductor, and what runs them without the model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from ztw_rl import deploy
-from ztw_rl.core.backends.backend import Prediction
 from ztw_rl.core.backends.compiled import require_compiler
-from ztw_rl.core.backends.staged import Stages
+from ztw_rl.core.backends.eager import Segments
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.runtime import Runtime
-from ztw_rl.core.stage import Stage, StageOutput
+from ztw_rl.core.segment import Segment, SegmentOutput
+from ztw_rl.decision import Decision
 from ztw_rl.errors import UserError
 
 KIND = "aoti"
@@ -29,7 +29,7 @@ LARGEST_BATCH = 2**16
 
 
 def package_file(m: int) -> str:
-    """Name of exit m's compiled stage inside the artefact."""
+    """Name of exit m's compiled segment inside the artefact."""
     return f"exit_{m}.pt2"
 
 
@@ -39,20 +39,20 @@ def torch_version() -> str:
 
 
 class _Plain(nn.Module):
-    """A stage whose output is a plain tuple, which the compiler can name in its package."""
+    """A segment whose output is a plain tuple, which the compiler can name in its package."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, segment: Segment) -> None:
         super().__init__()
-        self.stage = stage
+        self.segment = segment
 
     def forward(self, features: Tensor, logits: Tensor | None = None) -> tuple[Tensor, ...]:
-        """See ``Stage.forward``."""
-        return tuple(self.stage(features, logits))
+        """See ``Segment.forward``."""
+        return tuple(self.segment(features, logits))
 
 
 @torch.no_grad()
-def compile_stages(model: EarlyExitModel, x: Tensor) -> tuple[bytes, ...]:
-    """Compile each stage for any batch size; takes about ten seconds each.
+def compile_segments(model: EarlyExitModel, x: Tensor) -> tuple[bytes, ...]:
+    """Compile each segment for any batch size; takes about ten seconds each.
 
     Args:
         model: In eval mode, on the CPU.
@@ -71,10 +71,10 @@ def compile_stages(model: EarlyExitModel, x: Tensor) -> tuple[bytes, ...]:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # The compiler warns of its own internals.
         warnings.simplefilter("ignore")
-        for m in range(model.n_exits):
-            stage = _Plain(Stage(model, m)).eval()
+        for m, own in enumerate(model.answering()):
+            segment = _Plain(own).eval()
             program = torch.export.export(
-                stage, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs)
+                segment, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs)
             )
             path = _inductor.aoti_compile_and_package(
                 program,
@@ -83,7 +83,7 @@ def compile_stages(model: EarlyExitModel, x: Tensor) -> tuple[bytes, ...]:
                 inductor_configs={"cpp.dynamic_threads": True},
             )
             packages.append(Path(path).read_bytes())
-            inputs = stage(*inputs)[:2]
+            inputs = segment(*inputs)[:2]
     return tuple(packages)
 
 
@@ -91,21 +91,21 @@ class AotiModel:
     """An artefact of ``ztw-rl export --format aoti``.
 
     Args:
-        stages: One per exit, see ``stage.Stage``; for batches of at least one.
+        segments: One per exit, see ``segment.Segment``; for batches of at least one.
         metadata: What ``metadata.json`` holds.
     """
 
     def __init__(
-        self, stages: Sequence[Callable[..., Sequence[Tensor]]], metadata: Mapping[str, Any]
+        self, segments: Sequence[Callable[..., Sequence[Tensor]]], metadata: Mapping[str, Any]
     ) -> None:
         self.metadata = metadata
-        self.n_exits = len(stages)
-        self._stages = Stages([_named(stage) for stage in stages])
+        self.n_exits = len(segments)
+        self._segments = Segments([_named(segment) for segment in segments])
         dtype = cast(torch.dtype, getattr(torch, metadata["input_dtype"]))
         self._example = torch.zeros(1, *metadata["input_shape"], dtype=dtype)
-        self._proposed = Runtime(self._stages, self._example, metadata["thresholds"])
+        self._proposed = Runtime(self._segments, self._example, metadata["thresholds"])
 
-    def predict(self, x: Tensor, threshold: npt.ArrayLike | None = None) -> Prediction:
+    def predict(self, x: Tensor, threshold: npt.ArrayLike | None = None) -> Decision:
         """Answer a batch; samples that have left are computed no further.
 
         Args:
@@ -117,18 +117,18 @@ class AotiModel:
         """
         runtime = self._proposed
         if threshold is not None:
-            runtime = Runtime(self._stages, self._example, threshold)
+            runtime = Runtime(self._segments, self._example, threshold)
         if len(x):
             return runtime.predict(x)
         # Compiled code takes no empty batch.
         one = runtime.predict(torch.cat([x, x.new_zeros(1, *x.shape[1:])]))
-        return Prediction(*(part[:0] for part in one))
+        return Decision(one.labels[:0], one.exits[:0], one.confidences[:0], one.log_probs[:0])
 
 
-def _named(stage: Callable[..., Sequence[Tensor]]) -> Callable[..., StageOutput]:
-    def run(features: Tensor, logits: Tensor | None) -> StageOutput:
-        outputs = stage(features) if logits is None else stage(features, logits)
-        return StageOutput(*outputs)
+def _named(segment: Callable[..., Sequence[Tensor]]) -> Callable[..., SegmentOutput]:
+    def run(features: Tensor, logits: Tensor | None) -> SegmentOutput:
+        outputs = segment(features) if logits is None else segment(features, logits)
+        return SegmentOutput(*outputs)
 
     return run
 
@@ -157,12 +157,12 @@ def load(path: str | Path) -> AotiModel:
     from torch._inductor import aoti_load_package
 
     try:
-        stages = [aoti_load_package(io.BytesIO(package)) for package in packages]
+        segments = [aoti_load_package(io.BytesIO(package)) for package in packages]
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} cannot be run here ({reason}); export it again") from None
     try:
-        return AotiModel(stages, metadata)
+        return AotiModel(segments, metadata)
     except (UserError, KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         where = deploy.METADATA_FILE
         raise UserError(f"{path} is damaged ({where}: {error}); export it again") from None

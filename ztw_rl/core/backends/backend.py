@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
-from ztw_rl.core.stage import StageFunction
-
-
-class Prediction(NamedTuple):
-    """What an early-exit model answers to a batch."""
-
-    log_probs: Tensor
-    """(B, C) of the exit that answers."""
-    exits: Tensor
-    """(B,) int64, the exit that answers; computation stopped there."""
-    confidences: Tensor
-    """(B,) the answer's highest probability."""
-
-    @property
-    def labels(self) -> Tensor:
-        """(B,) int64, the likeliest class: the label, or a policy's greedy action."""
-        return self.log_probs.argmax(dim=-1)
+from ztw_rl.core.segment import SegmentFunction
+from ztw_rl.decision import Decision
 
 
 class Predictor(Protocol):
@@ -34,7 +19,7 @@ class Predictor(Protocol):
 
     n_exits: int
 
-    def predict(self, x: Tensor, thresholds: Sequence[float]) -> Prediction:
+    def predict(self, x: Tensor, thresholds: Sequence[float]) -> Decision:
         """Answer a batch; samples that have left are computed no further.
 
         Args:
@@ -45,13 +30,13 @@ class Predictor(Protocol):
 
 
 class Backend(Predictor, Protocol):
-    """A predictor that also shows its stages, and runs the backbone alone to be compared with."""
+    """A predictor that also shows its segments, and runs the backbone alone to be compared with."""
 
     name: str
     """For tables."""
 
     @property
-    def stages(self) -> Sequence[StageFunction]:
+    def segments(self) -> Sequence[SegmentFunction]:
         """One per exit, for batches of at least one, and for any rule: see ``runtime.decide``."""
         ...
 

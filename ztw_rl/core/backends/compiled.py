@@ -1,4 +1,4 @@
-"""A model's stages through ``torch.compile``."""
+"""A model's segments through ``torch.compile``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from types import FunctionType, MethodType
 
 import torch
 
-from ztw_rl.core.backends.staged import StagedBackend
+from ztw_rl.core.backends.eager import SegmentsBackend
 from ztw_rl.core.model import EarlyExitModel
-from ztw_rl.core.stage import Stage, StageFunction
+from ztw_rl.core.segment import Segment, SegmentFunction
 from ztw_rl.errors import UserError
 
 
@@ -32,20 +32,20 @@ def require_compiler(remedy: str) -> None:
         )
 
 
-def compiled(model: EarlyExitModel) -> StagedBackend:
-    """Stages compiled at their first call, which takes up to a minute and a C++ compiler.
+def compiled(model: EarlyExitModel) -> SegmentsBackend:
+    """Segments compiled at their first call, which takes up to a minute and a C++ compiler.
 
     Args:
         model: In eval mode, its parameters frozen.
     """
-    compiled_stages = [torch.compile(_alone(Stage(model, m))) for m in range(model.n_exits)]
-    return StagedBackend("torch.compile", compiled_stages, torch.compile(model.backbone))
+    segments = [torch.compile(_alone(segment)) for segment in model.answering()]
+    return SegmentsBackend("torch.compile", segments, torch.compile(model.backbone))
 
 
-def _alone(stage: Stage) -> StageFunction:
-    """A stage's ``forward`` with a code object of its own.
+def _alone(segment: Segment) -> SegmentFunction:
+    """A segment's ``forward`` with a code object of its own.
 
-    PyTorch compiles a code object for eight cases at most, of which every stage would be one.
+    PyTorch compiles a code object for eight cases at most, of which every segment would be one.
     """
-    forward = Stage.forward
-    return MethodType(FunctionType(forward.__code__.replace(), forward.__globals__), stage)
+    forward = Segment.forward
+    return MethodType(FunctionType(forward.__code__.replace(), forward.__globals__), segment)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ztw_rl import deploy
-from ztw_rl.core.backends.backend import Prediction
 from ztw_rl.core.model import EarlyExitModel
-from ztw_rl.core.stage import Stage, StageOutput
+from ztw_rl.core.segment import SegmentOutput
+from ztw_rl.decision import Decision
 from ztw_rl.errors import UserError
 
 NEVER = 2.0
@@ -36,7 +36,7 @@ def require_packages() -> None:
 
 
 class _Chain(nn.Module):
-    """All stages in a row, with everything that passes between them as outputs.
+    """All segments in a row, with everything that passes between them as outputs.
 
     Args:
         model: In eval mode.
@@ -44,15 +44,15 @@ class _Chain(nn.Module):
 
     def __init__(self, model: EarlyExitModel) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(Stage(model, m).eval() for m in range(model.n_exits))
+        self.segments = nn.ModuleList(model.answering())
         self.head = model.head
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The four outputs of each stage; of the last its answer and confidence; the backbone."""
+        """The four outputs of each segment; of the last its answer and confidence; the backbone."""
         outputs: list[Tensor] = []
         logits: Tensor | None = None
-        for stage in self.stages:
-            x, logits, log_probs, confidence = stage(x, logits)
+        for segment in self.segments:
+            x, logits, log_probs, confidence = segment(x, logits)
             outputs += [x, logits, log_probs, confidence]
         return [*outputs[:-4], *outputs[-2:], self.head(x)]
 
@@ -190,7 +190,7 @@ class OnnxBackend:
     """ONNX Runtime; see ``backend.Backend``.
 
     Args:
-        model: The stages.
+        model: The segments.
         backbone: Session from ``x`` to ``logits``.
     """
 
@@ -200,28 +200,23 @@ class OnnxBackend:
         self.n_exits = model.n_exits
         self._model = model
         self._backbone = backbone
-        self.stages = tuple(partial(self._stage, m) for m in range(model.n_exits))
+        self.segments = tuple(partial(self._segment, m) for m in range(model.n_exits))
 
-    def _stage(self, m: int, features: Tensor, logits: Tensor | None) -> StageOutput:
-        """Exit m of a batch; see ``stage.StageFunction``."""
+    def _segment(self, m: int, features: Tensor, logits: Tensor | None) -> SegmentOutput:
+        """Exit m of a batch; see ``segment.SegmentFunction``."""
         history = None if logits is None else logits.numpy()
         outputs = self._model.run_exit(m, features.numpy(), history)
         *state, log_probs, confidence = (torch.from_numpy(output) for output in outputs)
         features, logits = state or (torch.empty(0), torch.empty(0))
-        return StageOutput(features, logits, log_probs, confidence)
+        return SegmentOutput(features, logits, log_probs, confidence)
 
-    def predict(self, x: Tensor, thresholds: Sequence[float]) -> Prediction:
+    def predict(self, x: Tensor, thresholds: Sequence[float]) -> Decision:
         """See ``Backend.predict``."""
-        answer = self._model.predict(x.numpy(), thresholds)
-        return Prediction(
-            torch.from_numpy(answer.log_probs),
-            torch.from_numpy(answer.exits),
-            torch.from_numpy(answer.confidences),
-        )
+        return self._model.predict(x.numpy(), thresholds)
 
     def backbone(self, x: Tensor) -> Tensor:
         """See ``Backend.backbone``."""
-        # In chunks, as the stages run, for neither to have an advantage.
+        # In chunks, as the segments run, for neither to have an advantage.
         array = x.numpy()
         parts = [
             self._backbone.run(("logits",), {"x": array[start : start + deploy.CHUNK]})[0]

@@ -4,12 +4,13 @@ import math
 import os
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from torch._dynamo import config as dynamo_config
 
 from ztw_rl.core.backends.compiled import compiled
-from ztw_rl.core.backends.staged import eager
+from ztw_rl.core.backends.eager import eager
 from ztw_rl.core.exits import Confidence, select
 from ztw_rl.core.runtime import decide
 from ztw_rl.core.timing import forced_thresholds, time_exits
@@ -27,10 +28,13 @@ def check(model, x, thresholds, backend=None):
     exits, _ = select(answers, Confidence(torch.tensor(thresholds)))
     assert prediction.exits.tolist() == exits.tolist()
     expected = answers[torch.arange(len(x)), exits]
-    torch.testing.assert_close(prediction.log_probs, expected, atol=1e-4, rtol=0)
+    said = torch.from_numpy(prediction.log_probs)
+    torch.testing.assert_close(said, expected, atol=1e-4, rtol=0)
     assert prediction.labels.tolist() == expected.argmax(dim=-1).tolist()
     confidence = expected.amax(dim=-1).exp()
-    torch.testing.assert_close(prediction.confidences, confidence, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        torch.from_numpy(prediction.confidences), confidence, atol=1e-4, rtol=0
+    )
     return exits
 
 
@@ -46,7 +50,7 @@ def test_equals_the_offline_selection(make_model, method, n_exits, batch_size):
 
 @needs_compiler
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-def test_compiled_stages_equal_the_offline_selection(make_model):
+def test_compiled_segments_equal_the_offline_selection(make_model):
     model = make_model(3)
     backend = compiled(model)
     for batch_size in (1, 7, 256, 0):
@@ -56,7 +60,7 @@ def test_compiled_stages_equal_the_offline_selection(make_model):
 
 @needs_compiler
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-def test_compiled_stages_play_batches_of_any_size(make_model, monkeypatch):
+def test_compiled_segments_play_batches_of_any_size(make_model, monkeypatch):
     """Else PyTorch compiles for a few of them, and runs the rest without a word."""
     monkeypatch.setattr(dynamo_config, "fail_on_recompile_limit_hit", True)
     monkeypatch.setattr(dynamo_config, "recompile_limit", 3)
@@ -66,9 +70,9 @@ def test_compiled_stages_play_batches_of_any_size(make_model, monkeypatch):
     found = set()
     for batch_size in (*range(1, 20), 256):
         x, rule = torch.randn(batch_size, 3, 9, 9), Confidence(torch.rand(batch_size, 4) * 1.5)
-        decision = decide(backend.stages, x, rule)
-        assert decision.left_at.tolist() == select(model(x), rule)[0].tolist()
-        found.update(decision.left_at.tolist())
+        decision = decide(backend.segments, x, rule)
+        assert decision.exits.tolist() == select(model(x), rule)[0].tolist()
+        found.update(decision.exits.tolist())
     assert found == {0, 1, 2, 3, 4}
 
 
@@ -129,6 +133,7 @@ def test_any_arithmetic(make_model, method, dtype):
     with torch.no_grad():
         answers = model(x)
     predicted = eager(model).predict(x, [0.4, 0.4])
-    assert predicted.log_probs.dtype == torch.float32
+    assert predicted.log_probs.dtype == np.float32
     wanted = answers[torch.arange(5), predicted.exits]
-    torch.testing.assert_close(predicted.log_probs, wanted, rtol=0.02, atol=0.02)
+    said = torch.from_numpy(predicted.log_probs)
+    torch.testing.assert_close(said, wanted, rtol=0.02, atol=0.02)
