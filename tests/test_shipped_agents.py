@@ -19,9 +19,9 @@ from ztw_rl.atari.seats import Row
 from ztw_rl.atari.tables import decision_costs, load_table
 from ztw_rl.core.backends.eager import eager
 from ztw_rl.core.checkpoint import load_tensors
+from ztw_rl.core.choice import normalized
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.metrics import relative_cost
-from ztw_rl.core.selection import normalized
 
 AGENTS = Path(__file__).parents[1] / "agents"
 FOLDERS = sorted(path.parent for path in AGENTS.glob("*/agent.json"))

@@ -102,6 +102,43 @@ def test_ten_games_are_enough_to_choose_by(agent, capsys):
     assert "warning" not in out
 
 
+def test_without_a_target_what_keeps_95_percent_in_the_least_time(agent, capsys):
+    assert cli.main(["export", "--agent", str(agent)]) == 0
+    out = capsys.readouterr().out
+    kept = f"threshold 0.9 keeps {38.2 / 40.2:.1%} of the return over random play in 0.60 of the"
+    assert f"{kept} full network's time (2 games of agent/curve.json; chosen on one half, " in out
+    assert deploy.load("pong.zip").metadata["thresholds"] == [0.9, 0.9]
+    assert "threshold_chosen_for" not in deploy.load("pong.zip").metadata
+
+
+def test_without_a_target_an_exit_alone_may_be_best(agent, capsys):
+    rows = [line("forced", 0, [19, 20], 0.2), line("forced", 2, [20, 20], 1.1)]
+    write_table(agent / "curve.json", [*ROWS, *rows])
+    assert cli.main(["export", "--agent", str(agent)]) == 0
+    assert "exit 0 alone keeps 98.8% of the return" in capsys.readouterr().out
+    model = deploy.load("pong.zip")
+    assert model.predict(np.zeros((3, 4, 84, 84), np.uint8)).exits.tolist() == [0, 0, 0]
+    arguments = ["--backends=eager", "--batch-sizes=1", "--n-rounds=2"]
+    assert cli.main(["bench", "--agent", str(agent), "--keep=0.95", *arguments]) == 0
+    settings = json.loads(Path("runs/bench/pong-001/bench.json").read_text())
+    assert (settings["threshold"], settings["forced_exit"]) == (None, 0)
+
+
+def test_without_a_target_where_nothing_saves_time(agent, capsys):
+    write_table(agent / "curve.json", [ROWS[0], {**ROWS[2], "time": [1.1, 1.1]}, ROWS[-1]])
+    assert cli.main(["export", "--agent", str(agent)]) == 0
+    assert "nothing in agent/curve.json keeps 95% of the return in less" in capsys.readouterr().out
+    answer = deploy.load("pong.zip").predict(np.zeros((3, 4, 84, 84), np.uint8))
+    assert answer.exits.tolist() == [2, 2, 2]
+
+
+def test_without_a_target_and_an_evaluation(agent, capsys):
+    (agent / "curve.json").unlink()
+    assert cli.main(["export", "--agent", str(agent)]) == 0
+    told = "nobody has measured what threshold 0.9 keeps and saves; find out with: ztw-rl eval "
+    assert told in capsys.readouterr().out
+
+
 def test_a_variants_file_has_a_name_of_its_own(agent):
     for name in ("pong", "pong/input"):
         save_agent(Path("agents") / name, make_agent())
@@ -146,8 +183,8 @@ def test_bench_writes_its_table(agent, capsys):
         (["--risk=nan"], "--risk must be between 0 and 1, not nan"),
         (
             ["--keep", "1.5"],
-            "--keep 1.5 needs a return of 40.1, and no threshold of agent/curve.json has it at a "
-            "lower cost than the full model (the best has 20); ask for less, or",
+            "agent/curve.json: --keep 1.5 needs a score of 40.1, and nothing has it at a lower "
+            "cost than the full model (the best has 20); ask for less, or evaluate at more",
         ),
         (["--risk", "0.1"], "with: ztw-rl eval --agent agent --disagreement --n-episodes 64 "),
         (["--risk", "1.1"], "--risk must be between 0 and 1, not 1.1"),

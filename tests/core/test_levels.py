@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ztw_rl.core.levels import Level, PairedScores
-from ztw_rl.core.selection import Costs, CrossFit, cross_fit, keeping
+from ztw_rl.core.choice import Costs, Keep, Threshold, Trial, by_halves, expected
+from ztw_rl.core.levels import CrossFit, Level, PairedScores
 
 
 def same_in_all(costs, n_games, n):
@@ -27,11 +27,19 @@ def test_one_game_is_chosen_as_by_mean_scores():
     scores, full = rng.normal(15, 3, (4, 20)), rng.normal(18, 2, 20)
     scores[1] = scores[0]
     costs = np.array([0.4, 0.4, 0.8, 1.02])
+    each = Costs(np.tile(costs[:, None], 20), np.ones((4, 20)))
+    points = tuple(map(Threshold, (0.1, 0.2, 0.3, 0.4)))
+    trial = Trial(points, scores, each, full, -20, "games")
     for keep in (0.99, 0.9, 0.5):
         found = paired(scores, costs, full, -20).level(keep)
-        each = Costs(np.tile(costs[:, None], 20), np.ones((4, 20)))
-        wanted = cross_fit(keeping(-20, keep), scores, each, full, -20)
-        assert found.selection.chosen == wanted.chosen
+        wanted = expected(Keep(keep), trial)
+        chosen = tuple(
+            position
+            for position, _ in by_halves(
+                lambda units, keep=keep: trial.position(Keep(keep), units), 20
+            )
+        )
+        assert found.selection.chosen == chosen
         assert found.selection.cost == pytest.approx(wanted.cost)
         assert found.selection.kept == pytest.approx(wanted.kept)
         assert found.low <= found.selection.kept <= found.high
@@ -119,7 +127,7 @@ def test_an_interval_without_bounds_is_unclear():
 
 
 @pytest.mark.parametrize(
-    ("full", "message"), [([5.0], "two seeds"), ([1.0, -3.0], "no better than random")]
+    ("full", "message"), [([5.0], "two units"), ([1.0, -3.0], "no better than random")]
 )
 def test_what_cannot_be_judged(full, message):
     with pytest.raises(ValueError, match=message):

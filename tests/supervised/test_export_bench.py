@@ -131,7 +131,7 @@ def test_a_threshold_is_chosen_for_each_target(make_run, monkeypatch):
     assert "chosen on one half of them and tried on the other" in budget.reasons[1]
     assert budget.record["selected_on"] == "cross_fit"
     own = chosen(budget=0.7, per_exit=True)
-    assert len(own.threshold) == 2
+    assert len(own.point.value) == 2
     assert str(own).startswith("thresholds ")
     # Random exits contradict the backbone in nine of ten cases.
     risky = chosen(risk=0.99, confidence=0.6)
@@ -152,9 +152,9 @@ def test_a_threshold_is_chosen_for_each_target(make_run, monkeypatch):
         (["--per-exit", "--keep=0.9"], "--per-exit needs --budget"),
         (["--budget=0.01"], f"{RUN}: --budget 0.01 is below the lowest cost"),
         (["--budget=0.01", "--per-exit"], f"{RUN}: --budget 0.01 is below the lowest cost"),
-        (["--keep=9"], f"{RUN}: --keep 9 needs an accuracy of"),
+        (["--keep=9"], f"{RUN}: --keep 9 needs a score of"),
         (["--keep=95"], "--keep is a share of the full model's, such as 0.6, and must be above 0"),
-        (["--risk=0.01"], f"{RUN}: 20 images cannot show that the risk is at most 0.01"),
+        (["--risk=0.01"], f"{RUN}: --risk 0.01 cannot be shown by 20 images"),
         (["--budget=0.5", "--cost=time", "--cost-backend=jit"], "unknown backend 'jit'"),
         (["--budget=0.5", "--n-test=1"], "n_test must be at least 2"),
         (["--model=nowhere"], "nowhere holds no classifier.json"),

@@ -13,8 +13,8 @@ import numpy as np
 from ztw_rl.atari.agent import WEIGHTS_FILE, Identity
 from ztw_rl.atari.config import ActionMode, MethodName
 from ztw_rl.atari.games import canonical
+from ztw_rl.core.choice import Costs
 from ztw_rl.core.files import load_json
-from ztw_rl.core.selection import Costs
 from ztw_rl.core.statistics import few_distinct
 from ztw_rl.errors import UserError
 from ztw_rl.schema import parse_stored

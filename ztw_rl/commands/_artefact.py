@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ztw_rl.commands._targets import Choice
+from ztw_rl.commands._targets import Proposal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ def write_artefact(
     path: Path,
     model: EarlyExitModel,
     x: Tensor,
-    choice: Choice,
+    proposal: Proposal,
     metadata: Mapping[str, Any],
 ) -> None:
     """Write a model as one file, and say how to run it.
@@ -31,7 +31,7 @@ def write_artefact(
         path: The file.
         model: In eval mode, on the CPU.
         x: (1, …), any input of the right shape and type.
-        choice: What applies if the caller of the artefact gives no threshold.
+        proposal: What applies if the caller of the artefact gives no threshold.
         metadata: Anything JSON, such as ``labels``.
 
     Raises:
@@ -39,16 +39,16 @@ def write_artefact(
     """
     from ztw_rl.core.artefact import export_aoti, export_onnx
 
-    if choice.record is not None:
-        metadata = {**metadata, "threshold_chosen_for": choice.record}
+    if proposal.record is not None:
+        metadata = {**metadata, "threshold_chosen_for": proposal.record}
     write, runner = {
         "onnx": (export_onnx, "ztw_rl.deploy"),
         "aoti": (export_aoti, "ztw_rl.core.backends.aoti"),
     }[kind]
-    write(path, model, x, choice.each(model.n_exits - 1), metadata)
+    write(path, model, x, proposal.each(model.n_exits - 1), metadata)
     size = path.stat().st_size / 2**20
-    print(f"{path}: {size:.1f} MiB, {model.n_exits} exits, {choice}")
-    for line in choice.reasons:
+    print(f"{path}: {size:.1f} MiB, {model.n_exits} exits, {proposal}")
+    for line in proposal.reasons:
         print(line)
     shape = ", ".join(map(str, x.shape[1:]))
     dtype = str(x.dtype).removeprefix("torch.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ztw_rl import runs
 from ztw_rl.commands._console import plain_console
-from ztw_rl.commands._targets import Choice
+from ztw_rl.commands._targets import Proposal
 from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,20 +56,23 @@ class BenchRun:
 
     model: str
     """Folder of the agent or the classifier."""
-    threshold: float | tuple[float, ...]
+    threshold: float | tuple[float, ...] | None
+    """Of all ICs, or of each; None where one exit answers everything."""
     backends: tuple[str, ...]
     batch_sizes: tuple[int, ...]
     threads: tuple[int, ...]
     n_rounds: int
     seed: int | None = None
     """Of the games that supply frames."""
+    forced_exit: int | None = None
+    """The exit that answers everything."""
 
 
 def measure(
     settings: BenchSettings,
     model: EarlyExitModel,
     x: Tensor,
-    choice: Choice,
+    proposal: Proposal,
     inputs: Callable[[Runtime], Tensor],
 ) -> list[list[Latency]]:
     """Time a model.
@@ -78,7 +81,7 @@ def measure(
         settings: What is timed.
         model: In eval mode, on the CPU.
         x: (1, …), any input of the right shape and type.
-        choice: The thresholds of the mix.
+        proposal: The thresholds of the mix.
         inputs: From the model at those thresholds to (N, …) real inputs.
 
     Returns:
@@ -100,7 +103,7 @@ def measure(
     for name in settings.backends:
         for n_threads in settings.threads:
             backend = make_backend(name, model, x, n_threads)
-            runtime = Runtime(backend, x, choice.each(model.n_exits - 1))
+            runtime = Runtime(backend, x, proposal.each(model.n_exits - 1))
             if real is None:
                 real = inputs(runtime)
             groups += [
@@ -124,7 +127,7 @@ def report(
     settings: BenchSettings,
     groups: Sequence[Sequence[Latency]],
     name: str,
-    choice: Choice,
+    proposal: Proposal,
     model: Path,
     seed: int | None = None,
 ) -> None:
@@ -134,33 +137,36 @@ def report(
         settings: What was timed.
         groups: From ``measure``.
         name: Game, or network and data set; also the run folder's.
-        choice: The thresholds of the mix.
+        proposal: The thresholds of the mix.
         model: Folder of what was timed.
         seed: Of the games that supplied frames.
     """
     import pandas as pd
 
     from ztw_rl.core.bench import break_even
+    from ztw_rl.core.choice import Forced, Threshold
     from ztw_rl.core.files import save_json, write_atomically
     from ztw_rl.plots import plot_bench
 
+    point = proposal.point
     run = BenchRun(
         str(model),
-        choice.threshold,
+        point.value if isinstance(point, Threshold) else None,
         settings.backends,
         settings.batch_sizes,
         settings.threads,
         settings.n_rounds,
         seed,
+        point.exit if isinstance(point, Forced) else None,
     )
     output = settings.output or runs.create(settings.runs_dir, KIND, name, run)
     save_json(output / "bench.json", asdict(run))
     frame = pd.DataFrame([asdict(row) for rows in groups for row in rows])
     write_atomically(output / "bench.csv", lambda p: frame.to_csv(p, index=False))
-    plot_bench(frame, f"{name}: time per call at {choice}", output / "bench.png")
+    plot_bench(frame, f"{name}: time per call at {proposal}", output / "bench.png")
     for rows in groups:
         _print(rows, break_even(rows))
-    for line in choice.reasons:
+    for line in proposal.reasons:
         print(line)
     print(f"results: {output}/bench.csv; picture: {output}/bench.png")
 

@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
 from ztw_rl import runs
 from ztw_rl.atari.games import canonical
-from ztw_rl.atari.tables import (
-    CostName,
-    StoredTable,
-    check_game,
-    decision_costs,
-    foreign,
-    load_table,
-)
-from ztw_rl.core.selection import Costs
+from ztw_rl.atari.tables import StoredTable, check_game, foreign, load_table
 from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
     from ztw_rl.atari.agent import Agent, Identity
 
 CURVE = "curve.json"
-
-
-@dataclass(frozen=True)
-class CalibrationRun:
-    """T thresholds, rising, on the same n games as the full model."""
-
-    path: Path
-    thresholds: tuple[float, ...]
-    returns: npt.NDArray[np.float64]
-    """(T, n)."""
-    full: npt.NDArray[np.float64]
-    """(n,)."""
-    costs: Costs
-    """(T, n)."""
-    disagreement: npt.NDArray[np.float64] | None
-    """(n, T) share of each game's decisions that differ from the full model's; None if the
-    evaluation did not ask the full model."""
 
 
 def find(given: Path | None, agent: Agent, folder: Path, runs_dir: Path) -> Path:
@@ -99,14 +70,13 @@ def _unfit(table: StoredTable) -> str | None:
     return None
 
 
-def load(path: Path, agent: Agent, folder: Path, cost: CostName) -> CalibrationRun:
+def load(path: Path, agent: Agent, folder: Path) -> StoredTable:
     """Read an evaluation of an agent.
 
     Args:
         path: ``curve.json``.
         agent: Who must have played it.
         folder: The agent's folder.
-        cost: What a decision's cost counts.
 
     Raises:
         UserError: The file is damaged, no evaluation, another agent's, or one without confidence
@@ -119,15 +89,4 @@ def load(path: Path, agent: Agent, folder: Path, cost: CostName) -> CalibrationR
     unfit = _unfit(table)
     if unfit:
         raise UserError(f"{path} {unfit}")
-    assert table.backbone is not None
-    swept = [row for row in table.rows if row.rule == "confidence" and row.threshold is not None]
-    swept.sort(key=lambda row: row.threshold or 0.0)
-    asked = [row.disagreement for row in swept if row.disagreement is not None]
-    return CalibrationRun(
-        path=path,
-        thresholds=tuple(row.threshold for row in swept if row.threshold is not None),
-        returns=np.array([row.returns for row in swept], float),
-        full=np.array(table.backbone.returns, float),
-        costs=decision_costs(swept, cost),
-        disagreement=np.array(asked, float).T if len(asked) == len(swept) else None,
-    )
+    return table

@@ -101,21 +101,16 @@ def kept_lines(table: StoredTable, random_return: float | None) -> list[str]:
         table: ``curve.json``.
         random_return: Mean return of random play, if the recipe knows it.
     """
-    import numpy as np
-
-    from ztw_rl.atari.tables import decision_costs
-    from ztw_rl.core.selection import KEEP, cross_fit, keeping
+    from ztw_rl.atari.trial import trial_of
+    from ztw_rl.core.choice import KEEP, Keep, expected
 
     if random_return is None or table.backbone is None:
         return []
-    returns = np.array([row.returns for row in table.adaptive])
-    full = np.array(table.backbone.returns)
-    costs = decision_costs(table.adaptive, "macs")
+    trial = trial_of(table, random_return)
     lines = []
     for keep in KEEP:
-        try:
-            found = cross_fit(keeping(random_return, keep), returns, costs, full, random_return)
-        except ValueError:  # too few games, or a backbone no better than random play
+        found = expected(Keep(keep), trial)
+        if found is None or found.kept is None:  # too few games, or no better than random play
             break
         lines.append(
             f"to keep {keep:.0%} of the backbone's return over random play: {found.cost:.3f} of "

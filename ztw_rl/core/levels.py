@@ -13,9 +13,21 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from ztw_rl.core.selection import Costs, CrossFit, Floats, Seeds, by_halves, halves, keeping
+from ztw_rl.core.choice import Costs, Floats, Units, by_halves, cheapest_keeping, halves
 
 N_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class CrossFit:
+    """What choosing costs and keeps, on games that were not chosen on."""
+
+    chosen: tuple[int | None, int | None]
+    """Setting chosen on each half of the seeds; None where only the full model would do."""
+    cost: float
+    """Mean cost of the two choices, relative to the full model."""
+    kept: float
+    """Mean share kept by each choice on the half that it was not chosen on."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,7 @@ class PairedScores:
             if np.any(self.full[:, half].mean(axis=1) <= self.random):
                 raise ValueError("the full model is no better than random play")
 
-    def shares(self, setting: int, seeds: Seeds) -> Floats:
+    def shares(self, setting: int, seeds: Units) -> Floats:
         """What a setting keeps, in each of R resamples.
 
         Args:
@@ -91,23 +103,27 @@ class PairedScores:
         """
         n_games, n = self.full.shape
 
-        def costs(seeds: Seeds) -> Floats:
+        def costs(seeds: Units) -> Floats:
             means: Floats = self.costs.on(seeds).mean(axis=0)
             return means
 
-        def cost(setting: int, seeds: Seeds) -> float:
+        def cost(setting: int, seeds: Units) -> float:
             return float(costs(seeds)[setting])
 
-        def share(setting: int, seeds: Seeds) -> float:
+        def share(setting: int, seeds: Units) -> float:
             return float(self.shares(setting, np.tile(seeds, (1, n_games, 1)))[0])
 
-        cheapest = keeping(0.0, keep)
-
-        def choose(seeds: Seeds) -> int | None:
+        def pick(seeds: Units) -> int | None:
             kept = [share(setting, seeds) for setting in range(self.scores.shape[1])]
-            return cheapest(np.array(kept), 1.0, costs(seeds))
+            return cheapest_keeping(np.array(kept), 1.0, costs(seeds), 0.0, keep)
 
-        selection = by_halves(choose, cost, share, n)
+        (first, on_second), (second, on_first) = by_halves(pick, n)
+        worth = [
+            (1.0, 1.0) if setting is None else (cost(setting, seeds), share(setting, seeds))
+            for setting, seeds in ((first, on_second), (second, on_first))
+        ]
+        mean_cost, mean_kept = np.mean(worth, axis=0)
+        selection = CrossFit((first, second), float(mean_cost), float(mean_kept))
         rng = np.random.default_rng(seed)
         kept = []
         # What is chosen on the one half is reported on the other; agent and full model meet the

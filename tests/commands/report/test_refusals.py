@@ -176,7 +176,7 @@ def a_poor_backbone(pong):
 def a_single_game(pong):
     rows = [row("confidence", 0.6, [1], 0.4), row("backbone", None, [1], 1)]
     write_table(pong / "curve.json", "pong", rows)
-    return f"{pong}/curve.json: two halves need at least two seeds"
+    return f"{pong}/curve.json: two halves need at least two units"
 
 
 def an_agent_where_its_folder_is_wanted(pong):

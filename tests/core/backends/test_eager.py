@@ -60,10 +60,11 @@ def test_compiled_segments_equal_the_offline_selection(make_model):
 
 @needs_compiler
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
-def test_compiled_segments_play_batches_of_any_size(make_model, monkeypatch):
+def test_compiled_segments_play_batches_of_any_size(make_model, request):
     """Else PyTorch compiles for a few of them, and runs the rest without a word."""
-    monkeypatch.setattr(dynamo_config, "fail_on_recompile_limit_hit", True)
-    monkeypatch.setattr(dynamo_config, "recompile_limit", 3)
+    limits = dynamo_config.patch(fail_on_recompile_limit_hit=True, recompile_limit=3)
+    request.addfinalizer(lambda: limits.__exit__(None, None, None))
+    limits.__enter__()
     model = make_model(5)
     backend = compiled(model)
     backend.predict(torch.randn(1, 3, 9, 9), forced_thresholds(4, 5))

@@ -1,47 +1,33 @@
-"""Which confidence threshold τ a classifier is exported or timed with."""
+"""Which operating point a classifier is exported or timed with."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-from ztw_rl.commands._targets import DEFAULT, Choice, check_targets
+from ztw_rl.commands._targets import DEFAULT, Proposal, Targets, flag
 from ztw_rl.commands.supervised._answers import collect_answers, data_of
 from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
-    from ztw_rl.supervised.calibration import Choose
+    from ztw_rl.core.choice import Choice, Target, Unreachable
     from ztw_rl.supervised.classifier import Classifier
+    from ztw_rl.supervised.evaluate import Answers
 
 
 @dataclass(frozen=True)
-class ClassifierPoint:
-    """A threshold, or what it is chosen for; at most one of them.
+class ClassifierPoint(Targets):
+    """A threshold, or what it is chosen for; at most one of them. 0.9 without any.
 
     It is chosen on held-out training images that neither backbone nor ICs saw, else on the test
     set; what it is worth is told of images that it was not chosen on.
     """
 
-    threshold: float | None = None
-    """Confidence above which an exit answers; 0.9 if nothing else is asked for."""
-    budget: float | None = None
-    """The largest threshold that costs at most this share of the backbone, such as 0.6."""
-    keep: float | None = None
-    """The cheapest threshold that keeps this share of the backbone's accuracy, such as 0.99."""
-    risk: float | None = None
-    """The smallest threshold at which at most this share of the images, such as 0.02, is answered
-    otherwise than by the backbone: the expected share, for any distribution of images, with
-    --confidence."""
-    confidence: float = 0.95
-    """Of --risk."""
     per_exit: bool = False
     """With --budget: a threshold for each exit, the most accurate that are found."""
-    cost: Literal["macs", "time"] = "macs"
-    """What --budget and --keep count: operations, or the time that each exit takes here, for one
-    image and one thread."""
     cost_backend: str = "onnx"
-    """What --cost time is measured on: eager, compiled or onnx."""
+    """What --cost time is measured on, for one image and one thread: eager, compiled or onnx."""
     data_path: str | None = None
     """Where the images are, if not where they were at training."""
     n_test: int | None = None
@@ -50,36 +36,32 @@ class ClassifierPoint:
     """Where it is chosen: auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
 
     def __post_init__(self) -> None:
-        check_targets(
-            threshold=self.threshold,
-            budget=self.budget,
-            keep=self.keep,
-            risk=self.risk,
-            confidence=self.confidence,
-        )
+        super().__post_init__()
         if self.per_exit and self.budget is None:
             raise UserError("--per-exit needs --budget, such as --budget 0.6")
 
 
-def choose(point: ClassifierPoint, classifier: Classifier, path: Path) -> Choice:
-    """The threshold that is asked for.
+def choose(point: ClassifierPoint, classifier: Classifier, path: Path) -> Proposal:
+    """The operating point that is asked for.
 
     Args:
         point: What the user wants.
-        classifier: Whose threshold it is; its model ends on the CPU.
+        classifier: Whose it is; its model ends on the CPU.
         path: Its folder.
 
     Raises:
-        UserError: The images are missing, or no threshold will do.
+        UserError: The images are missing, or nothing will do.
     """
-    if point.budget is None and point.keep is None and point.risk is None:
-        return Choice(DEFAULT if point.threshold is None else point.threshold)
+    from ztw_rl.core.choice import Risk, Threshold, Unreachable
+
+    target = point.target
+    if target is None:
+        return Proposal(Threshold(DEFAULT if point.threshold is None else point.threshold))
     from ztw_rl.core.device import resolve_device
-    from ztw_rl.supervised.calibration import cross_fitted, worth
+    from ztw_rl.supervised.trial import worth
 
     device = resolve_device(point.device)
     costs = _costs(point, classifier)
-    rule, record = _rule(point, costs)
     data = data_of(classifier, point.data_path, point.n_test)
     test = collect_answers(classifier, path, data, "test", device)
     held_out = None
@@ -87,33 +69,49 @@ def choose(point: ClassifierPoint, classifier: Classifier, path: Path) -> Choice
         held_out = collect_answers(classifier, path, data, "held_out", device)
     classifier.model.cpu()
     seen = test if held_out is None else held_out
-    try:
-        threshold = rule(seen)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    choice = _choose(target, point, seen, costs)
+    if isinstance(choice, Unreachable):
+        raise UserError(f"{path}: {flag(target)} {choice.why}")
     if held_out is None:
-        found = cross_fitted(rule, test, costs)
+        found = choice.expected
         images, how = "test images", "chosen on one half of them and tried on the other, in turn"
     else:
-        found = worth(test, threshold, costs)
+        found = worth(test, choice.point, costs)
         images, how = "held-out training images", f"tried on {len(test):,} test images"
-    told = [f"{Choice(threshold)} chosen on all {len(seen):,} {images}"]
-    if point.risk is not None:
+    told = [f"{choice.point} chosen on all {len(seen):,} {images}"]
+    if isinstance(target, Risk):
         told.append(
             f"with confidence {point.confidence:g}, at most {point.risk:.1%} of images are "
             "answered otherwise than by the backbone"
         )
-    record |= {"n_images": len(seen), "selected_on": classifier.config.run.selected_on}
+    record = {
+        **point.record(),
+        "n_images": len(seen),
+        "selected_on": classifier.config.run.selected_on,
+    }
     if found is None:
-        told.append("what it is worth cannot be told: a half of the images allows no threshold")
+        told.append("what it is worth cannot be told: a half of the images allows no choice")
     else:
         told.append(
-            f"{how}: {found.accuracy:.2%} right (the backbone {test.backbone_accuracy:.2%}) at "
-            f"{found.cost:.3f} of the {'operations' if point.cost == 'macs' else 'time'}; "
+            f"{how}: {found.score:.2%} right (the backbone {test.backbone_accuracy:.2%}) at "
+            f"{found.cost:.3f} of the {point.cost_word}; "
             f"{found.disagreement:.2%} differ from the backbone"
         )
-        record |= {f"expected_{name}": value for name, value in asdict(found).items()}
-    return Choice(threshold, tuple(told), record)
+        expected = {"accuracy" if k == "score" else k: v for k, v in asdict(found).items()}
+        record |= {f"expected_{name}": value for name, value in expected.items()}
+    return Proposal(choice.point, tuple(told), record)
+
+
+def _choose(
+    target: Target, point: ClassifierPoint, seen: Answers, costs: tuple[float, ...]
+) -> Choice | Unreachable:
+    from ztw_rl.core import choice
+    from ztw_rl.supervised.trial import choose_per_exit, points_for, trial_of
+
+    if point.per_exit:
+        assert isinstance(target, choice.Budget)
+        return choose_per_exit(target, seen, costs)
+    return choice.choose(target, trial_of(seen, points_for(target, seen), costs))
 
 
 def _costs(point: ClassifierPoint, classifier: Classifier) -> tuple[float, ...]:
@@ -125,18 +123,3 @@ def _costs(point: ClassifierPoint, classifier: Classifier) -> tuple[float, ...]:
 
     x = classifier.example()
     return time_exits(make_backend(point.cost_backend, classifier.model, x), x).relative
-
-
-def _rule(point: ClassifierPoint, costs: tuple[float, ...]) -> tuple[Choose, dict[str, Any]]:
-    """How to choose, and what an artefact remembers of it."""
-    from ztw_rl.supervised import calibration
-
-    if point.risk is not None:
-        record = {"risk": point.risk, "confidence": point.confidence}
-        return calibration.controlling(point.risk, point.confidence), record
-    if point.keep is not None:
-        rule = calibration.keeping(point.keep, costs)
-        return rule, {"keep": point.keep, "cost_counts": point.cost}
-    assert point.budget is not None
-    within = calibration.within_per_exit if point.per_exit else calibration.within
-    return within(point.budget, costs), {"budget": point.budget, "cost_counts": point.cost}
