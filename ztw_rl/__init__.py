@@ -1,3 +1,36 @@
-"""Early exit for reinforcement-learning policies and image classifiers."""
+"""Early exit for reinforcement-learning policies and image classifiers.
+
+    agent = ztw_rl.load("pong")
+    decision = agent.decide(frames)
+
+Nothing heavy is imported until it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ztw_rl.errors import UserError
+
+if TYPE_CHECKING:
+    from ztw_rl.api import EarlyExit, load
+    from ztw_rl.decision import Decision
 
 __version__ = "0.1.0"
+__all__ = ["Decision", "EarlyExit", "UserError", "__version__", "load"]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("EarlyExit", "load"):
+        from ztw_rl import api
+
+        return getattr(api, name)
+    if name == "Decision":
+        from ztw_rl.decision import Decision
+
+        return Decision
+    raise AttributeError(f"module 'ztw_rl' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -216,6 +216,16 @@ class _Waiting:
         return arrays
 
 
+def kind_of(path: str | Path) -> str | None:
+    """What made an artefact, ``onnx`` or ``aoti``; None of a file that does not tell."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            kind = json.loads(archive.read(METADATA_FILE))["kind"]
+    except UNREADABLE:
+        return None
+    return kind if isinstance(kind, str) else None
+
+
 def load(path: str | Path, n_threads: int = 1) -> DeployedModel:
     """Read an artefact of ``ztw-rl export --format onnx``.
 

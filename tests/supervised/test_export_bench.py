@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from ztw_rl import cli, deploy, runs
-from ztw_rl.commands.supervised._operating_point import ClassifierPoint, choose
 from ztw_rl.core import timing
 from ztw_rl.core.backends import aoti
 from ztw_rl.core.exits import Confidence
 from ztw_rl.core.methods import METHODS
 from ztw_rl.core.runtime import decide
+from ztw_rl.points.classifier import ClassifierPoint, choose
 from ztw_rl.supervised.backbones.base import NormalizePixels
 from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
 from ztw_rl.supervised.classifier import (

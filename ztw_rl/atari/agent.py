@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ztw_rl.atari.backbone import WIDTHS, Widths, early_exit_nature_cnn, policy_alone
 from ztw_rl.atari.config import AtariConfig, MethodName
+from ztw_rl.atari.games import action_names
 from ztw_rl.atari.student import macs
 from ztw_rl.core.checkpoint import load_weights, save_tensors
 from ztw_rl.core.cost import exit_costs
@@ -100,6 +101,17 @@ class Agent:
         atari = self.config.atari
         size = (1, atari.frame_stack, atari.screen_size, atari.screen_size)
         return torch.zeros(size, dtype=torch.uint8)
+
+    def metadata(self) -> dict[str, Any]:
+        """What an exported file says of it."""
+        return {
+            "method": self.config.method,
+            "labels": action_names(self.config.atari.game),
+            "exits": [*self.config.exits, "policy"],
+            "relative_macs": self.relative_macs(),
+            # Frames that are made in another way are another distribution.
+            "frames": asdict(self.config.atari),
+        }
 
     def relative_macs(self) -> tuple[float, ...]:
         """(E,) multiply-accumulates up to each exit, over those of the policy it imitates."""

@@ -2,54 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ztw_rl.commands._targets import Proposal
+from ztw_rl.points.targets import Proposal
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ztw_rl.core.model import EarlyExitModel
+    from ztw_rl.core.deployable import Deployable
 
 Format = Literal["onnx", "aoti"]
+RUNNERS: dict[Format, str] = {"onnx": "ztw_rl.deploy", "aoti": "ztw_rl.core.backends.aoti"}
 
 
 def write_artefact(
-    kind: Format,
-    path: Path,
-    model: EarlyExitModel,
-    x: Tensor,
-    proposal: Proposal,
-    metadata: Mapping[str, Any],
+    kind: Format, path: Path, deployable: Deployable, name: str, proposal: Proposal
 ) -> None:
     """Write a model as one file, and say how to run it.
 
     Args:
         kind: What runs it.
         path: The file.
-        model: In eval mode, on the CPU.
-        x: (1, …), any input of the right shape and type.
+        deployable: The agent or the classifier.
+        name: What the file calls it.
         proposal: What applies if the caller of the artefact gives no threshold.
-        metadata: Anything JSON, such as ``labels``.
 
     Raises:
         UserError: A package or the compiler is missing.
     """
-    from ztw_rl.core.artefact import export_aoti, export_onnx
+    from ztw_rl.core.deployable import export
 
+    about: dict[str, Any] = {"name": name}
     if proposal.record is not None:
-        metadata = {**metadata, "threshold_chosen_for": proposal.record}
-    write, runner = {
-        "onnx": (export_onnx, "ztw_rl.deploy"),
-        "aoti": (export_aoti, "ztw_rl.core.backends.aoti"),
-    }[kind]
-    write(path, model, x, proposal.each(model.n_exits - 1), metadata)
+        about["threshold_chosen_for"] = proposal.record
+    export(path, deployable, kind, proposal.point, about)
     size = path.stat().st_size / 2**20
-    print(f"{path}: {size:.1f} MiB, {model.n_exits} exits, {proposal}")
+    print(f"{path}: {size:.1f} MiB, {deployable.model.n_exits} exits, {proposal}")
     for line in proposal.reasons:
         print(line)
+    x = deployable.example()
     shape = ", ".join(map(str, x.shape[1:]))
     dtype = str(x.dtype).removeprefix("torch.")
+    runner = RUNNERS[kind]
     print(f"run it with: {runner}.load('{path}').predict(x) for {dtype} x of shape (B, {shape})")

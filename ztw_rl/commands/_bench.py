@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from ztw_rl import runs
 from ztw_rl.commands._console import plain_console
-from ztw_rl.commands._targets import Proposal
 from ztw_rl.errors import UserError
+from ztw_rl.points.targets import Proposal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ztw_rl.core.bench import Latency
-    from ztw_rl.core.model import EarlyExitModel
+    from ztw_rl.core.deployable import Deployable
     from ztw_rl.core.runtime import Runtime
 
 KIND = "bench"
@@ -70,8 +70,7 @@ class BenchRun:
 
 def measure(
     settings: BenchSettings,
-    model: EarlyExitModel,
-    x: Tensor,
+    deployable: Deployable,
     proposal: Proposal,
     inputs: Callable[[Runtime], Tensor],
 ) -> list[list[Latency]]:
@@ -79,8 +78,7 @@ def measure(
 
     Args:
         settings: What is timed.
-        model: In eval mode, on the CPU.
-        x: (1, …), any input of the right shape and type.
+        deployable: The agent or the classifier.
         proposal: The thresholds of the mix.
         inputs: From the model at those thresholds to (N, …) real inputs.
 
@@ -92,12 +90,11 @@ def measure(
     """
     from ztw_rl.core.backends.named import check_backend, make_backend
     from ztw_rl.core.bench import bench
-    from ztw_rl.core.cost import exit_costs
     from ztw_rl.core.runtime import Runtime
 
     for name in settings.backends:
         check_backend(name)
-    relative_macs = exit_costs(model, x).relative_macs
+    model, x, relative_macs = deployable.model, deployable.example(), deployable.relative_macs()
     groups = []
     real: Tensor | None = None
     for name in settings.backends:

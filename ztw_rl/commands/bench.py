@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tyro
 
 from ztw_rl import agents, runs
 from ztw_rl.commands._arguments import read
 from ztw_rl.commands._bench import KIND, BenchSettings, measure, report
-from ztw_rl.commands._operating_point import OperatingPoint, choose
 from ztw_rl.core.settings import require_seed
 from ztw_rl.errors import UserError
+from ztw_rl.points.policy import OperatingPoint, choose
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,20 +69,18 @@ def main(arguments: list[str]) -> int:
         return play_frames(agent, runtime, max(args.batch_sizes), args.seed)
 
     choice = choose(args.point, agent, folder, args.runs_dir)
-    groups = measure(args, agent.model, agent.example(), choice, frames)
+    groups = measure(args, agent, choice, frames)
     report(args, groups, canonical(agent.config.atari.game), choice, folder, args.seed)
     return 0
 
 
-def play_frames(agent: Agent, runtime: Any, n_least: int, seed: int) -> Tensor:
+def play_frames(agent: Agent, runtime: Runtime, n_least: int, seed: int) -> Tensor:
     """(N, frame_stack, H, W) observations of games that the agent plays greedily, exits open."""
     import numpy as np
     import torch
 
-    from ztw_rl.atari.early_exit_policy import EarlyExitPolicy
     from ztw_rl.atari.vec_env import AtariVecEnv
 
-    policy = EarlyExitPolicy(runtime, seed)
     env = AtariVecEnv(agent.config.atari, 8, seed)
     kept = []
     try:
@@ -90,7 +88,7 @@ def play_frames(agent: Agent, runtime: Any, n_least: int, seed: int) -> Tensor:
         for step in range(EVERY * max(64, -(-n_least // 8))):
             if step % EVERY == 0:
                 kept.append(torch.from_numpy(observations.copy()))
-            actions, _ = policy.predict(observations, deterministic=True)
+            actions = runtime.predict(torch.from_numpy(observations)).actions
             observations = np.asarray(env.step(actions)[0])
     finally:
         env.close()

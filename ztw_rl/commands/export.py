@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import tyro
 
 from ztw_rl import agents, runs
 from ztw_rl.commands._arguments import read
 from ztw_rl.commands._artefact import Format, write_artefact
-from ztw_rl.commands._operating_point import OperatingPoint, choose
+from ztw_rl.points.policy import OperatingPoint, choose
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def main(arguments: list[str]) -> int:
     folder = agents.find(args.agent, args.runs_dir)
 
     from ztw_rl.atari.agent import load_agent
-    from ztw_rl.atari.games import action_names, canonical
+    from ztw_rl.atari.games import canonical
 
     agent = load_agent(folder)
     game = canonical(agent.config.atari.game)
@@ -57,15 +56,6 @@ def main(arguments: list[str]) -> int:
     output = args.output or Path(f"{name}.zip")
     runs.check_writable_file(output)
     choice = choose(args.point, agent, folder, args.runs_dir)
-    metadata: dict[str, Any] = {
-        "name": name,
-        "method": agent.config.method,
-        "labels": action_names(agent.config.atari.game),
-        "exits": [*agent.config.exits, "policy"],
-        "relative_macs": agent.relative_macs(),
-        # Frames that are made in another way are another distribution.
-        "frames": asdict(agent.config.atari),
-    }
     print(f"agent: {folder}")
-    write_artefact(args.format, output, agent.model, agent.example(), choice, metadata)
+    write_artefact(args.format, output, agent, name, choice)
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from ztw_rl.errors import UserError
 from ztw_rl.schema import parse_stored
 from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
 from ztw_rl.supervised.config import ICRun
+from ztw_rl.supervised.data.datasets import SPECS, class_names
+from ztw_rl.supervised.data.stream import CROPPED_SHARE
 
 FORMAT = 1
 FOLDER = "classifier"
@@ -47,6 +50,23 @@ class Classifier:
         """(1, 3, H, W) uint8, a black image."""
         size = self.config.run.pixels.image_size
         return torch.zeros(1, 3, size, size, dtype=torch.uint8)
+
+    def metadata(self) -> dict[str, Any]:
+        """What an exported file says of it."""
+        run = self.config.run
+        names = self.config.classes or class_names(run.data)
+        return {
+            "method": run.method,
+            "labels": list(names or map(str, range(self.config.n_classes))),
+            "exits": [*(f"ic_{m}" for m in range(len(self.model.ics))), "backbone"],
+            "relative_macs": self.relative_macs(),
+            # Images that are cropped in another way are another distribution.
+            "images": {
+                "channels": "RGB",
+                "size": run.pixels.image_size,
+                "centre_crop": CROPPED_SHARE if SPECS[run.data.data].streams else None,
+            },
+        }
 
     def relative_macs(self) -> tuple[float, ...]:
         """(E,) multiply-accumulates up to each exit, over the backbone's."""

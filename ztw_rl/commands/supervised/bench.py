@@ -11,9 +11,9 @@ import tyro
 from ztw_rl import runs
 from ztw_rl.commands._arguments import read
 from ztw_rl.commands._bench import KIND, BenchSettings, measure, report
-from ztw_rl.commands.supervised._answers import data_of
-from ztw_rl.commands.supervised._operating_point import ClassifierPoint, choose
 from ztw_rl.commands.supervised._shared import newest_classifier
+from ztw_rl.points.answers import data_of
+from ztw_rl.points.classifier import ClassifierPoint, choose
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +67,6 @@ def main(arguments: list[str]) -> int:
     def images(runtime: Runtime) -> Tensor:
         return torch.cat([batch.images for batch in source.plain(wanted)])
 
-    groups = measure(args, classifier.model, classifier.example(), choice, images)
+    groups = measure(args, classifier, choice, images)
     report(args, groups, f"{run.arch}-{run.data.data}", choice, path)
     return 0

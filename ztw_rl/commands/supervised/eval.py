@@ -12,9 +12,9 @@ from ztw_rl import runs
 from ztw_rl.commands._arguments import read
 from ztw_rl.commands._console import plain_console
 from ztw_rl.commands._resume import flat
-from ztw_rl.commands.supervised._answers import collect_answers, data_of
 from ztw_rl.commands.supervised._shared import newest_classifier
 from ztw_rl.errors import UserError
+from ztw_rl.points.answers import collect_answers, data_of
 from ztw_rl.supervised.config import FallbackName
 
 if TYPE_CHECKING:

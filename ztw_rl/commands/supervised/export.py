@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import tyro
 
 from ztw_rl import runs
 from ztw_rl.commands._arguments import read
 from ztw_rl.commands._artefact import Format, write_artefact
-from ztw_rl.commands.supervised._operating_point import ClassifierPoint, choose
 from ztw_rl.commands.supervised._shared import newest_classifier
+from ztw_rl.points.classifier import ClassifierPoint, choose
 
 PROG = "ztw-rl supervised export"
 
@@ -52,28 +51,12 @@ def main(arguments: list[str]) -> int:
     path = args.model or newest_classifier(args.runs_dir)
 
     from ztw_rl.supervised.classifier import load_classifier
-    from ztw_rl.supervised.data.datasets import SPECS, class_names
-    from ztw_rl.supervised.data.stream import CROPPED_SHARE
 
     classifier = load_classifier(path)
-    config, run = classifier.config, classifier.config.run
+    run = classifier.config.run
     name = f"{run.arch}-{run.data.data}"
     output = args.output or Path(f"{name}.zip")
     runs.check_writable_file(output)
     choice = choose(args.point, classifier, path)
-    names = config.classes or class_names(run.data) or map(str, range(config.n_classes))
-    metadata: dict[str, Any] = {
-        "name": name,
-        "method": run.method,
-        "labels": list(names),
-        "exits": [*(f"ic_{m}" for m in range(len(classifier.model.ics))), "backbone"],
-        "relative_macs": classifier.relative_macs(),
-        # Images that are cropped in another way are another distribution.
-        "images": {
-            "channels": "RGB",
-            "size": run.pixels.image_size,
-            "centre_crop": CROPPED_SHARE if SPECS[run.data.data].streams else None,
-        },
-    }
-    write_artefact(args.format, output, classifier.model, classifier.example(), choice, metadata)
+    write_artefact(args.format, output, classifier, name, choice)
     return 0

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from ztw_rl import recipes
 from ztw_rl.atari.config import EvaluationConfig
-from ztw_rl.commands._targets import DEFAULT, Proposal, Targets, flag
 from ztw_rl.errors import UserError
+from ztw_rl.points.targets import DEFAULT, Proposal, Targets, flag
 
 if TYPE_CHECKING:
     from ztw_rl.atari.agent import Agent
@@ -52,9 +52,9 @@ def choose(point: OperatingPoint, agent: Agent, folder: Path, runs_dir: Path) ->
     """
     from ztw_rl.atari.games import canonical
     from ztw_rl.atari.trial import trial_of
-    from ztw_rl.commands import _calibration_run
     from ztw_rl.core import choice
     from ztw_rl.core.choice import Threshold, Unreachable
+    from ztw_rl.points import calibration_run
 
     if point.threshold is not None or agent.is_student:
         return Proposal(Threshold(DEFAULT if point.threshold is None else point.threshold))
@@ -63,8 +63,8 @@ def choose(point: OperatingPoint, agent: Agent, folder: Path, runs_dir: Path) ->
     target = point.target
     if target is None:
         return _default(agent, folder, runs_dir, random)
-    path = _calibration_run.find(point.calibration, agent, folder, runs_dir)
-    table = _calibration_run.load(path, agent, folder)
+    path = calibration_run.find(point.calibration, agent, folder, runs_dir)
+    table = calibration_run.load(path, agent, folder)
     trial = trial_of(table, random, point.cost)
     if isinstance(target, choice.Keep) and random is None:
         raise UserError(
@@ -124,12 +124,12 @@ def _chosen(found: Choice, target: Target, trial: Trial, point: OperatingPoint, 
 def _default(agent: Agent, folder: Path, runs_dir: Path, random: float | None) -> Proposal:
     """What keeps most of the return in the least measured time, as the agent's own table shows."""
     from ztw_rl.atari.trial import trial_of
-    from ztw_rl.commands import _calibration_run
     from ztw_rl.core.choice import Keep, Threshold, Unreachable, choose
+    from ztw_rl.points import calibration_run
 
     try:
-        path = _calibration_run.find(None, agent, folder, runs_dir)
-        trial = trial_of(_calibration_run.load(path, agent, folder), random, "time")
+        path = calibration_run.find(None, agent, folder, runs_dir)
+        trial = trial_of(calibration_run.load(path, agent, folder), random, "time")
     except UserError:
         unknown = f"nobody has measured what threshold {DEFAULT:g} keeps and saves; find out with: "
         return Proposal(Threshold(DEFAULT), (f"{unknown}ztw-rl eval --agent {folder}",))

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ztw_rl.commands._targets import DEFAULT, Proposal, Targets, flag
-from ztw_rl.commands.supervised._answers import collect_answers, data_of
 from ztw_rl.errors import UserError
+from ztw_rl.points.answers import collect_answers, data_of
+from ztw_rl.points.targets import DEFAULT, Proposal, Targets, flag
 
 if TYPE_CHECKING:
     from ztw_rl.core.choice import Choice, Target, Unreachable
