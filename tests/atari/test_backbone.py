@@ -6,9 +6,9 @@ from gymnasium.spaces import Box, Discrete
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 
 from ztw_rl.atari.backbone import ATTACH_POINTS, early_exit_nature_cnn, from_sb3
+from ztw_rl.atari.pixel_head import PixelClassifier
 from ztw_rl.atari.policy import ChannelsLastCnnPolicy
 from ztw_rl.core.methods import METHODS
-from ztw_rl.core.pixel_head import PixelClassifier
 from ztw_rl.errors import UserError
 from ztw_rl.recipes import read
 

@@ -30,7 +30,9 @@ def test_the_newest_run_is_distilled_by_default(ppo_run, distill, capfd):
     shutil.copytree(ppo_run, older)
     os.utime(older / "config.json", (1, 1))
     assert distill() == 0
-    assert "distilled over 64 steps: runs/distill/pong-001/agent" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert "distilled over 64 steps: runs/distill/pong-001/agent" in out
+    assert out.endswith("next: ztw-rl eval --agent runs/distill/pong-001\n")
     assert config_of(FIRST)["policy"] == str(ppo_run)
     agent = load_agent(FIRST / "agent")
     provenance = agent.config.provenance
@@ -207,7 +209,7 @@ def test_nothing_to_distil(folder, one_error, arguments, message):
     [
         (["--env=Breakout"], "runs/ppo/pong-001 plays pong, not Breakout; leave out --env"),
         (["--atari.frame-skip=2"], "leave out --atari.* flags"),
-        (["--device=cuda:99"], "device 'cuda:99' is not available here; use --device cpu"),
+        (["--device=cuda:99"], "device 'cuda:99' is not available here; use the device cpu"),
         (["--device=gpu"], "unknown device 'gpu'"),
         (["--seed=-1"], "seed must be between 0 and 1000000000, not -1"),
         (["--distill.n-envs=0"], "n_envs must be at least 1, not 0"),

@@ -42,6 +42,8 @@ def test_the_newest_agent_at_several_thresholds(distill_run, capfd):
     assert f"agent: {distill_run}/agent" in out
     assert "runs/eval/pong-001/curve.csv" in out
     assert "runs/eval/pong-001/curve.png" in out
+    following = f"ztw-rl export --agent {distill_run}/agent --keep 0.95 --calibration"
+    assert out.endswith(f"next: {following} runs/eval/pong-001")
     assert "full policies that others trained on pong score 20 to 21" in out
 
     rows = rows_of(Path("runs/eval/pong-001/curve.csv"))
@@ -201,7 +203,7 @@ def test_no_agent_yet(folder, one_error, monkeypatch):
         (["--thresholds=0.5", "--rule=patience"], "patience counts exits, such as 1,2,3"),
         (["--agent=nowhere"], "there is no agent 'nowhere'"),
         (["--agent=runs"], "runs holds no agent.json; is its distillation finished?"),
-        (["--device=cuda:99"], "device 'cuda:99' is not available here; use --device cpu"),
+        (["--device=cuda:99"], "device 'cuda:99' is not available here; use the device cpu"),
         (["--device=cuda", "--backend=onnx"], "device must be cpu with --backend onnx, not cuda"),
         (["--device=gpu"], "unknown device 'gpu'"),
         (["--n-episodes=0"], "n_episodes must be at least 1, not 0"),

@@ -310,7 +310,7 @@ def test_aoti_without_a_compiler(agent, capsys, monkeypatch):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "there is no C++ compiler 'g++'" in error
-    assert error.endswith("; use --format onnx\n")
+    assert error.endswith("; use the format onnx\n")
     assert not Path("pong.zip").exists()
 
 

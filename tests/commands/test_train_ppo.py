@@ -43,7 +43,9 @@ def test_default_recipe_flag(folder, capfd):
 
 def test_train_resume_extend(capfd):
     assert cli.main(["train-ppo", "--env", "Breakout", "--n-timesteps", "16", *SMALL]) == 0
-    assert "trained for 16 steps: runs/ppo/breakout-001" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert "trained for 16 steps: runs/ppo/breakout-001" in out
+    assert out.endswith("next: ztw-rl distill-ics --policy runs/ppo/breakout-001\n")
     assert cli.main(["train-ppo", "--env", "breakout", "--resume", "--n-timesteps", "48"]) == 0
     assert "trained for 48 steps" in capfd.readouterr().out
     assert config_of("runs/ppo/breakout-001")["ppo"]["n_timesteps"] == 48

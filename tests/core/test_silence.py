@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ztw_rl.core.pixel_head import PixelClassifier, PixelICConfig
+from ztw_rl.atari.pixel_head import PixelClassifier, PixelICConfig
 from ztw_rl.core.silence import N_LOOKS, SilenceWatch
 
 OPEN = (3.0, 2.0)

@@ -15,7 +15,7 @@ def gpus(monkeypatch, n: int) -> None:
 @pytest.mark.parametrize(
     ("n_gpus", "device", "message"),
     [
-        (0, "cuda", "device 'cuda' is not available here; use --device cpu"),
+        (0, "cuda", "device 'cuda' is not available here; use the device cpu"),
         (2, "cuda:1", "--device cuda:1 is one GPU, but each process takes its own"),
         # This process is the fourth on its machine.
         (2, "cuda", "device 'cuda:3' is not available here"),

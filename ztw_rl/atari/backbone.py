@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ztw_rl.atari.pixel_head import PixelClassifier, PixelICConfig
 from ztw_rl.core.heads import ICConfig, InternalClassifier
 from ztw_rl.core.methods import METHODS, Method
 from ztw_rl.core.model import EarlyExitModel
-from ztw_rl.core.pixel_head import PixelClassifier, PixelICConfig
 from ztw_rl.errors import UserError
 
 SCREEN_SIZE = 84
@@ -105,7 +105,7 @@ def early_exit_nature_cnn(
     """A NatureCNN policy with internal classifiers, its parameters still random.
 
     The ICs' convolutions have stride 4, no padding, and keep the number of channels, but for the
-    one on the input (``core.pixel_head``); cascaded logits are layer-normalised; the policy's own
+    one on the input (``atari.pixel_head``); cascaded logits are layer-normalised; the policy's own
     head stays outside the ensemble.
 
     Args:

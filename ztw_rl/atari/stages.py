@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ztw_rl.atari.collector import Experience
 from ztw_rl.atari.config import DistillConfig
+from ztw_rl.atari.pixel_head import PixelClassifier
 from ztw_rl.atari.student import StudentStage
 from ztw_rl.core.ensembles import Ensemble
 from ztw_rl.core.heads import InternalClassifier
 from ztw_rl.core.model import EarlyExitModel
-from ztw_rl.core.pixel_head import PixelClassifier
 
 
 class Stage(Protocol):

@@ -21,9 +21,9 @@ from ztw_rl.atari.backbone import (
     early_exit_nature_cnn,
     policy_alone,
 )
+from ztw_rl.atari.orthogonal import RELU_GAIN, orthogonal_
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.model import EarlyExitModel
-from ztw_rl.core.orthogonal import RELU_GAIN, orthogonal_
 
 if TYPE_CHECKING:
     from ztw_rl.atari.collector import Experience

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from ztw_rl.atari.gallery import GameResults, MethodResult, games_and_backends
+from ztw_rl.atari.levels import Level, PairedScores
 from ztw_rl.atari.tables import CostName, StoredRow, decision_costs, hardly_differ
 from ztw_rl.commands._games import random_return
 from ztw_rl.core.choice import KEEP, Costs
-from ztw_rl.core.levels import Level, PairedScores
 from ztw_rl.errors import UserError
 
 ALL_GAMES = "IQM over games"

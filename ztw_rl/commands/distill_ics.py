@@ -15,7 +15,7 @@ from ztw_rl import agents, recipes, runs
 from ztw_rl.atari.config import DistillConfig, MethodName
 from ztw_rl.atari.games import canonical
 from ztw_rl.commands._arguments import help_first, peek, read
-from ztw_rl.commands._console import plain_console
+from ztw_rl.commands._console import next_line, plain_console
 from ztw_rl.commands._distilled import DistillRun, made_agent
 from ztw_rl.commands._policy import (
     TEACHER_FILE,
@@ -233,4 +233,5 @@ def _distill(
         return INTERRUPTED
     save_agent(run_dir / agents.AGENT, made_agent(run, teacher, result.model))
     print(f"distilled over {result.n_timesteps:,} steps: {run_dir / agents.AGENT}")
+    print(next_line("ztw-rl", "eval", "--agent", str(run_dir)))
     return 0

@@ -14,7 +14,7 @@ from ztw_rl import agents, recipes, runs
 from ztw_rl.atari.config import EvaluationConfig
 from ztw_rl.atari.games import canonical
 from ztw_rl.commands._arguments import help_first, parse, peek, read
-from ztw_rl.commands._console import plain_console
+from ztw_rl.commands._console import next_line, plain_console
 from ztw_rl.commands._curve import CSV, JOURNAL, JSON, PNG, EvalRun, kept_lines, screen, write
 from ztw_rl.commands._games import alike_lines, reference_line, starts_lines
 from ztw_rl.commands._resume import check_resumable
@@ -256,4 +256,8 @@ def _finish(
     print(f"times: {times.backend}, one thread; results: {output}/{CSV}, {JSON}")
     if not agent.is_student:
         print(f"picture: {output}/{PNG}")
+    greedy = run.evaluation.action_mode == "greedy"
+    if run.rule == "confidence" and greedy and run.ensembles and not agent.is_student:
+        chosen_from = ("--keep", "0.95", "--calibration", str(output))
+        print(next_line("ztw-rl", "export", "--agent", run.agent, *chosen_from))
     return 0

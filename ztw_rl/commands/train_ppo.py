@@ -13,7 +13,7 @@ from ztw_rl import recipes, runs
 from ztw_rl.atari.config import AtariConfig, PPOConfig, PPORun
 from ztw_rl.atari.games import canonical, rom_id
 from ztw_rl.commands._arguments import help_first, peek, read
-from ztw_rl.commands._console import plain_console
+from ztw_rl.commands._console import next_line, plain_console
 from ztw_rl.commands._resume import check_resumable
 from ztw_rl.errors import UserError
 from ztw_rl.interrupt import INTERRUPTED
@@ -167,4 +167,5 @@ def _train(run: PPORun, resumed: Path | None, args: TrainPPO) -> int:
         print(f"stopped after {result.n_timesteps:,} steps; go on with: {shlex.join(command)}")
         return INTERRUPTED
     print(f"trained for {result.n_timesteps:,} steps: {result.checkpoint}")
+    print(next_line("ztw-rl", "distill-ics", "--policy", str(run_dir)))
     return 0

@@ -1,1 +1,1 @@
-"""Early exit on any sequential network: needs torch, and knows nothing of Atari or images."""
+"""Early exit on any sequential network: needs torch, and knows neither tasks nor data."""

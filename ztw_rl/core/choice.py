@@ -1,8 +1,9 @@
 """At which operating point to run a model, and what such a choice is worth.
 
-A trial is what was measured of several points on the same units, games or images. A target says
-what is wanted. ``choose`` brings the two together: it chooses on all units, and tells what a choice
-so made on one half of them is worth on the other, since a choice looks best where it was made.
+A trial is what was measured of several points on the same units, such as episodes or samples. A
+target says what is wanted. ``choose`` brings the two together: it chooses on all units, and tells
+what a choice so made on one half of them is worth on the other, since a choice looks best where it
+was made.
 """
 
 from __future__ import annotations
@@ -149,9 +150,9 @@ class Trial:
     full: npt.NDArray[np.generic]
     """(n,) score of the full model on the same units."""
     no_skill: float | None
-    """What no skill at all scores: random play's return, 0 for accuracy; None if not known."""
+    """What no skill at all scores, such as 0 for accuracy; None if it is not known."""
     unit: str
-    """In the plural: games, images."""
+    """What a unit is called, in the plural."""
     disagreement: npt.NDArray[np.generic] | None = None
     """(n, T) share of each unit's decisions that differ from the full model's."""
 

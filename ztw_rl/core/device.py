@@ -27,7 +27,7 @@ def resolve_device(name: str) -> torch.device:
     if name != "cpu" and (
         not torch.cuda.is_available() or int(known[1] or 0) >= torch.cuda.device_count()
     ):
-        raise UserError(f"device '{name}' is not available here; use --device cpu")
+        raise UserError(f"device '{name}' is not available here; use the device cpu")
     return torch.device(name)
 
 
@@ -65,9 +65,9 @@ def tf32_convolutions(allowed: bool, device: torch.device) -> Iterator[None]:
 
 
 def n_network_threads() -> int:
-    """Threads of a network on small batches beside emulators.
+    """Threads of a network on small batches beside simulators.
 
-    Half of the cores, for the other half is the emulators', and at most four, for more wait for
+    Half of the cores, for the other half is the simulators', and at most four, for more wait for
     one another longer than they work. Never more than PyTorch has, so ``OMP_NUM_THREADS`` counts.
     """
     return max(1, min(4, n_cores() // 2, torch.get_num_threads()))

@@ -1,6 +1,6 @@
 """Settings that are shown, with a given confidence, to change few answers.
 
-A table of losses has one row per unit (an image, or a whole game) and one column per candidate.
+A table of losses has one row per unit (a sample, or a whole episode) and one column per candidate.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def betting(losses: Floats, target: float, confidence: float) -> float:
 
     A gambler bets on every loss to be below the target. If none is expected to be, his wealth is
     a supermartingale that starts at 1, and exceeds 1/p at any time with a probability of at most
-    p. He bets the more, the less the losses so far have varied: shares of a game's decisions need
-    far fewer units than by bounds that know the mean alone, and zeros and ones no more.
+    p. He bets the more, the less the losses so far have varied: shares of an episode's decisions
+    need far fewer units than by bounds that know the mean alone, and zeros and ones no more.
 
     Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting"
     (2023), as used for early exit by Jazbec et al., "Fast yet Safe" (2024).

@@ -7,7 +7,7 @@ from math import inf
 from ztw_rl.errors import UserError
 
 LAST_SEED = 10**9
-"""Games and resumed sessions count on from a seed, and ALE takes seeds below 2^31."""
+"""Episodes and resumed sessions count on from a seed, and simulators take seeds below 2^31."""
 
 
 def require(config: object, accepted: bool, name: str, expected: str) -> None:

@@ -62,20 +62,20 @@ class Interval:
 
 
 def paired_lead(leads: npt.NDArray[np.float64], seed: int = 0) -> Interval:
-    """Of one game the mean lead, over several the IQM of all games' leads.
+    """Of one task the mean lead, over several the IQM of all tasks' leads.
 
-    The interval is a percentile bootstrap that resamples seeds of each game for itself.
+    The interval is a percentile bootstrap that resamples seeds of each task for itself.
 
     Args:
-        leads: (G, n) of each game and seed, n ≥ 1.
+        leads: (G, n) of each task and seed, n ≥ 1.
         seed: Of the bootstrap.
     """
     if len(leads) == 1:
         one = summarize(leads[0], seed)
         return Interval(one.mean, one.ci_low, one.ci_high)
-    n_games, n = leads.shape
-    drawn = np.random.default_rng(seed).integers(n, size=(N_RESAMPLES, n_games, n))
-    resampled = leads[np.arange(n_games)[:, None], drawn].reshape(N_RESAMPLES, -1)
+    n_tasks, n = leads.shape
+    drawn = np.random.default_rng(seed).integers(n, size=(N_RESAMPLES, n_tasks, n))
+    resampled = leads[np.arange(n_tasks)[:, None], drawn].reshape(N_RESAMPLES, -1)
     low, high = np.percentile(stats.trim_mean(resampled, 0.25, axis=1), (2.5, 97.5))
     return Interval(float(stats.trim_mean(leads.ravel(), 0.25)), float(low), float(high))
 
@@ -117,8 +117,7 @@ def permutation_p(groups: Sequence[npt.ArrayLike], seed: int = 0) -> float:
 def few_distinct(episodes: Collection[Hashable]) -> int | None:
     """How many episodes differ, if at most half of several do; None otherwise.
 
-    Where chance hardly disturbs a policy it knows few courses of the game. An interval weighs
-    those that were played, and nothing of a rarer one that was not.
+    An interval weighs the episodes that were played, and nothing of a rarer one that was not.
 
     Args:
         episodes: What tells each of them from the others.

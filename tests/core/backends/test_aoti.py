@@ -104,6 +104,6 @@ def test_artefacts_that_cannot_be_used(artefact):
 
 def test_no_compiler(make_model, monkeypatch, tmp_path):
     monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(UserError, match=r"no C.. compiler .* use --format onnx"):
+    with pytest.raises(UserError, match=r"no C.. compiler .* use the format onnx"):
         export_aoti(tmp_path / "a.zip", make_model(2), torch.zeros(1, 3, 9, 9), [0.5], {})
     assert not list(tmp_path.iterdir())

@@ -61,7 +61,7 @@ def compile_segments(model: EarlyExitModel, x: Tensor) -> tuple[bytes, ...]:
     Raises:
         UserError: There is no C++ compiler.
     """
-    require_compiler("use --format onnx")
+    require_compiler("use the format onnx")
     from torch import _inductor
 
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
@@ -88,7 +88,7 @@ def compile_segments(model: EarlyExitModel, x: Tensor) -> tuple[bytes, ...]:
 
 
 class AotiModel:
-    """An artefact of ``ztw-rl export --format aoti``.
+    """An exported file of the format aoti.
 
     Args:
         segments: One per exit, see ``segment.Segment``; for batches of at least one.

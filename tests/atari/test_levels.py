@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ztw_rl.atari.levels import CrossFit, Level, PairedScores
 from ztw_rl.core.choice import Costs, Keep, Threshold, Trial, by_halves, expected
-from ztw_rl.core.levels import CrossFit, Level, PairedScores
 
 
 def same_in_all(costs, n_games, n):

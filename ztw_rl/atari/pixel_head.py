@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ztw_rl.core.orthogonal import RELU_GAIN, orthogonal_
+from ztw_rl.atari.orthogonal import RELU_GAIN, orthogonal_
 
 KERNELS = (8, 4, 3)
 """Side of each convolution's window, in its own input's pixels."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ztw_rl.core.orthogonal import orthogonal_
+from ztw_rl.atari.orthogonal import orthogonal_
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ztw_rl.atari.pixel_head import PixelClassifier, PixelICConfig
 from ztw_rl.core.cost import count_macs, n_parameters
-from ztw_rl.core.pixel_head import PixelClassifier, PixelICConfig
 
 
 def make(**settings):
