@@ -27,10 +27,11 @@ from ztw_rl.atari.agent import load_agent
 from ztw_rl.atari.emulator_batch import EmulatorBatch
 from ztw_rl.atari.evaluate import play
 from ztw_rl.atari.make_emulators import make_batches
-from ztw_rl.atari.seats import Row
+from ztw_rl.atari.rows import Full, RandomExits, Row
 from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.core.backends.backend import Backend
 from ztw_rl.core.backends.named import make_backend
+from ztw_rl.core.choice import Forced, Threshold
 from ztw_rl.core.device import n_network_threads
 from ztw_rl.core.exits import Confidence, select
 from ztw_rl.core.model import EarlyExitModel
@@ -63,10 +64,10 @@ def full_table(n_exits: int) -> list[Row]:
     """Every row of an evaluation over ``THRESHOLDS``; random exits are equally likely."""
     shares = (1 / n_exits,) * n_exits
     return [
-        *(Row("confidence", threshold) for threshold in THRESHOLDS),
-        *(Row("random", threshold, shares) for threshold in THRESHOLDS),
-        *(Row("forced", float(m)) for m in range(n_exits)),
-        Row("backbone"),
+        *(Row(Threshold(threshold)) for threshold in THRESHOLDS),
+        *(Row(RandomExits(shares, Threshold(threshold))) for threshold in THRESHOLDS),
+        *(Row(Forced(m)) for m in range(n_exits)),
+        Row(Full()),
     ]
 
 

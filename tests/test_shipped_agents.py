@@ -15,11 +15,11 @@ from ztw_rl.atari.agent import load_agent, policy_fingerprint
 from ztw_rl.atari.backbone import from_sb3
 from ztw_rl.atari.evaluate import play
 from ztw_rl.atari.make_emulators import make_emulators
-from ztw_rl.atari.seats import Row
+from ztw_rl.atari.rows import Full, RandomExits, Row, adaptive
 from ztw_rl.atari.tables import decision_costs, load_table
 from ztw_rl.core.backends.eager import eager
 from ztw_rl.core.checkpoint import load_tensors
-from ztw_rl.core.choice import normalized
+from ztw_rl.core.choice import Forced, normalized
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.metrics import relative_cost
 
@@ -81,8 +81,10 @@ def test_an_agent_reproduces_its_table(folder):
         )
 
     try:
-        played = again([Row(row.rule, row.threshold) for row in (middle, *others)])
-        (control,) = again([Row("random", random.threshold, played[0].exit_shares)])
+        rule = adaptive(table.rule, middle.threshold)
+        alone = [Full() if r.rule == "backbone" else Forced(int(r.threshold)) for r in others]
+        played = again([Row(who) for who in (rule, *alone)])
+        (control,) = again([Row(RandomExits(played[0].exit_shares, rule))])
     finally:
         emulators.close()
     for found, stored in zip([*played, control], (middle, *others, random), strict=True):

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from ztw_rl.atari.evaluate import RowResult, evaluate, n_games, table
-from ztw_rl.atari.seats import Row
+from ztw_rl.atari.rows import Full, RandomExits, Row
 from ztw_rl.core.backends.eager import eager
+from ztw_rl.core.choice import Forced, Patience, Threshold
 from ztw_rl.core.statistics import Summary, summarize
 
 CPU = torch.device("cpu")
@@ -26,7 +27,7 @@ def test_the_whole_table(patch_games, model):
     results = evaluate(
         eager(model),
         [games],
-        [0.5, 0.8],
+        [Threshold(0.5), Threshold(0.8)],
         n_episodes=N_EPISODES,
         seed=SEED,
         action_mode="greedy",
@@ -43,14 +44,15 @@ def test_the_whole_table(patch_games, model):
         ("forced", 2.0),
         ("backbone", None),
     ]
-    assert [r.row.shares for r in results[2:4]] == [r.exit_shares for r in results[:2]]
+    assert [r.row.who.shares for r in results[2:4]] == [r.exit_shares for r in results[:2]]
     assert results[0].exit_shares != results[1].exit_shares
     assert len(ended) == n_games(2, 3, N_EPISODES) == 8 * N_EPISODES
 
 
 def test_the_patience_table(patch_games, model):
     settings = {"n_episodes": 1, "seed": SEED, "action_mode": "greedy", "device": CPU}
-    results = evaluate(eager(model), [patch_games(9)], [1.0, 2.0], rule="patience", **settings)
+    rules = [Patience(1), Patience(2)]
+    results = evaluate(eager(model), [patch_games(9)], rules, **settings)
     assert [r.row.rule for r in results[:2]] == ["patience", "patience"]
     assert results[0].exit_shares == (1, 0, 0)
 
@@ -63,20 +65,21 @@ def result(row, returns, shares):
 
 def test_what_a_game_costs():
     # Three decisions: one at exit 0, two at the end; then four at exit 1.
-    found = RowResult(Row("confidence", 0.5), (1.0, 2.0), ((1, 0, 2), (0, 4, 0)))
+    found = RowResult(Row(Threshold(0.5)), (1.0, 2.0), ((1, 0, 2), (0, 4, 0)))
     assert found.n_decisions == 7
     assert found.exit_shares == pytest.approx((1 / 7, 4 / 7, 2 / 7))
     assert found.costs((0.4, 0.6, 1.0)) == pytest.approx((0.8, 0.6))
-    alone = RowResult(Row("backbone"), (1.0, 2.0), ((0, 0, 2), (0, 0, 3)))
+    alone = RowResult(Row(Full()), (1.0, 2.0), ((0, 0, 2), (0, 0, 3)))
     assert alone.costs((0.4, 0.6, 1.2)) == (1.0, 1.0)
 
 
 def test_the_tables_columns_and_mixtures():
+    control = RandomExits((0.5, 0.25, 0.25), Threshold(0.5))
     results = [
-        result(Row("confidence", 0.5), (1.0, 2.0, 3.0, 6.0), (0.5, 0.25, 0.25)),
-        result(Row("random", 0.5, (0.5, 0.25, 0.25)), (0.0, 0.0, 0.0, 0.0), (0.25, 0.25, 0.5)),
-        result(Row("forced", 2.0), (1.0, 1.0, 1.0, 1.0), (0.0, 0.0, 1.0)),
-        result(Row("backbone"), (4.0, 4.0, 4.0, 4.0), (0.0, 0.0, 1.0)),
+        result(Row(Threshold(0.5)), (1.0, 2.0, 3.0, 6.0), (0.5, 0.25, 0.25)),
+        result(Row(control), (0.0, 0.0, 0.0, 0.0), (0.25, 0.25, 0.5)),
+        result(Row(Forced(2)), (1.0, 1.0, 1.0, 1.0), (0.0, 0.0, 1.0)),
+        result(Row(Full()), (4.0, 4.0, 4.0, 4.0), (0.0, 0.0, 1.0)),
     ]
     found = table(results, relative_macs=(0.4, 0.6, 1.2), relative_time=(0.8, 1.0, 1.6))
     assert list(found.columns) == [

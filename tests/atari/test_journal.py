@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from ztw_rl.atari.journal import Journal
-from ztw_rl.atari.seats import Game, Row
+from ztw_rl.atari.rows import Full, RandomExits, Row
+from ztw_rl.atari.seats import Game
+from ztw_rl.core.choice import Forced, Patience, Threshold
 from ztw_rl.errors import UserError
 
 HEAD = {"seed": 3}
@@ -31,29 +33,29 @@ def ended(row: Row, number: int) -> Game:
 
 def test_an_ended_game_is_recalled_after_a_kill(path):
     with Journal.begin(path, HEAD) as journal:
-        journal.add(ended(Row("confidence", 0.3, compared=True), 1))
-        journal.add(ended(Row("backbone"), 0))
+        journal.add(ended(Row(Threshold(0.3), compared=True), 1))
+        journal.add(ended(Row(Full()), 0))
     with Journal.reopen(path) as again:
         assert again.head == HEAD
         assert len(again) == 2
-        game = Game(Row("confidence", 0.3, compared=True), 1)
+        game = Game(Row(Threshold(0.3), compared=True), 1)
         assert again.recall(game)
         assert (game.points, game.length, game.n_differ) == (2.5, 10, 4)
         assert game.exits.tolist() == [7, 2, 1]
         assert (game.start, game.film) == (3, 9)
-        assert again.recall(Game(Row("backbone"), 0))
+        assert again.recall(Game(Row(Full()), 0))
 
 
 @pytest.mark.parametrize(
     ("row", "number"),
     [
-        (Row("confidence", 0.3), 2),
-        (Row("confidence", 0.4), 1),
-        (Row("random", 0.3, (0.5, 0.5, 0.0)), 1),
+        (Row(Threshold(0.3)), 2),
+        (Row(Threshold(0.4)), 1),
+        (Row(RandomExits((0.5, 0.5, 0.0), Threshold(0.3))), 1),
     ],
 )
 def test_other_games_are_still_to_be_played(journal, row, number):
-    journal.add(ended(Row("confidence", 0.3), 1))
+    journal.add(ended(Row(Threshold(0.3)), 1))
     game = Game(row, number)
     assert not journal.recall(game)
     assert game.points == 0
@@ -62,13 +64,13 @@ def test_other_games_are_still_to_be_played(journal, row, number):
 @pytest.mark.parametrize("n_bytes", [1, 9])
 def test_a_line_that_a_kill_has_torn_is_taken_off(path, n_bytes):
     with Journal.begin(path, HEAD) as journal:
-        journal.add(ended(Row("forced", 0.0), 0))
-        journal.add(ended(Row("forced", 0.0), 1))
+        journal.add(ended(Row(Forced(0)), 0))
+        journal.add(ended(Row(Forced(0)), 1))
     whole = path.read_bytes()
     path.write_bytes(whole[:-n_bytes])
     with Journal.reopen(path) as again:
         assert len(again) == 1
-        again.add(ended(Row("forced", 0.0), 1))
+        again.add(ended(Row(Forced(0)), 1))
     assert path.read_bytes() == whole
 
 
@@ -121,21 +123,21 @@ def test_a_full_disk_at_the_beginning_leaves_nothing(path, monkeypatch):
 
 
 def test_a_full_disk_is_one_line(journal, monkeypatch):
-    class Full:
+    class FullDisk:
         def write(self, _: bytes) -> None:
             raise OSError(28, "No space left on device")
 
         def close(self) -> None: ...
 
     journal.close()
-    monkeypatch.setattr(journal, "_file", Full())
+    monkeypatch.setattr(journal, "_file", FullDisk())
     with pytest.raises(UserError, match=r"cannot write to .*: No space left on device"):
-        journal.add(ended(Row("backbone"), 0))
-    assert not journal.recall(Game(Row("backbone"), 0))
+        journal.add(ended(Row(Full()), 0))
+    assert not journal.recall(Game(Row(Full()), 0))
 
 
 def test_one_line_per_game(journal):
-    journal.add(ended(Row("patience", 2.0), 5))
+    journal.add(ended(Row(Patience(2)), 5))
     head, line = map(json.loads, journal.path.read_text().splitlines())
     assert head == HEAD
     assert line == {
@@ -150,7 +152,7 @@ def test_it_goes_when_the_table_is_there(journal):
 
 
 def test_it_is_begun_once(path, journal):
-    journal.add(ended(Row("backbone"), 0))
+    journal.add(ended(Row(Full()), 0))
     with pytest.raises(UserError, match=r"holds the games of an evaluation that was begun before"):
         Journal.begin(path, {"seed": 4})
     journal.close()

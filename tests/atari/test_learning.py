@@ -10,10 +10,11 @@ from ztw_rl.atari import ppo, vec_env
 from ztw_rl.atari.config import AtariConfig, DistillConfig, PPOConfig
 from ztw_rl.atari.distill import distill
 from ztw_rl.atari.evaluate import play
-from ztw_rl.atari.seats import Row
+from ztw_rl.atari.rows import Full, Row
 from ztw_rl.atari.teacher import from_checkpoint
 from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.core.backends.eager import eager
+from ztw_rl.core.choice import Forced
 
 CPU = torch.device("cpu")
 N_ENVS, N_ACTIONS, LENGTH = 8, 3, 10
@@ -63,12 +64,12 @@ def mean_return(model, games, row):
 
 def test_ppo_beats_random(distilled, make_games):
     # Random play gets a third of the length; the best is the length.
-    assert mean_return(distilled, make_games(), Row("backbone")) > 0.9 * LENGTH
+    assert mean_return(distilled, make_games(), Row(Full())) > 0.9 * LENGTH
 
 
 @pytest.mark.parametrize("exit_index", [0, 1])
 def test_the_ics_play_as_well(distilled, make_games, exit_index):
-    row = Row("forced", float(exit_index))
+    row = Row(Forced(exit_index))
     assert mean_return(distilled, make_games(), row) > 0.9 * LENGTH
 
 

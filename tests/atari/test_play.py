@@ -8,9 +8,11 @@ import torch
 from scipy import stats
 
 from ztw_rl.atari.evaluate import play
-from ztw_rl.atari.seats import NOOP, Row
+from ztw_rl.atari.rows import Full, RandomExits, Row
+from ztw_rl.atari.seats import NOOP
 from ztw_rl.core.backends.eager import eager
 from ztw_rl.core.backends.onnx import onnx
+from ztw_rl.core.choice import Forced, Patience, Threshold
 
 CPU = torch.device("cpu")
 N_EPISODES, SEED = 4, 10
@@ -39,12 +41,12 @@ def run(patch_games, model):
 
 
 ROWS = [
-    Row("confidence", 0.5),
-    Row("confidence", 0.8),
-    Row("patience", 2.0),
-    Row("forced", 1.0),
-    Row("random", 0.5, (0.5, 0.25, 0.25)),
-    Row("backbone"),
+    Row(Threshold(0.5)),
+    Row(Threshold(0.8)),
+    Row(Patience(2)),
+    Row(Forced(1)),
+    Row(RandomExits((0.5, 0.25, 0.25), Threshold(0.5))),
+    Row(Full()),
 ]
 SEEDS = [SEED + k for k in range(N_EPISODES)]
 
@@ -74,7 +76,7 @@ def test_a_rows_result_does_not_depend_on_the_other_rows(run):
 
 def test_short_games_are_not_favoured(run):
     """Taking the first games to end would give the short ones' return only."""
-    (result,), _ = run([Row("backbone")], n_envs=8, n_episodes=20)
+    (result,), _ = run([Row(Full())], n_envs=8, n_episodes=20)
     assert result.n_decisions == 10 * 41 + 10 * 3
     long = [r for seed, r in zip(range(SEED, SEED + 20), result.returns, strict=True) if seed % 2]
     assert max(long) <= 3 < max(result.returns)
@@ -82,9 +84,9 @@ def test_short_games_are_not_favoured(run):
 
 def test_returns_are_in_the_order_of_the_seeds(run, make_model):
     model = make_model(n_ics=0, pixels=True)
-    (result,), games = run([Row("backbone")], n_envs=3, model=model)
+    (result,), games = run([Row(Full())], n_envs=3, model=model)
     for seed, found in zip(SEEDS, result.returns, strict=True):
-        (only,), _ = run([Row("backbone")], n_envs=1, model=model, seed=seed, n_episodes=1)
+        (only,), _ = run([Row(Full())], n_envs=1, model=model, seed=seed, n_episodes=1)
         assert only.returns == (found,)
     assert result.exit_shares == (1.0,)
     assert len(games.sent) > 0
@@ -93,17 +95,12 @@ def test_returns_are_in_the_order_of_the_seeds(run, make_model):
 def test_exits_are_drawn_as_numpy_draws_them(run):
     """Tables of old used ``Generator.choice``, and a seed still gives the same exits."""
     shares = (0.25, 0.45, 0.3)
-    (result,), _ = run([Row("random", 0.5, shares)], length=lambda seed: 30, n_episodes=2)
+    row = Row(RandomExits(shares, Threshold(0.5)))
+    (result,), _ = run([row], length=lambda seed: 30, n_episodes=2)
     for k, exits in enumerate(result.exits):
         rng = np.random.default_rng((SEED, k))
         drawn = [rng.choice(3, p=shares) for _ in range(30)]
         assert exits == tuple(np.bincount(drawn, minlength=3))
-
-
-def test_only_the_random_control_has_shares():
-    for rule, shares in (("random", None), ("confidence", (0.5, 0.5))):
-        with pytest.raises(ValueError, match="the random control's"):
-            Row(rule, 0.5, shares)
 
 
 def test_all_rows_run_side_by_side(run):
@@ -113,7 +110,7 @@ def test_all_rows_run_side_by_side(run):
 
 
 def test_an_emulator_without_a_game_waits(run):
-    _, games = run([Row("backbone")], n_envs=10)
+    _, games = run([Row(Full())], n_envs=10)
     assert (np.array(games.sent)[:, N_EPISODES:] == NOOP).all()
 
 
@@ -125,12 +122,12 @@ def test_games_are_reported_as_they_end(run):
 
 
 def test_forced_exits(run):
-    results, _ = run([Row("forced", float(m)) for m in range(3)])
+    results, _ = run([Row(Forced(m)) for m in range(3)])
     assert [r.exit_shares for r in results] == [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
 
 
 def test_the_ends_of_the_scale(run):
-    rows = [Row("confidence", 0.0), Row("forced", 0.0), Row("confidence", 1.0), Row("backbone")]
+    rows = [Row(Threshold(0.0)), Row(Forced(0)), Row(Threshold(1.0)), Row(Full())]
     (zero, first, one, backbone), _ = run(rows)
     assert zero.returns == first.returns
     assert zero.exit_shares == (1, 0, 0)
@@ -140,7 +137,7 @@ def test_the_ends_of_the_scale(run):
 
 def test_each_row_has_its_own_threshold_although_they_share_a_batch(run, model):
     """Replays one game of each row by hand, one decision at a time."""
-    rows = [Row("confidence", t) for t in (0.4, 0.5, 0.6, 0.7, 0.8)]
+    rows = [Row(Threshold(t)) for t in (0.4, 0.5, 0.6, 0.7, 0.8)]
     results, games = run(rows, n_envs=5, n_episodes=1)
     assert len({r.exit_shares for r in results}) >= 4
     for row, result in zip(rows, results, strict=True):
@@ -160,8 +157,8 @@ def test_each_row_has_its_own_threshold_although_they_share_a_batch(run, model):
 
 def test_disagreement_with_the_full_model(run, model):
     """Replays each game by hand."""
-    rows = [Row("confidence", t, compared=True) for t in (0.0, 0.6, 1.0)]
-    results, games = run([*rows, Row("confidence", 0.6)], n_envs=5)
+    rows = [Row(Threshold(t), compared=True) for t in (0.0, 0.6, 1.0)]
+    results, games = run([*rows, Row(Threshold(0.6))], n_envs=5)
     assert results[3].disagreement is None
     assert results[3].returns == results[1].returns
     for row, result in zip(rows, results[:3], strict=True):
@@ -181,7 +178,7 @@ def test_disagreement_with_the_full_model(run, model):
 
 
 def test_patience_one_leaves_at_once_and_more_leaves_later(run):
-    (one, two, three, four), _ = run([Row("patience", t) for t in (1.0, 2.0, 3.0, 4.0)])
+    (one, two, three, four), _ = run([Row(Patience(t)) for t in (1, 2, 3, 4)])
     assert one.exit_shares == (1, 0, 0)
     assert two.exit_shares[0] == 0
     assert 0 < two.exit_shares[1] < 1
@@ -190,12 +187,12 @@ def test_patience_one_leaves_at_once_and_more_leaves_later(run):
 
 def test_the_random_control_draws_the_given_shares(run):
     shares = (0.5, 0.2, 0.3)
-    (result,), _ = run([Row("random", 0.5, shares)], length=lambda seed: 500)
+    (result,), _ = run([Row(RandomExits(shares, Threshold(0.5)))], length=lambda seed: 500)
     n = result.n_decisions
     assert n == 2000
     found, wanted = np.array(result.exit_shares) * n, np.array(shares) * n
     assert stats.chisquare(found, wanted).pvalue > 0.01
-    (never,), _ = run([Row("random", 0.5, (0.5, 0.0, 0.5))])
+    (never,), _ = run([Row(RandomExits((0.5, 0.0, 0.5), Threshold(0.5)))])
     assert never.exit_shares[1] == 0
 
 
@@ -208,7 +205,7 @@ def test_the_backbones_row_is_the_backbone_whatever_the_ics_say(patch_games, mod
             super().send(actions)
 
     games = Watched(N_EPISODES, length=lambda seed: 40)
-    rows, settings = [Row("backbone")], {"n_episodes": N_EPISODES, "seed": SEED}
+    rows, settings = [Row(Full())], {"n_episodes": N_EPISODES, "seed": SEED}
     play(eager(model), [games], rows, action_mode="greedy", device=CPU, **settings)
     assert len(np.unique(games.sent)) > 1
 
@@ -226,7 +223,7 @@ def test_onnx_runtime_plays_the_same_games(patch_games, model):
     games = patch_games(6, length=uneven)
     settings = {"n_episodes": N_EPISODES, "seed": SEED, "action_mode": "greedy", "device": CPU}
     x = torch.zeros(1, *games.observation_space.shape, dtype=torch.uint8)
-    rows = [*ROWS, Row("confidence", 0.6, compared=True)]
+    rows = [*ROWS, Row(Threshold(0.6), compared=True)]
     found = play(onnx(model, x), [games], rows, **settings)
     assert found == play(eager(model), [patch_games(6, length=uneven)], rows, **settings)
 
@@ -238,15 +235,15 @@ def test_sampled_actions_follow_the_probabilities(run, make_model):
         model.head[1].weight.zero_()
         model.head[1].bias.copy_(p.log())
     settings = {"model": model, "n_envs": 4, "length": lambda seed: 500}
-    _, games = run([Row("backbone")], action_mode="sample", **settings)
+    _, games = run([Row(Full())], action_mode="sample", **settings)
     counts = np.bincount(np.concatenate(games.sent), minlength=3)
     assert stats.chisquare(counts, 2000 * p.numpy()).pvalue > 0.01
-    _, games = run([Row("forced", 1.0)], action_mode="greedy", **settings)
+    _, games = run([Row(Forced(1))], action_mode="greedy", **settings)
     assert (np.concatenate(games.sent) == 0).all()
 
 
 def test_games_that_are_recalled_are_not_played_again(run):
-    (whole,), _ = run([Row("confidence", 0.5)])
+    (whole,), _ = run([Row(Threshold(0.5))])
 
     def recall(game):
         if game.number not in (0, 2):
@@ -255,7 +252,7 @@ def test_games_that_are_recalled_are_not_played_again(run):
         return True
 
     ended = []
-    (result,), _ = run([Row("confidence", 0.5)], recall=recall, on_game=ended.append)
+    (result,), _ = run([Row(Threshold(0.5))], recall=recall, on_game=ended.append)
     assert sorted(game.number for game in ended) == [1, 3]
     assert result.exits[::2] == ((1, 0, 0), (1, 0, 0))
     assert result.exits[1::2] == whole.exits[1::2]

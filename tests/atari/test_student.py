@@ -13,7 +13,7 @@ from ztw_rl.atari.backbone import WIDTHS, early_exit_nature_cnn, policy_alone
 from ztw_rl.atari.config import AtariConfig, DistillConfig
 from ztw_rl.atari.distill import build_early_exit_model, distill
 from ztw_rl.atari.evaluate import play
-from ztw_rl.atari.seats import Row
+from ztw_rl.atari.rows import Full, Row
 from ztw_rl.atari.student import exit_macs, macs, student_of, widths_for
 from ztw_rl.atari.teacher import Provenance, Teacher, from_agent
 from ztw_rl.core.backends.eager import eager
@@ -91,7 +91,7 @@ def test_it_plays_as_well_as_its_teacher(distilled, teacher, patch_games):
     alone = student_of(model).policy.eval()
     # Random play gets a third of a game's ten points.
     settings = {"n_episodes": 8, "seed": 100, "action_mode": "greedy", "device": CPU}
-    (result,) = play(eager(alone), [patch_games(8, size=84)], [Row("backbone")], **settings)
+    (result,) = play(eager(alone), [patch_games(8, size=84)], [Row(Full())], **settings)
     assert np.mean(result.returns) > 9
     x, places = pictures(64)
     with torch.no_grad():

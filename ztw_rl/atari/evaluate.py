@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -19,8 +18,10 @@ import torch
 
 from ztw_rl.atari.config import ActionMode
 from ztw_rl.atari.emulator_batch import EmulatorBatch
-from ztw_rl.atari.seats import Game, Row, Seats
+from ztw_rl.atari.rows import Adaptive, Full, RandomExits, Row
+from ztw_rl.atari.seats import Game, Seats
 from ztw_rl.core.backends.backend import Backend
+from ztw_rl.core.choice import Forced
 from ztw_rl.core.device import n_network_threads
 from ztw_rl.core.metrics import relative_cost
 from ztw_rl.core.statistics import summarize
@@ -60,7 +61,7 @@ class RowResult:
         Args:
             relative: (E,) cost of a decision that leaves at each exit, over the backbone's.
         """
-        if self.row.rule == "backbone":
+        if isinstance(self.row.who, Full):
             return (1.0,) * len(self.returns)
         exits = np.array(self.exits)
         return tuple((exits @ np.array(relative) / exits.sum(axis=1)).tolist())
@@ -142,7 +143,7 @@ def table(
     """
     lines = []
     for result in results:
-        alone = result.row.rule == "backbone"
+        alone = isinstance(result.row.who, Full)
         summary = summarize(result.returns)
         lines.append(
             {
@@ -162,9 +163,8 @@ def table(
 def evaluate(
     backend: Backend,
     batches: Sequence[EmulatorBatch],
-    thresholds: Sequence[float],
+    rules: Sequence[Adaptive],
     *,
-    rule: Literal["confidence", "patience"] = "confidence",
     n_episodes: int,
     seed: int,
     action_mode: ActionMode,
@@ -181,8 +181,7 @@ def evaluate(
     Args:
         backend: Runs the agent's model, on ``device``.
         batches: Games that take turns with the network.
-        thresholds: τ, or t for the patience rule.
-        rule: Who decides which exit answers.
+        rules: The exit rule at each of its settings.
         n_episodes: Games per row.
         seed: Game k of every row has seed ``seed + k``.
         action_mode: How actions follow from probabilities.
@@ -208,11 +207,12 @@ def evaluate(
             recall=recall,
         )
 
-    adaptive = [Row(rule, threshold, compared=compared) for threshold in thresholds]
-    forced = [Row("forced", float(m)) for m in range(backend.n_exits)]
-    first = play_all([*adaptive, *forced, Row("backbone")])
+    adaptive = [Row(rule, compared=compared) for rule in rules]
+    forced = [Row(Forced(m)) for m in range(backend.n_exits)]
+    first = play_all([*adaptive, *forced, Row(Full())])
     n = len(adaptive)
-    controls = play_all([Row("random", r.row.threshold, r.exit_shares) for r in first[:n]])
+    shares = [played.exit_shares for played in first[:n]]
+    controls = play_all([Row(RandomExits(*each)) for each in zip(shares, rules, strict=True)])
     return [*first[:n], *controls, *first[n:]]
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -15,38 +14,14 @@ from torch import Tensor
 
 from ztw_rl.atari.config import ActionMode
 from ztw_rl.atari.emulator_batch import EmulatorBatch
+from ztw_rl.atari.rows import RandomExits, Row
+from ztw_rl.core import exits
 from ztw_rl.core.backends.backend import Backend
-from ztw_rl.core.exits import Confidence, ExitRule, Patience
+from ztw_rl.core.choice import Forced, Patience, Threshold
+from ztw_rl.core.exits import Confidence, ExitRule
 from ztw_rl.core.runtime import decide
 
-RuleName = Literal["confidence", "patience", "backbone", "forced", "random", "student"]
 NOOP = 0
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of the table: who decides which exit answers."""
-
-    rule: RuleName
-    threshold: float | None = None
-    """τ of ``confidence`` and of the ``random`` control beside it; t of ``patience``; the exit
-    of ``forced``; nothing for ``backbone`` and ``student``."""
-    shares: tuple[float, ...] | None = None
-    """``random`` only: how often each exit is drawn."""
-    compared: bool = False
-    """Whether the full model is asked as well, at every decision, to see how often the greedy
-    actions differ."""
-
-    def __post_init__(self) -> None:
-        if (self.rule == "random") != (self.shares is not None):
-            raise ValueError("shares are the random control's, and only its")
-
-    @cached_property
-    def cumulated(self) -> npt.NDArray[np.float64]:
-        """(E,) of ``random``: cumulated shares, up to one."""
-        sums: npt.NDArray[np.float64] = np.cumsum(self.shares or (), dtype=np.float64)
-        sums /= sums[-1]
-        return sums
 
 
 @dataclass
@@ -170,28 +145,28 @@ class Seats:
         for seat, game in enumerate(self._games):
             if game is None:
                 continue
-            row = game.row
-            if row.rule == "patience":
+            who = game.row.who
+            if isinstance(who, Patience):
                 patient.append(seat)
-                patiences.append(int(row.threshold or 1))
+                patiences.append(who.exits)
                 continue
             confident.append(seat)
-            if row.rule == "random":
+            if isinstance(who, RandomExits):
                 # As ``Generator.choice`` draws, which takes ten times as long.
-                drawn = np.searchsorted(row.cumulated, self._rngs[seat].random(), side="right")
+                drawn = np.searchsorted(who.cumulated, self._rngs[seat].random(), side="right")
                 self._thresholds[seat] = self._leaving_at[drawn]
         groups: list[tuple[list[int], ExitRule]] = [
-            (patient, Patience(torch.tensor(patiences))),
+            (patient, exits.Patience(torch.tensor(patiences))),
             (confident, Confidence(torch.from_numpy(self._thresholds[confident]))),
         ]
         return [(np.array(seats), rule) for seats, rule in groups if seats]
 
     def _thresholds_of(self, row: Row) -> npt.NDArray[np.float64]:
         """(E−1,) thresholds that make a confidence rule do what the row wants."""
-        if row.rule == "confidence":
-            return np.full(self._backend.n_exits - 1, row.threshold)
+        if isinstance(row.who, Threshold):
+            return np.array(row.who.each(self._backend.n_exits - 1), float)
         # A policy's own head is outside the ensemble, so the last exit is the backbone.
-        exit_index = int(row.threshold or 0) if row.rule == "forced" else -1
+        exit_index = row.who.exit if isinstance(row.who, Forced) else -1
         thresholds: npt.NDArray[np.float64] = self._leaving_at[exit_index]
         return thresholds
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ztw_rl.atari.rows import adaptive
 from ztw_rl.atari.tables import CostName, StoredRow, StoredTable, decision_costs
-from ztw_rl.core.choice import Forced, Patience, Threshold, Trial
+from ztw_rl.core.choice import Forced, Trial
 
 
 def trial_of(table: StoredTable, random_return: float | None, cost: CostName = "macs") -> Trial:
@@ -29,8 +30,8 @@ def trial_of(table: StoredTable, random_return: float | None, cost: CostName = "
         disagreement = np.array([*unknown, *asked], float).T
     return Trial(
         points=(
-            *(Forced(int(exit_index)) for exit_index, _ in forced),
-            *(Patience(int(t)) if table.rule == "patience" else Threshold(t) for t, _ in swept),
+            *(Forced(int(m)) for m, _ in forced),
+            *(adaptive(table.rule, threshold) for threshold, _ in swept),
         ),
         scores=np.array([row.returns for row in rows], float),
         costs=decision_costs(rows, cost),

@@ -108,7 +108,8 @@ def play(
         The rows of the table.
     """
     from ztw_rl.atari import evaluate
-    from ztw_rl.atari.seats import Game, Row
+    from ztw_rl.atari.rows import Full, Row, Student, adaptive
+    from ztw_rl.atari.seats import Game
     from ztw_rl.core.backends.named import make_backend
     from ztw_rl.core.device import n_network_threads
 
@@ -130,8 +131,7 @@ def play(
             "recall": journal.recall,
         }
         if agent.is_student:
-            (whole,) = evaluate.play(backend, batches, [Row("backbone")], **how)
-            return [replace(whole, row=Row("student"))]
-        return evaluate.evaluate(
-            backend, batches, run.thresholds, rule=run.rule, compared=run.disagreement, **how
-        )
+            (whole,) = evaluate.play(backend, batches, [Row(Full())], **how)
+            return [replace(whole, row=Row(Student()))]
+        rules = [adaptive(run.rule, threshold) for threshold in run.thresholds]
+        return evaluate.evaluate(backend, batches, rules, compared=run.disagreement, **how)

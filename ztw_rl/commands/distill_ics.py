@@ -180,13 +180,13 @@ def _show_imported(
     import torch
 
     from ztw_rl.atari.evaluate import play
-    from ztw_rl.atari.seats import Row
+    from ztw_rl.atari.rows import Full, Row
     from ztw_rl.core.backends.eager import eager
 
     (result,) = play(
         eager(teacher.model()),
         [emulators],
-        [Row("backbone")],
+        [Row(Full())],
         n_episodes=IMPORT_GAMES,
         seed=args.seed,
         action_mode=args.distill.action_mode,

@@ -150,7 +150,7 @@ def _play(
     """All games of a model, made for the game's number of actions."""
     from ztw_rl.atari.evaluate import play
     from ztw_rl.atari.make_emulators import make_batches
-    from ztw_rl.atari.seats import Row
+    from ztw_rl.atari.rows import Full, Row
     from ztw_rl.core.backends.eager import eager
     from ztw_rl.core.device import exact_device
 
@@ -164,7 +164,7 @@ def _play(
             (result,) = play(
                 eager(model.to(device)),
                 batches,
-                [Row("backbone")],
+                [Row(Full())],
                 n_episodes=settings.n_episodes,
                 seed=args.seed,
                 action_mode=settings.action_mode,
