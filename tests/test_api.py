@@ -118,6 +118,15 @@ def test_an_exported_file_answers_alike(frames):
     agent.export("other.zip", threshold=0.0)
     assert ztw_rl.load("other.zip").decide(frames).exits.tolist() == [0] * 8
     assert ztw_rl.load("other.zip", threshold=1).decide(frames[0]).exits == 3
+    with pytest.raises(UserError, match=r"1\.5 is no confidence"):
+        agent.export("never.zip", threshold=1.5)
+    with pytest.raises(UserError, match="no format 'tflite'; choose from onnx, aoti"):
+        agent.export("never.zip", format="tflite")
+    ztw_rl.load("breakout", rule="full").export("full.zip")
+    assert ztw_rl.load("full.zip").decide(frames).exits.tolist() == [3] * 8
+    with pytest.raises(UserError, match="a file leaves by confidence; give threshold"):
+        ztw_rl.load("breakout", rule="patience", threshold=2).export("never.zip")
+    assert not Path("never.zip").exists()
     with pytest.raises(UserError, match="is an exported file already"):
         file.export("again.zip")
     for wish, message in (
@@ -135,7 +144,15 @@ def test_an_exported_file_answers_alike(frames):
         ("braekout", {}, "no agent 'braekout'; did you mean 'breakout'"),
         ("breakout", {"rule": "confident"}, "no rule 'confident'; choose from confidence, "),
         ("breakout", {"threshold": 1.5}, "1.5 is no confidence, which lies between 0 and 1"),
-        ("breakout", {"threshold": float("nan")}, "nan is no confidence"),
+        ("breakout", {"threshold": float("nan")}, "threshold must be a finite number, not nan"),
+        ("breakout", {"threshold": "0.9"}, "threshold must be a finite number, not '0.9'"),
+        ("breakout", {"keep": True}, "keep must be a finite number, not True"),
+        (None, {}, "source must be a name or a path, not None"),
+        (
+            "breakout",
+            {"rule": "patience", "threshold": float("inf")},
+            "threshold must be a finite number, not inf",
+        ),
         ("breakout", {"keep": 0.9, "budget": 0.5}, "keep and budget exclude one another"),
         ("breakout", {"rule": "full", "keep": 0.9}, "no exits to choose; leave out keep"),
         ("breakout", {"rule": "patience"}, "a whole number from 1 to 4, not None"),

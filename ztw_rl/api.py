@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,10 +18,11 @@ from ztw_rl import agents, deploy
 from ztw_rl.atari.agent import load_agent
 from ztw_rl.core.backends import aoti
 from ztw_rl.core.backends.named import make_backend
+from ztw_rl.core.choice import Forced
 from ztw_rl.core.deployable import Deployable, Format, export
 from ztw_rl.core.exits import Patience
 from ztw_rl.core.inputs import as_batch
-from ztw_rl.core.runtime import decide
+from ztw_rl.core.runtime import Runtime, decide
 from ztw_rl.decision import Decision, answered
 from ztw_rl.errors import UserError
 from ztw_rl.points import classifier as classifier_points
@@ -61,9 +64,9 @@ class EarlyExit:
         example: (1, …), any input of the right shape and type.
         labels: Of the actions or classes.
         told: How it is run, in words.
-        origin: The trained model, what proposes its operating points, and what it was loaded with;
-            None of an exported file.
-        seed: Of sampled actions.
+        origin: The trained model, and what proposes its operating points; None of an exported file.
+        loaded: The operating point that it was loaded with; None of a rule that no file knows.
+        seed: Of sampled actions; None of a classifier, which never samples.
     """
 
     def __init__(
@@ -73,8 +76,9 @@ class EarlyExit:
         example: Tensor,
         labels: list[str],
         told: str,
-        origin: tuple[Deployable, Propose, Wishes] | None,
-        seed: int,
+        origin: tuple[Deployable, Propose] | None,
+        loaded: Proposal | None,
+        seed: int | None,
     ) -> None:
         self.name = name
         self.labels = labels
@@ -83,7 +87,8 @@ class EarlyExit:
         self._dtype = example.dtype
         self._told = told
         self._origin = origin
-        self._rng = np.random.default_rng(seed)
+        self._loaded = loaded
+        self._rng = None if seed is None else np.random.default_rng(seed)
 
     def __repr__(self) -> str:
         return f"EarlyExit({self.name!r}): {self._told}"
@@ -124,7 +129,7 @@ class EarlyExit:
             observation: What ``decide`` takes.
             state: Handed back as it is; the policy has no memory.
             episode_start: Not used.
-            deterministic: The likeliest action rather than a sample.
+            deterministic: The likeliest action rather than a sample; a classifier never samples.
 
         Returns:
             (B,) actions, or () for a single observation; and ``state``.
@@ -133,7 +138,7 @@ class EarlyExit:
             UserError: The observation has another shape or type.
         """
         log_probs = self.decide(observation).log_probs
-        if not deterministic:
+        if self._rng is not None and not deterministic:
             log_probs = log_probs + self._rng.gumbel(size=log_probs.shape)
         actions: npt.NDArray[np.int64] = np.asarray(log_probs.argmax(axis=-1))
         return actions, state
@@ -163,9 +168,14 @@ class EarlyExit:
         """
         if self._origin is None:
             raise UserError(f"{self.name} is an exported file already; copy it")
-        deployable, propose, loaded = self._origin
+        if format not in get_args(Format):
+            raise UserError(f"there is no format '{format}'; choose from {listed(Format)}")
+        deployable, propose = self._origin
         wishes = Wishes(threshold, keep, budget, risk)
-        proposal = propose(wishes if wishes.given() else loaded)
+        _check("confidence", wishes, deployable.model.n_exits)
+        proposal = propose(wishes) if wishes.given() else self._loaded
+        if proposal is None:
+            raise UserError("a file leaves by confidence; give threshold, keep, budget or risk")
         about: dict[str, Any] = {"name": self.name}
         if proposal.record is not None:
             about["threshold_chosen_for"] = proposal.record
@@ -209,18 +219,22 @@ def load(
         UserError: There is no such model, or what is asked for makes no sense.
     """
     if rule not in get_args(RuleName):
-        raise UserError(f"there is no rule '{rule}'; choose from {', '.join(get_args(RuleName))}")
+        raise UserError(f"there is no rule '{rule}'; choose from {listed(RuleName)}")
+    if not isinstance(source, str | Path):
+        raise UserError(f"source must be a name or a path, not {source!r}")
     path = Path(source)
     wishes = Wishes(threshold, keep, budget)
     if path.is_file():
         return _from_file(path, rule, wishes, backend, seed)
-    name, deployable, propose = _found(str(source), Path(runs_dir))
+    name, deployable, propose, samples = _found(str(source), Path(runs_dir))
     n_exits = deployable.model.n_exits
     _check(rule, wishes, n_exits)
     x = deployable.example()
     runner = make_backend(backend or "eager", deployable.model, x)
+    proposal: Proposal | None = None
     if rule == "full":
         told, answer = "the full network", _full(runner.backbone, n_exits)
+        proposal = Proposal(Forced(n_exits - 1))
     elif rule == "patience":
         assert threshold is not None
         patience = Patience(torch.tensor(int(threshold)))
@@ -231,20 +245,26 @@ def load(
 
     else:
         proposal = propose(wishes)
-        thresholds = proposal.each(n_exits - 1)
-        told = proposal.reasons[0] if proposal.reasons else str(proposal)
-
-        def answer(batch: Tensor) -> Decision:
-            return runner.predict(batch, thresholds)
+        runtime = Runtime(runner, x, proposal.each(n_exits - 1))
+        told, answer = "; ".join(proposal.reasons) or str(proposal), runtime.predict
 
     told = f"{told} ({runner.name})"
     labels = deployable.metadata()["labels"]
-    loaded = wishes if rule == "confidence" else Wishes()
-    return EarlyExit(name, answer, x, labels, told, (deployable, propose, loaded), seed)
+    origin = (deployable, propose)
+    return EarlyExit(name, answer, x, labels, told, origin, proposal, seed if samples else None)
 
 
-def _found(source: str, runs_dir: Path) -> tuple[str, Deployable, Propose]:
-    """A model in a folder, or of a shipped agent's name, and what proposes its points."""
+def listed(choices: Any) -> str:
+    """What a ``Literal`` allows, in words."""
+    return ", ".join(get_args(choices))
+
+
+def _found(source: str, runs_dir: Path) -> tuple[str, Deployable, Propose, bool]:
+    """A model in a folder, or of a shipped agent's name.
+
+    Returns:
+        Its name, the model, what proposes its operating points, and whether it is a policy.
+    """
     path = Path(source)
     if any((path / part / CLASSIFIER_FILE).is_file() for part in ("", CLASSIFIER_FOLDER)):
         classifier = load_classifier(path)
@@ -253,7 +273,8 @@ def _found(source: str, runs_dir: Path) -> tuple[str, Deployable, Propose]:
             point = ClassifierPoint(wishes.threshold, wishes.budget, wishes.keep, wishes.risk)
             return classifier_points.choose(point, classifier, path)
 
-        return path.name, classifier, propose
+        run = classifier.config.run
+        return f"{run.arch}-{run.data.data}", classifier, propose, False
     folder = agents.find(source, runs_dir)
     agent = load_agent(folder)
 
@@ -261,7 +282,7 @@ def _found(source: str, runs_dir: Path) -> tuple[str, Deployable, Propose]:
         point = OperatingPoint(wishes.threshold, wishes.budget, wishes.keep, wishes.risk)
         return policy_points.choose(point, agent, folder, runs_dir)
 
-    return agents.file_stem(folder) or str(folder), agent, propose_policy
+    return agents.file_stem(folder) or str(folder), agent, propose_policy, True
 
 
 def _from_file(
@@ -291,7 +312,10 @@ def _from_file(
 
     proposed = metadata["thresholds"] if threshold is None else [threshold]
     told = f"thresholds {', '.join(f'{t:g}' for t in proposed)} ({kind} file)"
-    return EarlyExit(str(path), answer, example, list(metadata["labels"]), told, None, seed)
+    labels, samples = list(metadata["labels"]), "frames" in metadata
+    return EarlyExit(
+        str(path), answer, example, labels, told, None, None, seed if samples else None
+    )
 
 
 def _check(rule: RuleName, wishes: Wishes, n_exits: int) -> None:
@@ -301,6 +325,10 @@ def _check(rule: RuleName, wishes: Wishes, n_exits: int) -> None:
         UserError: They do not.
     """
     asked, threshold = wishes.given(), wishes.threshold
+    for name in asked:
+        value = getattr(wishes, name)
+        if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value):
+            raise UserError(f"{name} must be a finite number, not {value!r}")
     if len(asked) > 1:
         raise UserError(f"{' and '.join(asked)} exclude one another; give one")
     if rule == "full" and asked:

@@ -74,6 +74,21 @@ def test_starts_equal_the_wrapper_chains(game, sticky):
     assert (second != starts).any()
 
 
+@pytest.mark.parametrize("max_frames", [20, 28, 41])
+def test_games_shorter_than_a_start_are_counted(max_frames):
+    """The next game may begin at a later frame than the last one ended at."""
+    config = AtariConfig(max_frames=max_frames)
+    fast, reference = Emulators(config, 4), WrappedEmulators(config, 4)
+    fast.reset(np.arange(4))
+    reference.reset(np.arange(4))
+    plays = zip(random_play(fast, 60), random_play(reference, 60), strict=True)
+    games = 0
+    for step, (left, right) in enumerate(plays):
+        assert_same(left, right, step)
+        games += left.game_over.sum()
+    assert games > 16
+
+
 @pytest.mark.parametrize(
     ("game", "noop_max", "starts"),
     [

@@ -108,7 +108,25 @@ def test_without_a_target_what_keeps_95_percent_in_the_least_time(agent, capsys)
     kept = f"threshold 0.9 keeps {38.2 / 40.2:.1%} of the return over random play in 0.60 of the"
     assert f"{kept} full network's time (2 games of agent/curve.json; chosen on one half, " in out
     assert deploy.load("pong.zip").metadata["thresholds"] == [0.9, 0.9]
-    assert "threshold_chosen_for" not in deploy.load("pong.zip").metadata
+    chosen = deploy.load("pong.zip").metadata["threshold_chosen_for"]
+    assert (chosen["keep"], chosen["cost_counts"], chosen["n_games"]) == (0.95, "time", 2)
+
+
+def test_without_a_target_a_table_that_is_damaged_is_told(agent, capsys):
+    (agent / "curve.json").write_text("{")
+    assert cli.main(["export", "--agent", str(agent)]) == 2
+    assert "agent/curve.json" in capsys.readouterr().err
+
+
+def test_without_a_target_where_nobody_can_tell(agent, capsys):
+    Path("envs").mkdir()
+    Path("envs/pong.yaml").write_text("random_return: 30")
+    assert cli.main(["export", "--agent", str(agent)]) == 0
+    told = "what threshold 0.9 keeps over random play cannot be told: it plays no better"
+    assert told in capsys.readouterr().out
+    Path("envs/pong.yaml").write_text("{}")
+    assert cli.main(["export", "--agent", str(agent)]) == 0
+    assert "cannot be told: its game's recipe has no random_return" in capsys.readouterr().out
 
 
 def test_without_a_target_an_exit_alone_may_be_best(agent, capsys):

@@ -35,6 +35,14 @@ def test_one_or_a_batch_with_channels_first_or_last(kind):
         np.testing.assert_array_equal(batch.numpy(), wanted)
 
 
+def test_memory_that_torch_does_not_take():
+    x = np.zeros(SHAPE, np.uint8)
+    x.flags.writeable = False
+    assert as_frames(x)[0].shape == (1, *SHAPE)
+    other = np.arange(3).astype(">f4")
+    assert as_batch(other, (3,), torch.float32)[0].tolist() == [[0, 1, 2]]
+
+
 def test_vectors_have_one_layout():
     batch, single = as_batch(np.zeros(3, np.float32), (3,), torch.float32)
     assert (tuple(batch.shape), single) == ((1, 3), True)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import ztw_rl
 from ztw_rl import cli, deploy, runs
 from ztw_rl.core import timing
 from ztw_rl.core.backends import aoti
@@ -113,6 +114,25 @@ def test_an_exported_classifier_answers_pixels_as_the_model_does(make_run, capsy
     }
     assert f"threshold {threshold:g} chosen on all 20 held-out training images" in out
     assert f"tried on 60 test images: {right:.2%} right" in out
+
+
+def test_the_public_face(make_run, monkeypatch):
+    path = make_run()
+    (batch,) = open_source(load_classifier(path).config.run.data, "test", CPU).plain(60)
+    found = ztw_rl.load(path, budget=0.7)
+    assert repr(found).startswith("EarlyExit('resnet56-digits'): ")
+    assert "tried on 60 test images" in repr(found)
+    images = batch.images.numpy()
+    labels = found.decide(images).labels
+    # A classifier does not sample.
+    assert found.predict(images)[0].tolist() == labels.tolist()
+    assert found.decide(images[0].transpose(1, 2, 0)).labels == labels[0]
+    found.export("digits.zip")
+    again = ztw_rl.load("digits.zip")
+    assert again.predict(images)[0].tolist() == labels.tolist()
+    assert again.labels == found.labels == list("0123456789")
+    monkeypatch.chdir(path)
+    assert ztw_rl.load(".").name == ztw_rl.load("classifier").name == "resnet56-digits"
 
 
 def test_a_threshold_is_chosen_for_each_target(make_run, monkeypatch):

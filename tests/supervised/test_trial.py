@@ -101,7 +101,7 @@ def test_a_threshold_for_each_exit_beats_a_common_one_on_other_images():
     assert worth(there, own.point, COSTS).score > worth(there, common.point, COSTS).score + 0.02
     assert worth(there, own.point, COSTS).cost < 0.82
     assert own.expected.score == pytest.approx(own.on_all.score, abs=0.05)
-    assert choose_per_exit(Budget(0.01), here, COSTS).why.startswith("is below the lowest cost of")
+    assert choose_per_exit(Budget(0.01), here, COSTS).why.startswith("is below the lowest cost, ")
 
 
 def mistaken(n: int) -> Answers:

@@ -32,8 +32,8 @@ class Emulators:
     in the others. After a lost life FIRE takes the place of the next action, because several games
     (Breakout) wait for it; the agent is not told, just as it is not told of a sticky action.
 
-    A game over is recognised by the emulator's episode counter falling back, since ALE reports
-    a lost life and a game over alike, and some games report no lives at all.
+    A game over is recognised by the emulator's episode counter, which does not go on, since ALE
+    reports a lost life and a game over alike, and some games report no lives at all.
 
     Args:
         config: Preprocessing; ``pixels`` must be ``ale``.
@@ -63,6 +63,7 @@ class Emulators:
             use_fire_reset=True,
         )
         self.n_envs = n_envs
+        self._frame_skip = config.frame_skip
         actions = self._env.ale.get_action_set()
         shape = (config.frame_stack, config.screen_size, config.screen_size)
         self.observation_space: Box = Box(0, 255, shape, np.uint8)
@@ -96,7 +97,8 @@ class Emulators:
         self._is_emulating = False
         observations, rewards, terminated, truncated, info = self._env.recv()
         frame = info["episode_frame_number"]
-        game_over = (terminated | truncated) & (frame <= self.episode_frames)
+        goes_on = frame == self.episode_frames + self._frame_skip
+        game_over = truncated | (terminated & ~goes_on)
         life_lost = terminated & ~game_over
         self._fire_next = life_lost
         self.episode_frames = frame.copy()
@@ -110,7 +112,7 @@ class Emulators:
             rewards=rewards,
             life_lost=life_lost,
             game_over=game_over,
-            truncated=truncated & game_over,
+            truncated=truncated,
             final_observations=final_observations,
             lives=info["lives"],
         )

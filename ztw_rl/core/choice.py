@@ -23,6 +23,8 @@ P = TypeVar("P")
 
 KEEP = (0.99, 0.95, 0.88)
 """Shares of the full model's score over no skill for which the cost is looked up."""
+ORDER_SEED = 0
+"""Of the order in which units are tested."""
 NEVER = 2.0
 """A threshold that no confidence exceeds."""
 ALWAYS = -1.0
@@ -203,8 +205,11 @@ class Trial:
         candidates = [i for i, point in enumerate(self.points) if isinstance(point, Threshold)]
         if self.disagreement is None:
             return Unreachable("cannot be shown: the full model was not asked")
-        losses = self.disagreement[:, candidates]
-        losses = losses if units is None else losses[units]
+        # The test bets on one unit after another, so their order must say nothing of them: data
+        # may be sorted by class.
+        drawn = np.arange(len(self)) if units is None else units
+        drawn = np.random.default_rng(ORDER_SEED).permutation(drawn)
+        losses = self.disagreement[:, candidates][drawn]
         found = controlling_risk(losses, target.share, target.confidence)
         if found is None:
             return Unreachable(

@@ -50,7 +50,10 @@ def as_batch(
 
 def _tensor(x: Any) -> Tensor:
     try:
-        return torch.from_numpy(np.ascontiguousarray(x)).reshape(np.shape(x))
+        array = np.asarray(x)
+        # Torch takes neither another machine's byte order nor memory that others guard.
+        native = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
+        return torch.from_numpy(np.ascontiguousarray(native)).reshape(array.shape)
     except (TypeError, ValueError) as error:
         raise UserError(f"the input is no array of numbers ({error})") from None
 

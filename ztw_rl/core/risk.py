@@ -23,7 +23,7 @@ def betting(losses: Floats, target: float, confidence: float) -> float:
     A gambler bets on every loss to be below the target. If none is expected to be, his wealth is
     a supermartingale that starts at 1, and exceeds 1/p at any time with a probability of at most
     p. He bets the more, the less the losses so far have varied: shares of an episode's decisions
-    need far fewer units than by bounds that know the mean alone, and zeros and ones no more.
+    need far fewer units than by bounds that know the mean alone.
 
     Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting"
     (2023), as used for early exit by Jazbec et al., "Fast yet Safe" (2024).
@@ -57,7 +57,8 @@ def controlling_risk(losses: npt.ArrayLike, risk: float, confidence: float) -> i
     Source: Angelopoulos et al., "Learn then Test" (2021).
 
     Args:
-        losses: (N, T) in 0 … 1; candidates not chosen by looking at them.
+        losses: (N, T) in 0 … 1, of units in an order that does not depend on them; candidates not
+            chosen by looking at them.
         risk: Largest expected loss allowed, 0 < risk < 1.
         confidence: Such as 0.95.
 

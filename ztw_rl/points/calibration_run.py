@@ -36,15 +36,25 @@ def find(given: Path | None, agent: Agent, folder: Path, runs_dir: Path) -> Path
         return path
     if (folder / CURVE).is_file():
         return folder / CURVE
-    game, identity = canonical(agent.config.atari.game), agent.identity()
-    made = [run / CURVE for run in runs.by_age(runs_dir, "eval", game, holding=CURVE)]
-    own = next((path for path in made if _serves(path, identity)), None)
+    own = newest(agent, runs_dir)
     if own is None:
         raise UserError(
             f"--budget, --keep and --risk need a calibration run of these weights; make one with: "
             f"ztw-rl eval --agent {folder}"
         )
     return own
+
+
+def newest(agent: Agent, runs_dir: Path) -> Path | None:
+    """The newest eval run of these weights that points can be chosen from; None if there is none.
+
+    Args:
+        agent: Whose evaluation it must be.
+        runs_dir: Usually ``runs``.
+    """
+    game, identity = canonical(agent.config.atari.game), agent.identity()
+    made = [run / CURVE for run in runs.by_age(runs_dir, "eval", game, holding=CURVE)]
+    return next((path for path in made if _serves(path, identity)), None)
 
 
 def _serves(path: Path, identity: Identity) -> bool:

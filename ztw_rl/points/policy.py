@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ztw_rl import recipes
 from ztw_rl.atari.config import EvaluationConfig
@@ -56,11 +56,17 @@ def choose(point: OperatingPoint, agent: Agent, folder: Path, runs_dir: Path) ->
     from ztw_rl.core.choice import Threshold, Unreachable
     from ztw_rl.points import calibration_run
 
-    if point.threshold is not None or agent.is_student:
-        return Proposal(Threshold(DEFAULT if point.threshold is None else point.threshold))
+    if point.threshold is not None:
+        return Proposal(Threshold(point.threshold))
     game = canonical(agent.config.atari.game)
     random = recipes.load(game).random_return
     target = point.target
+    if agent.is_student and target is not None:
+        raise UserError(
+            f"{folder} is a student, which has no exits to choose; leave out {flag(target)}"
+        )
+    if agent.is_student:
+        return Proposal(Threshold(DEFAULT))
     if target is None:
         return _default(agent, folder, runs_dir, random)
     path = calibration_run.find(point.calibration, agent, folder, runs_dir)
@@ -90,7 +96,10 @@ def choose(point: OperatingPoint, agent: Agent, folder: Path, runs_dir: Path) ->
     if isinstance(target, choice.Risk):
         record["observed_disagreement"] = found.on_all.disagreement
         return Proposal(found.point, (chosen,), record)
-    told = "what it keeps cannot be told: too few games, or random play scores as much"
+    why = "a half of the games allows no choice, or random play scores as much there"
+    if random is None:
+        why = f"the recipe of {game} has no random_return"
+    told = f"what it keeps cannot be told: {why}"
     if found.expected is not None and found.expected.kept is not None:
         told = (
             "a choice so made on one half of the games and tried on the other, in turn, keeps "
@@ -127,12 +136,16 @@ def _default(agent: Agent, folder: Path, runs_dir: Path, random: float | None) -
     from ztw_rl.core.choice import Keep, Threshold, Unreachable, choose
     from ztw_rl.points import calibration_run
 
-    try:
-        path = calibration_run.find(None, agent, folder, runs_dir)
-        trial = trial_of(calibration_run.load(path, agent, folder), random, "time")
-    except UserError:
+    own = folder / calibration_run.CURVE
+    path = own if own.is_file() else calibration_run.newest(agent, runs_dir)
+    if path is None:
         unknown = f"nobody has measured what threshold {DEFAULT:g} keeps and saves; find out with: "
         return Proposal(Threshold(DEFAULT), (f"{unknown}ztw-rl eval --agent {folder}",))
+    trial = trial_of(calibration_run.load(path, agent, folder), random, "time")
+    if random is None or trial.full.mean() <= random:
+        why = "its game's recipe has no random_return" if random is None else "it plays no better"
+        unknown = f"what threshold {DEFAULT:g} keeps over random play cannot be told: {why}"
+        return Proposal(Threshold(DEFAULT), (unknown,))
     found = choose(Keep(DEFAULT_KEEP), trial)
     if isinstance(found, Unreachable):
         nothing = f"nothing in {path} keeps {DEFAULT_KEEP:.0%} of the return in less time than the "
@@ -146,7 +159,14 @@ def _default(agent: Agent, folder: Path, runs_dir: Path, random: float | None) -
         f"{found.point} keeps {found.on_all.kept:.1%} of the return over random play in "
         f"{found.on_all.cost:.2f} of the full network's time ({len(trial)} games of {path}{told})"
     )
-    return Proposal(found.point, (reason,))
+    record: dict[str, Any] = {
+        "keep": DEFAULT_KEEP,
+        "cost_counts": "time",
+        "n_games": len(trial),
+    }
+    if worth is not None:
+        record |= {"expected_cost": worth.cost, "expected_kept": worth.kept}
+    return Proposal(found.point, (reason,), record)
 
 
 def _more_for(target: Risk, folder: Path) -> str:

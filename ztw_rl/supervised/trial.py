@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ztw_rl.core.choice import (
+    ALWAYS,
+    NEVER,
     Budget,
     Choice,
     Costs,
@@ -20,6 +23,7 @@ from ztw_rl.core.choice import (
     Trial,
     Unreachable,
     by_halves,
+    choose,
     mean_outcome,
 )
 from ztw_rl.core.per_exit import per_exit_thresholds
@@ -113,13 +117,17 @@ def choose_per_exit(
         answers: Of the images that it is chosen on.
         costs: E costs relative to the backbone.
     """
-    try:
-        point = _per_exit(target, answers, costs)
-    except ValueError as error:
-        return Unreachable(str(error))
+    found = choose(target, trial_of(answers, points_for(target, answers), costs))
+    if isinstance(found, Unreachable):
+        return found
+    point = _per_exit(target, answers, costs, found.point)
 
-    def pick(units: np.ndarray) -> Threshold:
-        return _per_exit(target, answers.at(torch.from_numpy(units)), costs)
+    def pick(units: npt.NDArray[np.int64]) -> Threshold:
+        here = answers.at(torch.from_numpy(units))
+        common = choose(target, trial_of(here, points_for(target, here), costs))
+        if isinstance(common, Unreachable):
+            raise ValueError(common.why)
+        return _per_exit(target, here, costs, common.point)
 
     try:
         chosen = by_halves(pick, len(answers))
@@ -132,10 +140,13 @@ def choose_per_exit(
     return Choice(point, worth(answers, point, costs), expected)
 
 
-def _per_exit(target: Budget, answers: Answers, costs: Sequence[float]) -> Threshold:
-    """Raises ValueError where no common threshold is within the budget."""
+def _per_exit(target: Budget, answers: Answers, costs: Sequence[float], common: Point) -> Threshold:
+    """From the best common point on."""
     sure = answers.log_probs.amax(dim=-1).exp().numpy()
     right = (answers.log_probs.argmax(dim=-1) == answers.labels.unsqueeze(1)).numpy()
     shares = np.linspace(0, 1, N_CANDIDATES)
-    candidates = np.unique(np.nanquantile(sure[:, :-1], shares)).tolist()
-    return Threshold(per_exit_thresholds(sure, right, costs, candidates, target.cost))
+    tried = np.unique(np.nanquantile(sure[:, :-1], shares)).tolist()
+    start = common.each(sure.shape[1] - 1)
+    return Threshold(
+        per_exit_thresholds(sure, right, costs, start, (ALWAYS, *tried, NEVER), target.cost)
+    )
