@@ -7,16 +7,18 @@ The dataclasses are recipe sections (``ppo: {n_envs: 8}``) and command-line flag
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from ztw_rl.core.settings import (
+    AtLeastZero,
+    Count,
+    Positive,
+    Range,
+    Ranged,
+    Seed,
+    Share,
     require,
-    require_at_least,
-    require_between,
-    require_positive,
     require_schedule,
-    require_seed,
-    require_share,
 )
 from ztw_rl.schema import added
 
@@ -30,7 +32,7 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 @dataclass(frozen=True)
-class AtariConfig:
+class AtariConfig(Ranged):
     """How the emulator's frames become observations. One choice serves all three stages."""
 
     game: str = "pong"
@@ -38,62 +40,55 @@ class AtariConfig:
     pixels: Pixels = "ale"
     """ale: gray, then max-pool (ALE's own batch, gymnasium); sb3: max-pool, then gray, as
     Stable-Baselines3's wrappers. A policy must be run on what it was trained on."""
-    frame_skip: int = 4
+    frame_skip: Count = 4
     """Emulator frames per action; the last two are max-pooled."""
-    screen_size: int = 84
-    """Side of the gray observation, in pixels."""
-    frame_stack: int = 4
+    screen_size: Annotated[int, Range(36)] = 84
+    """Side of the gray observation, in pixels. Below 36 a NatureCNN has nothing left to read."""
+    frame_stack: Count = 4
     """Observations stacked along the channel axis, newest last."""
-    repeat_action_probability: float = 0.1
+    repeat_action_probability: Share = 0.1
     """Sticky actions: chance that a frame repeats the action of the frame before it."""
-    noop_max: int = added(30, before=0)
+    noop_max: Annotated[int, Range(0, LONGEST_START)] = added(30, before=0)
     """Games begin with a number of no-op frames, drawn from their seed. ale: fewer than this many
     emulator frames, FIRE being the first where the game has it; sb3: one to this many, then FIRE.
     0 begins all games alike."""
-    max_frames: int = 108_000
+    max_frames: Count = 108_000
     """Emulator frames after which a game is truncated (30 minutes of play)."""
     terminal_on_life_loss: bool = True
     """A lost life ends the learner's episode; the game goes on. Evaluation ignores it."""
     clip_reward: bool = True
     """The learner sees the sign of the reward. Evaluation always counts raw points."""
 
-    def __post_init__(self) -> None:
-        require_between(self, 0, LONGEST_START, "noop_max")
-        require_at_least(self, 1, "frame_skip", "frame_stack", "max_frames")
-        # Below 36 pixels NatureCNN's last convolution has nothing left.
-        require_at_least(self, 36, "screen_size")
-        require_share(self, "repeat_action_probability")
-
 
 @dataclass(frozen=True)
-class PPOConfig:
+class PPOConfig(Ranged):
     """PPO, in the spelling of Stable-Baselines3."""
 
-    n_timesteps: int = 10_000_000
+    n_timesteps: Count = 10_000_000
     """Environment steps in total, over all environments; one step is ``frame_skip`` frames."""
-    n_envs: int = 8
+    n_envs: Count = 8
     """Games played side by side."""
-    n_steps: int = 128
+    n_steps: Count = 128
     """Steps per environment between two updates."""
-    batch_size: int = 256
-    """Minibatch size."""
-    n_epochs: int = 4
+    batch_size: Annotated[int, Range(2)] = 256
+    """Minibatch size: two or more, since advantages are divided by their standard deviation."""
+    n_epochs: Count = 4
     """Passes over each rollout."""
-    learning_rate: float = 2.5e-4
+    learning_rate: Positive = 2.5e-4
     """Adam's learning rate, at the start if it is scheduled."""
-    clip_range: float = 0.1
+    clip_range: Positive = 0.1
     """Clipping of the probability ratio, at the start if it is scheduled."""
     schedule: Schedule = "constant"
     """What learning rate and clip range do over ``n_timesteps``: stay, or fall to 0."""
-    ent_coef: float = 0.01
+    ent_coef: AtLeastZero = 0.01
     """Weight of the entropy bonus."""
-    vf_coef: float = 0.5
+    vf_coef: AtLeastZero = 0.5
     """Weight of the value loss."""
-    gamma: float = 0.99
+    gamma: Share = 0.99
     """Discount factor."""
-    gae_lambda: float = 0.95
+    gae_lambda: Share = 0.95
     """Bias-variance trade-off of generalised advantage estimation."""
-    max_grad_norm: float = 0.5
+    max_grad_norm: Positive = 0.5
     """Gradient clipping."""
     precision: Precision = "float32"
     """Arithmetic of the convolutional trunk. ``tf32`` is PyTorch's default on a CUDA device, and so
@@ -102,17 +97,11 @@ class PPOConfig:
     compiled: bool = False
     """Learn from minibatches through torch.compile, which takes some seconds at the start and a
     C++ compiler, on CUDA Triton."""
-    checkpoint_interval: int = 100_000
+    checkpoint_interval: Count = 100_000
     """Environment steps between two checkpoints."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "n_timesteps", "n_envs", "n_steps", "n_epochs")
-        require_at_least(self, 1, "checkpoint_interval")
-        # The advantages of a minibatch are divided by their standard deviation.
-        require_at_least(self, 2, "batch_size")
-        require_at_least(self, 0, "ent_coef", "vf_coef")
-        require_positive(self, "learning_rate", "clip_range", "max_grad_norm")
-        require_share(self, "gamma", "gae_lambda")
+        super().__post_init__()
         rollout = self.n_envs * self.n_steps
         require(
             self,
@@ -123,10 +112,10 @@ class PPOConfig:
 
 
 @dataclass(frozen=True)
-class PPORun:
+class PPORun(Ranged):
     """All settings of a PPO run: its ``config.json``."""
 
-    seed: int
+    seed: Seed
     """Of games, initial weights, action noise and minibatches."""
     atari: AtariConfig
     """How frames become observations."""
@@ -134,9 +123,6 @@ class PPORun:
     """Training."""
     init: str | None = None
     """File of the weights it began with, in place of random ones."""
-
-    def __post_init__(self) -> None:
-        require_seed(self)
 
 
 @dataclass(frozen=True)
@@ -169,7 +155,7 @@ Behaviour = Literal["ics", "all"]
 
 
 @dataclass(frozen=True)
-class DistillConfig:
+class DistillConfig(Ranged):
     """Behavioural cloning of a policy into its internal classifiers (ICs)."""
 
     method: MethodName = "ztw"
@@ -177,18 +163,18 @@ class DistillConfig:
     the control: no early exit, but a narrower network of as many operations as one exit."""
     exits: tuple[str, ...] = ("conv1", "conv2")
     """Where the ICs hang: some of input, conv1, conv2, conv3."""
-    n_timesteps: int = 1_000_000
+    n_timesteps: Count = 1_000_000
     """Environment steps of each stage: first the ICs, then the ensembles. A student has a single
     stage; give it twice as many for what ICs and ensembles get together."""
-    n_envs: int = 8
+    n_envs: Count = 8
     """Games played side by side."""
-    n_steps: int = 128
+    n_steps: Count = 128
     """Steps per environment between two updates."""
-    n_epochs: int = 5
+    n_epochs: Count = 5
     """Passes over what was collected."""
-    ic_batch_size: int = 64
+    ic_batch_size: Count = 64
     """Minibatch size of the stage that fits the ICs."""
-    ensemble_batch_size: int = 128
+    ensemble_batch_size: Count = 128
     """Minibatch size of the stage that fits the ensembles."""
     learning_rates: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
     """Adam's learning rates, one after another; a student has ``pixel_learning_rates`` only."""
@@ -203,12 +189,11 @@ class DistillConfig:
     """Who may act: the ICs (or the student) only, or the policy's own head as well."""
     action_mode: ActionMode = "greedy"
     """Whether actions are the likeliest or sampled."""
-    checkpoint_interval: int = 100_000
+    checkpoint_interval: Count = 100_000
     """Environment steps between two checkpoints."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "n_timesteps", "n_envs", "n_steps", "n_epochs")
-        require_at_least(self, 1, "ic_batch_size", "ensemble_batch_size", "checkpoint_interval")
+        super().__post_init__()
         is_student = self.method == "student"
         if not is_student:
             require_schedule(self, "learning_rates", "milestones")
@@ -220,18 +205,14 @@ class DistillConfig:
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Ranged):
     """Full games on raw points."""
 
-    n_episodes: int = 10
+    n_episodes: Count = 10
     """Games of each setting."""
-    n_envs: int = 32
+    n_envs: Count = 32
     """Games played side by side, of all settings together."""
     action_mode: ActionMode = "greedy"
     """Whether actions are the likeliest or sampled."""
-    noop_max: int = added(30, before=0)
+    noop_max: Annotated[int, Range(0, LONGEST_START)] = added(30, before=0)
     """How games begin, whatever the policy was trained on; see ``atari.noop_max``."""
-
-    def __post_init__(self) -> None:
-        require_at_least(self, 1, "n_episodes", "n_envs")
-        require_between(self, 0, LONGEST_START, "noop_max")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ztw_rl import runs
 from ztw_rl.commands._console import plain_console
+from ztw_rl.core.settings import Count, Ranged
 from ztw_rl.errors import UserError
 from ztw_rl.points.targets import Proposal
 
@@ -23,7 +24,7 @@ KIND = "bench"
 
 
 @dataclass(frozen=True)
-class BenchSettings:
+class BenchSettings(Ranged):
     """What is timed, and where that is written."""
 
     backends: tuple[str, ...] = ("eager", "onnx")
@@ -32,7 +33,7 @@ class BenchSettings:
     """Observations or images per call."""
     threads: tuple[int, ...] = (1,)
     """Threads per call."""
-    n_rounds: int = 300
+    n_rounds: Count = 300
     """Counted calls of each case at batch size 1; a tenth for larger batches."""
     output: Path | None = None
     """Folder for the results; by default a new one in runs/bench."""
@@ -40,14 +41,13 @@ class BenchSettings:
     """Where run folders are."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.backends:
             raise UserError("backends must name at least one of eager, compiled, onnx")
         for name in ("batch_sizes", "threads"):
             values = getattr(self, name)
             if not values or min(values) < 1:
                 raise UserError(f"{name} must be numbers of at least 1")
-        if self.n_rounds < 1:
-            raise UserError(f"n_rounds must be at least 1, not {self.n_rounds}")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ztw_rl.atari.config import AtariConfig, DistillConfig
-from ztw_rl.core.settings import require_seed
+from ztw_rl.core.settings import Ranged, Seed
 
 if TYPE_CHECKING:
     from ztw_rl.atari.agent import Agent
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DistillRun:
+class DistillRun(Ranged):
     """Resolved settings, saved beside the weights."""
 
-    seed: int
+    seed: Seed
     policy: str
     atari: AtariConfig
     distill: DistillConfig
@@ -26,9 +26,6 @@ class DistillRun:
     ppo_seed: int | None = None
     imported_from: str | None = None
     ppo_noop_max: int | None = None
-
-    def __post_init__(self) -> None:
-        require_seed(self)
 
 
 def made_agent(run: DistillRun, teacher: Teacher, model: EarlyExitModel) -> Agent:

@@ -10,7 +10,7 @@ import tyro
 from ztw_rl import agents, runs
 from ztw_rl.commands._arguments import read
 from ztw_rl.commands._bench import KIND, BenchSettings, measure, report
-from ztw_rl.core.settings import require_seed
+from ztw_rl.core.settings import Seed
 from ztw_rl.errors import UserError
 from ztw_rl.points.policy import OperatingPoint, choose
 
@@ -35,14 +35,10 @@ class Bench(BenchSettings):
     agent: str | None = None
     """A shipped agent's name, an agent's folder or a distillation run; by default the newest
     distillation run, else the shipped agent."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the games that supply the frames."""
     point: tyro.conf.OmitArgPrefixes[OperatingPoint] = field(default_factory=OperatingPoint)
     """The threshold of the mix."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_seed(self)
 
 
 def main(arguments: list[str]) -> int:

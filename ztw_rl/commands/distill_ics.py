@@ -25,7 +25,7 @@ from ztw_rl.commands._policy import (
     parse_with_policy,
 )
 from ztw_rl.commands._resume import check_resumable
-from ztw_rl.core.settings import require_seed
+from ztw_rl.core.settings import Ranged, Seed
 from ztw_rl.errors import UserError
 from ztw_rl.interrupt import INTERRUPTED
 
@@ -41,7 +41,7 @@ IMPORT_GAMES = 5
 
 
 @dataclass(frozen=True)
-class DistillICs(PolicyArguments):
+class DistillICs(PolicyArguments, Ranged):
     """Fit internal classifiers and their ensembles to a trained policy, by playing.
 
     The result is an early-exit agent, in the run folder's agent/.
@@ -49,16 +49,13 @@ class DistillICs(PolicyArguments):
 
     method: MethodName | None = None
     """Short for --distill.method."""
-    seed: int = 0
+    seed: Seed = 0
     """Of games, initial weights, draws and minibatches."""
     resume: Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="[RUN]")] = None
     """Go on with this run folder; without a value, with the run started or resumed last that
     has a checkpoint."""
     distill: DistillConfig = field(default_factory=DistillConfig)
     """Distillation."""
-
-    def __post_init__(self) -> None:
-        require_seed(self)
 
 
 def main(arguments: list[str]) -> int:

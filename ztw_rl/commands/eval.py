@@ -18,7 +18,7 @@ from ztw_rl.commands._console import next_line, plain_console
 from ztw_rl.commands._curve import CSV, JOURNAL, JSON, PNG, EvalRun, kept_lines, screen, write
 from ztw_rl.commands._games import alike_lines, reference_line, starts_lines
 from ztw_rl.commands._resume import check_resumable
-from ztw_rl.core.settings import require, require_seed
+from ztw_rl.core.settings import Ranged, Seed, require
 from ztw_rl.core.thresholds import parse_thresholds
 from ztw_rl.errors import UserError
 from ztw_rl.interrupt import INTERRUPTED
@@ -34,7 +34,7 @@ KIND = "eval"
 
 
 @dataclass(frozen=True)
-class Eval:
+class Eval(Ranged):
     """Play full games with an early-exit agent at several thresholds, on raw points.
 
     Writes curve.csv, curve.json and curve.png: per threshold the return, what a decision cost,
@@ -61,7 +61,7 @@ class Eval:
     needs the extra of that name, compiled a C++ compiler."""
     output: Path | None = None
     """Folder for the results, without another evaluation's; by default a new one in runs/eval."""
-    seed: int = 0
+    seed: Seed = 0
     """Game k of every row has seed + k."""
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
@@ -76,7 +76,7 @@ class Eval:
     """How many games, and how they are played."""
 
     def __post_init__(self) -> None:
-        require_seed(self)
+        super().__post_init__()
         here = self.backend != "onnx" or self.device in ("auto", "cpu")
         require(self, here, "device", "cpu with --backend onnx")
 

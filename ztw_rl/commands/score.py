@@ -21,7 +21,7 @@ from ztw_rl.commands._games import (
     starts_lines,
 )
 from ztw_rl.commands._policy import PolicyArguments, load_teacher, parse_with_policy
-from ztw_rl.core.settings import require_seed
+from ztw_rl.core.settings import Ranged, Seed
 from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ PROG = "ztw-rl score"
 
 
 @dataclass(frozen=True)
-class Score(PolicyArguments):
+class Score(PolicyArguments, Ranged):
     """Play full games with a policy as it is, on raw points, before its distillation.
 
     Prints its mean return beside random play's and what others' policies reach. Nothing is
@@ -42,15 +42,12 @@ class Score(PolicyArguments):
 
     random: bool = False
     """Play at random instead, the game that --env names: what a recipe's random_return says."""
-    seed: int = 0
+    seed: Seed = 0
     """Game k has seed + k."""
     evaluation: tyro.conf.OmitArgPrefixes[EvaluationConfig] = field(
         default_factory=EvaluationConfig
     )
     """How many games, and how they are played."""
-
-    def __post_init__(self) -> None:
-        require_seed(self)
 
 
 def main(arguments: list[str]) -> int:

@@ -1,8 +1,11 @@
-"""Checks of settings' ranges, for the ``__post_init__`` of config dataclasses; imports no torch."""
+"""Ranges of settings, declared beside their types; imports no torch."""
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
 from math import inf
+from typing import Annotated, get_type_hints
 
 from ztw_rl.errors import UserError
 
@@ -10,40 +13,71 @@ LAST_SEED = 10**9
 """Episodes and resumed sessions count on from a seed, and simulators take seeds below 2^31."""
 
 
+@dataclass(frozen=True)
+class Range:
+    """Numbers that a setting may take, as in ``n_envs: Annotated[int, Range(1)]``."""
+
+    low: float
+    high: float = inf
+    """inf allows every finite number."""
+    above: bool = False
+    """Whether ``low`` itself is left out."""
+
+    def __contains__(self, value: float) -> bool:
+        begins = self.low < value if self.above else self.low <= value
+        return begins and (value < inf if self.high == inf else value <= self.high)
+
+    def __str__(self) -> str:
+        """What a value must be, in words."""
+        if self.above:
+            return f"above {self.low} and finite"
+        if self.high == inf:
+            return f"at least {self.low}"
+        return f"between {self.low} and {self.high}"
+
+
+Count = Annotated[int, Range(1)]
+Share = Annotated[float, Range(0, 1)]
+Positive = Annotated[float, Range(0, above=True)]
+AtLeastZero = Annotated[float, Range(0)]
+Seed = Annotated[int, Range(0, LAST_SEED)]
+
+
+class Ranged:
+    """Base of dataclasses whose fields declare a ``Range``; optional fields may be None.
+
+    Values from flags, recipes and stored files all pass here, when the dataclass is made.
+    """
+
+    def __post_init__(self) -> None:
+        """Check every field that declares a range.
+
+        Raises:
+            UserError: A value is outside.
+        """
+        # mypy takes an instance's hash for that of its class.
+        for name, allowed in _ranges(type(self)).items():  # type: ignore[arg-type]
+            value = getattr(self, name)
+            if value is not None:
+                require(self, value in allowed, name, str(allowed))
+
+
+@functools.cache
+def _ranges(kind: type) -> dict[str, Range]:
+    """Fields of a dataclass that declare a range."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {
+        name: found
+        for name, hint in hints.items()
+        for found in getattr(hint, "__metadata__", ())
+        if isinstance(found, Range)
+    }
+
+
 def require(config: object, accepted: bool, name: str, expected: str) -> None:
     """Raise a UserError unless the value of field ``name`` is accepted."""
     if not accepted:
         raise UserError(f"{name} must be {expected}, not {getattr(config, name)}")
-
-
-def require_at_least(config: object, lowest: float, *names: str) -> None:
-    """Each field is finite and at least ``lowest``; see ``require``."""
-    for name in names:
-        require(config, lowest <= getattr(config, name) < inf, name, f"at least {lowest}")
-
-
-def require_between(config: object, lowest: float, highest: float, *names: str) -> None:
-    """Each field is in this range, its ends included; see ``require``."""
-    for name in names:
-        inside = lowest <= getattr(config, name) <= highest
-        require(config, inside, name, f"between {lowest} and {highest}")
-
-
-def require_share(config: object, *names: str) -> None:
-    """Each field is between 0 and 1; see ``require``."""
-    require_between(config, 0, 1, *names)
-
-
-def require_positive(config: object, *names: str) -> None:
-    """Each field is finite and above 0; see ``require``."""
-    for name in names:
-        require(config, 0 < getattr(config, name) < inf, name, "above 0 and finite")
-
-
-def require_seed(config: object, name: str = "seed") -> None:
-    """The field is 0 … ``LAST_SEED``; see ``require``."""
-    accepted = 0 <= getattr(config, name) <= LAST_SEED
-    require(config, accepted, name, f"between 0 and {LAST_SEED}")
 
 
 def require_schedule(config: object, rates: str, milestones: str) -> None:

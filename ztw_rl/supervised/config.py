@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import inf, isfinite
-from typing import Literal
+from typing import Annotated, Literal
 
 from ztw_rl.core.settings import (
+    AtLeastZero,
+    Count,
+    Positive,
+    Range,
+    Ranged,
+    Seed,
+    Share,
     require,
-    require_at_least,
-    require_positive,
     require_schedule,
-    require_seed,
-    require_share,
 )
 
 Arch = Literal["resnet56", "mobilenet", "wideresnet", "vgg16", "resnet50"]
@@ -24,10 +27,10 @@ FallbackName = Literal["last", "most_confident"]
 
 
 @dataclass(frozen=True)
-class PixelConfig:
+class PixelConfig(Ranged):
     """How an image enters a network. A network must be run on what it was trained on."""
 
-    image_size: int = 32
+    image_size: Annotated[int, Range(32)] = 32
     """Side in pixels, a multiple of 32."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Subtracted from each channel of pixels in 0 … 1."""
@@ -35,27 +38,27 @@ class PixelConfig:
     """Each channel is divided by it."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, 32, "image_size")
+        super().__post_init__()
         require(self, self.image_size % 32 == 0, "image_size", "a multiple of 32")
         require(self, all(map(isfinite, self.mean)), "mean", "all finite")
         require(self, all(0 < s < inf for s in self.std), "std", "all above 0 and finite")
 
 
 @dataclass(frozen=True)
-class BackboneTraining:
+class BackboneTraining(Ranged):
     """Training of a backbone by stochastic gradient descent with momentum."""
 
-    n_epochs: int = 100
+    n_epochs: Count = 100
     """Passes over the training images."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Minibatch size, over all processes together."""
     learning_rates: tuple[float, ...] = (0.1, 0.01, 0.001, 0.0001)
     """One after another."""
     milestones: tuple[float, ...] = (0.35, 0.6, 0.85)
     """Shares of the training after which the next learning rate takes over."""
-    momentum: float = 0.9
+    momentum: Share = 0.9
     """Of the descent."""
-    weight_decay: float = 5e-4
+    weight_decay: AtLeastZero = 5e-4
     """Of all parameters."""
     trains: Literal["all", "head"] = "all"
     """head: only the final linear layer learns (transfer learning); needs --init."""
@@ -63,43 +66,37 @@ class BackboneTraining:
     """Arithmetic of the forward pass; weights and losses stay in float32."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "n_epochs", "batch_size")
+        super().__post_init__()
         require_schedule(self, "learning_rates", "milestones")
-        require_share(self, "momentum")
-        require_at_least(self, 0, "weight_decay")
 
 
 @dataclass(frozen=True)
-class EnsembleTraining:
+class EnsembleTraining(Ranged):
     """Fitting of the ensembles on the cached answers of the exits."""
 
-    n_epochs: int = 500
+    n_epochs: Count = 500
     """Passes over the cached answers."""
-    batch_size: int = 512
+    batch_size: Count = 512
     """Minibatch size."""
-    learning_rate: float = 5e-4
+    learning_rate: Positive = 5e-4
     """Constant."""
     optimizer: OptimizerName = "adam"
     """adam as published code has it; sgd as the paper says."""
 
-    def __post_init__(self) -> None:
-        require_at_least(self, 1, "n_epochs", "batch_size")
-        require_positive(self, "learning_rate")
-
 
 @dataclass(frozen=True)
-class ICTraining:
+class ICTraining(Ranged):
     """Fitting of internal classifiers (ICs) to labels, then of their ensembles."""
 
-    n_epochs: int = 50
+    n_epochs: Count = 50
     """Passes over the training images."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Minibatch size, over all processes together."""
     learning_rates: tuple[float, ...] = (1e-3, 1e-4)
     """Adam's, one after another."""
     milestones: tuple[float, ...] = (0.3,)
     """Shares of the training after which the next learning rate takes over: epoch 15 of 50."""
-    n_ics: int | None = None
+    n_ics: Annotated[int | None, Range(1)] = None
     """Number of ICs, spread evenly over the blocks; by default one after each block, or after
     each third block of resnet50."""
     precision: Precision = "float32"
@@ -108,10 +105,8 @@ class ICTraining:
     """The second stage."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "n_epochs", "batch_size")
+        super().__post_init__()
         require_schedule(self, "learning_rates", "milestones")
-        if self.n_ics is not None:
-            require_at_least(self, 1, "n_ics")
 
 
 def default_ic_training(data: DataName) -> ICTraining:
@@ -133,7 +128,7 @@ def default_ic_training(data: DataName) -> ICTraining:
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Ranged):
     """Which images, and which of them train, select and test."""
 
     data: DataName = "digits"
@@ -144,21 +139,18 @@ class DataConfig:
     the CIFAR sets."""
     held_out: float = 0.1
     """Share of the training images that only thresholds are chosen on."""
-    split_seed: int = 0
+    split_seed: Annotated[int, Range(0)] = 0
     """Of the draw of held-out images and of subsets."""
-    n_train: int | None = None
+    n_train: Annotated[int | None, Range(2)] = None
     """Use only this many training images, drawn at random."""
-    n_test: int | None = None
+    n_test: Annotated[int | None, Range(2)] = None
     """Use only this many test images, drawn at random."""
-    n_workers: int = 2
+    n_workers: Annotated[int, Range(0)] = 2
     """Threads or processes that decode images."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self, 0 <= self.held_out < 1, "held_out", "at least 0 and below 1")
-        require_at_least(self, 0, "n_workers", "split_seed")
-        for name in ("n_train", "n_test"):
-            if getattr(self, name) is not None:
-                require_at_least(self, 2, name)
 
     def trains_on_the_same(self, other: DataConfig) -> bool:
         """Whether training and held-out images are those of ``other``."""
@@ -167,30 +159,27 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class BackboneRun:
+class BackboneRun(Ranged):
     """All settings of a backbone's training: its ``config.json``."""
 
     arch: Arch
-    seed: int
+    seed: Seed
     init: str | None
     data: DataConfig
     pixels: PixelConfig
     training: BackboneTraining
-
-    def __post_init__(self) -> None:
-        require_seed(self)
 
 
 SelectedOn = Literal["held_out", "cross_fit"]
 
 
 @dataclass(frozen=True)
-class ICRun:
+class ICRun(Ranged):
     """All settings of a training of ICs: its ``config.json``."""
 
     arch: Arch
     method: MethodName
-    seed: int
+    seed: Seed
     backbone: str
     ics: str | None
     selected_on: SelectedOn
@@ -199,6 +188,3 @@ class ICRun:
     data: DataConfig
     pixels: PixelConfig
     training: ICTraining
-
-    def __post_init__(self) -> None:
-        require_seed(self)
