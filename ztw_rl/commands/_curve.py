@@ -88,8 +88,8 @@ def write(
     settings = run.evaluation
     note = (
         f"{settings.n_episodes} full games per point, {settings.action_mode} actions, seeds from "
-        f"{run.seed}, noop_max {settings.noop_max}; bands: 95 % bootstrap over episodes (evaluation noise only); "
-        f"time: {times.backend}, one thread"
+        f"{run.seed}, noop_max {settings.noop_max}; bands: 95 % bootstrap over episodes "
+        f"(evaluation noise only); time: {times.backend}, one thread"
     )
     plot_curve(frame, f"{game}: return against inference cost", note, output / PNG)
 
