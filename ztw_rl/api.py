@@ -129,7 +129,8 @@ class EarlyExit:
             observation: What ``decide`` takes.
             state: Handed back as it is; the policy has no memory.
             episode_start: Not used.
-            deterministic: The likeliest action rather than a sample; a classifier never samples.
+            deterministic: The likeliest action rather than a sample, which is the default as in
+                Stable-Baselines3. A classifier never samples.
 
         Returns:
             (B,) actions, or () for a single observation; and ``state``.
@@ -223,6 +224,8 @@ def load(
     if not isinstance(source, str | Path):
         raise UserError(f"source must be a name or a path, not {source!r}")
     path = Path(source)
+    if path.suffix == ".zip" and not path.exists():
+        raise UserError(f"{path} does not exist; make it with: ztw-rl export")
     wishes = Wishes(threshold, keep, budget)
     if path.is_file():
         return _from_file(path, rule, wishes, backend, seed)

@@ -107,6 +107,9 @@ def kept_lines(table: StoredTable, random_return: float | None) -> list[str]:
     if random_return is None or table.backbone is None:
         return []
     trial = trial_of(table, random_return)
+    if len(trial) < EvaluationConfig.n_episodes:
+        few = f"{len(trial)} games are too few to tell what keeping a share of the return costs"
+        return [f"{few}; play more with --n-episodes"]
     lines = []
     for keep in KEEP:
         found = expected(Keep(keep), trial)

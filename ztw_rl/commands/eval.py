@@ -242,7 +242,8 @@ def _finish(
     console.print(screen(frame, game, agent.config.exits))
     recipe = recipes.load(game)
     stored = load_table(output / JSON)
-    for line in kept_lines(stored, recipe.random_return):
+    kept = kept_lines(stored, recipe.random_return)
+    for line in kept:
         print(line)
     if stored.backbone is not None:
         games = told_apart(stored.backbone, stored.rows)
@@ -257,7 +258,7 @@ def _finish(
     if not agent.is_student:
         print(f"picture: {output}/{PNG}")
     greedy = run.evaluation.action_mode == "greedy"
-    if run.rule == "confidence" and greedy and run.ensembles and not agent.is_student:
+    if kept and run.rule == "confidence" and greedy and run.ensembles:
         chosen_from = ("--keep", "0.95", "--calibration", str(output))
         print(next_line("ztw-rl", "export", "--agent", run.agent, *chosen_from))
     return 0

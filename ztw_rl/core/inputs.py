@@ -54,8 +54,8 @@ def _tensor(x: Any) -> Tensor:
         # Torch takes neither another machine's byte order nor memory that others guard.
         native = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
         return torch.from_numpy(np.ascontiguousarray(native)).reshape(array.shape)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"the input is no array of numbers ({error})") from None
+    except (TypeError, ValueError):
+        raise UserError(f"the input is no array of numbers but {type(x).__name__}") from None
 
 
 def _name(dtype: torch.dtype) -> str:

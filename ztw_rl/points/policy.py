@@ -88,8 +88,9 @@ def choose(point: OperatingPoint, agent: Agent, folder: Path, runs_dir: Path) ->
         remedy = ""
         if isinstance(target, choice.Risk):
             remedy = f"; try twice as many: {_more_for(target, folder)}"
-        elif isinstance(target, choice.Keep):
-            remedy = ", or evaluate at more thresholds"
+        elif isinstance(target, choice.Keep) and trial.no_skill is not None:
+            beats = trial.full.mean() > trial.no_skill
+            remedy = ", or evaluate at more thresholds" if beats else "; train the policy further"
         raise UserError(f"{path}: {flag(target)} {found.why}{remedy}")
     chosen = _chosen(found, target, trial, point, path)
     record = {**point.record(), "n_games": len(trial)}
@@ -102,9 +103,8 @@ def choose(point: OperatingPoint, agent: Agent, folder: Path, runs_dir: Path) ->
     told = f"what it keeps cannot be told: {why}"
     if found.expected is not None and found.expected.kept is not None:
         told = (
-            "a choice so made on one half of the games and tried on the other, in turn, keeps "
-            f"{found.expected.kept:.1%} at {found.expected.cost:.3f}: that is what to expect of "
-            "choosing"
+            f"on other games than it was made on, such a choice keeps {found.expected.kept:.1%} at "
+            f"{found.expected.cost:.3f}"
         )
         record |= {
             "expected_cost": found.expected.cost,
@@ -151,14 +151,17 @@ def _default(agent: Agent, folder: Path, runs_dir: Path, random: float | None) -
         nothing = f"nothing in {path} keeps {DEFAULT_KEEP:.0%} of the return in less time than the "
         full = "full network, so the threshold is 1, at which no exit answers"
         return Proposal(Threshold(1.0), (nothing + full,))
-    worth = found.expected
-    told = ""
-    if worth is not None and worth.kept is not None:
-        told = f"; chosen on one half, {worth.kept:.1%} in {worth.cost:.2f} on the other"
+    worth, there = found.expected, found.on_all
     reason = (
-        f"{found.point} keeps {found.on_all.kept:.1%} of the return over random play in "
-        f"{found.on_all.cost:.2f} of the full network's time ({len(trial)} games of {path}{told})"
+        f"{found.point} keeps {there.kept:.1%} of the return over random play in {there.cost:.2f} "
+        f"of the full network's time, on the {len(trial)} games of {path} that it was chosen on"
     )
+    if worth is not None and worth.kept is not None:
+        reason = (
+            f"{found.point}: such a choice keeps {worth.kept:.1%} of the return over random play "
+            f"in {worth.cost:.2f} of the full network's time, on other games than it was made on "
+            f"({there.kept:.1%} in {there.cost:.2f} on all {len(trial)} games of {path})"
+        )
     record: dict[str, Any] = {
         "keep": DEFAULT_KEEP,
         "cost_counts": "time",
