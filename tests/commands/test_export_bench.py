@@ -134,7 +134,11 @@ def test_without_a_target_an_exit_alone_may_be_best(agent, capsys):
     rows = [line("forced", 0, [19, 20], 0.2), line("forced", 2, [20, 20], 1.1)]
     write_table(agent / "curve.json", [*ROWS, *rows])
     assert cli.main(["export", "--agent", str(agent)]) == 0
-    assert "exit 0 alone: such a choice keeps 98.8% of the return" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "exit 0 alone: such a choice keeps 98.8% of the return" in out
+    assert "in place of" not in out
+    assert cli.main(["export", "--agent", str(agent)]) == 0
+    assert "exit 0 alone, in place of what was there" in capsys.readouterr().out
     model = deploy.load("pong.zip")
     assert model.predict(np.zeros((3, 4, 84, 84), np.uint8)).exits.tolist() == [0, 0, 0]
     arguments = ["--backends=eager", "--batch-sizes=1", "--n-rounds=2"]

@@ -215,4 +215,5 @@ class EvaluationConfig(Ranged):
     action_mode: ActionMode = "greedy"
     """Whether actions are the likeliest or sampled."""
     noop_max: Annotated[int, Range(0, LONGEST_START)] = added(30, before=0)
-    """How games begin, whatever the policy was trained on; see ``atari.noop_max``."""
+    """Games begin with fewer than this many frames of no-op, whatever the policy was trained on;
+    0 begins all games alike."""

@@ -34,9 +34,10 @@ def write_artefact(
     about: dict[str, Any] = {"name": name}
     if proposal.record is not None:
         about["threshold_chosen_for"] = proposal.record
+    replaced = ", in place of what was there" if path.exists() else ""
     export(path, deployable, kind, proposal.point, about)
     size = path.stat().st_size / 2**20
-    print(f"{path}: {size:.1f} MiB, {deployable.model.n_exits} exits, {proposal}")
+    print(f"{path}: {size:.1f} MiB, {deployable.model.n_exits} exits, {proposal}{replaced}")
     for line in proposal.reasons:
         print(line)
     x = deployable.example()
