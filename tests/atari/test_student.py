@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ztw_rl.atari.agent import Agent, AgentConfig, load_agent, policy_fingerprint, save_agent
+from ztw_rl.atari.agent import AgentConfig, agent_of, load_agent, policy_fingerprint, save_agent
 from ztw_rl.atari.backbone import WIDTHS, early_exit_nature_cnn, policy_alone
 from ztw_rl.atari.config import AtariConfig, DistillConfig
 from ztw_rl.atari.distill import build_early_exit_model, distill
@@ -158,7 +158,7 @@ def test_as_an_agents_folder(tmp_path):
         student_of="conv1",
         widths=(17, 34, 34, 305),
     )
-    agent = Agent(config, policy_alone(6, config.widths).eval())
+    agent = agent_of(config, policy_alone(6, config.widths).eval())
     save_agent(tmp_path, agent)
     loaded = load_agent(tmp_path)
     assert loaded.config == config
@@ -178,7 +178,7 @@ def test_early_exit_agents_are_told_by_their_policy_whatever_the_method():
         model = build_early_exit_model(
             Teacher(weights, AtariConfig(), Provenance()), DistillConfig(method=method)
         )
-        found.add(Agent(config, model).identity())
+        found.add(agent_of(config, model).identity())
     assert {identity.policy for identity in found} == {policy_fingerprint(weights)}
     assert len({identity.agent for identity in found}) == 2
 

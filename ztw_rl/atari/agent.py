@@ -86,15 +86,19 @@ class Identity:
 
 @dataclass(frozen=True)
 class Agent:
-    """An early-exit policy for one game, or a student."""
+    """An early-exit policy for one game; see ``agent_of``."""
 
     config: AgentConfig
     model: EarlyExitModel
 
     @property
-    def is_student(self) -> bool:
-        """Whether this is the control without early exit."""
-        return self.config.method == "student"
+    def has_exits(self) -> bool:
+        """Whether anything but the whole network may answer."""
+        return self.model.n_exits > 1
+
+    def full_network(self) -> EarlyExitModel:
+        """What its costs are relative to: a model with the full policy as its backbone."""
+        return self.model
 
     def example(self) -> Tensor:
         """(1, frame_stack, H, W) uint8, a black observation."""
@@ -115,9 +119,6 @@ class Agent:
 
     def relative_macs(self) -> tuple[float, ...]:
         """(E,) multiply-accumulates up to each exit, over those of the policy it imitates."""
-        if self.is_student:
-            n = self.config.n_actions
-            return (macs(self.config.widths, n) / macs(WIDTHS, n),)
         return exit_costs(self.model, self.example()).relative_macs
 
     def without_ensembles(self) -> Agent:
@@ -128,8 +129,6 @@ class Agent:
         Raises:
             ValueError: It has no ensembles.
         """
-        if self.is_student:
-            raise ValueError("a student has no ensembles")
         model = self.model
         bare = EarlyExitModel(list(model.blocks), model.head, list(model.ics), model.attach)
         method = cast(MethodName, without_ensemble(self.config.method))
@@ -138,9 +137,36 @@ class Agent:
     def identity(self) -> Identity:
         """Which weights these are, also before they were rounded to be stored."""
         weights = self.model.state_dict()
-        own = policy_fingerprint(weights)
-        taught = self.config.provenance.teacher
-        return Identity(fingerprint(weights), taught or own if self.is_student else own)
+        return Identity(fingerprint(weights), policy_fingerprint(weights))
+
+
+@dataclass(frozen=True)
+class StudentAgent(Agent):
+    """The control: a narrower network that imitates a policy, and has no exits."""
+
+    def full_network(self) -> EarlyExitModel:
+        """See ``Agent``: with random weights, on which neither costs nor times depend."""
+        return policy_alone(self.config.n_actions).eval()
+
+    def relative_macs(self) -> tuple[float, ...]:
+        """See ``Agent``."""
+        n = self.config.n_actions
+        return (macs(self.config.widths, n) / macs(WIDTHS, n),)
+
+    def without_ensembles(self) -> Agent:
+        """See ``Agent``."""
+        raise ValueError("a student has no ensembles")
+
+    def identity(self) -> Identity:
+        """See ``Agent``: the policy is its teacher's, if that is known."""
+        own = super().identity()
+        return replace(own, policy=self.config.provenance.teacher or own.policy)
+
+
+def agent_of(config: AgentConfig, model: EarlyExitModel) -> Agent:
+    """An agent of the kind that its configuration names."""
+    kind = StudentAgent if config.method == "student" else Agent
+    return kind(config, model)
 
 
 def policy_fingerprint(parameters: Mapping[str, Tensor]) -> str:
@@ -183,4 +209,4 @@ def load_agent(folder: Path) -> Agent:
     model = build_model(config)
     misfit = f"does not fit {path} (another game's or another method's weights?)"
     load_weights(model, folder / WEIGHTS_FILE, misfit)
-    return Agent(config, model.eval())
+    return agent_of(config, model.eval())

@@ -96,7 +96,7 @@ def from_agent(folder: Path) -> Teacher:
         UserError: A file is missing or damaged, or the agent is a student.
     """
     agent = load_agent(folder)
-    if agent.is_student:
+    if not agent.has_exits:
         raise UserError(f"{folder} is a student, a copy of another policy; name that one")
     parameters = {
         name: tensor

@@ -83,7 +83,7 @@ def write(
             "rows": rows,
         },
     )
-    if agent.is_student:
+    if not agent.has_exits:
         return
     settings = run.evaluation
     note = (

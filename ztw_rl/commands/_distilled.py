@@ -30,7 +30,7 @@ class DistillRun(Ranged):
 
 def made_agent(run: DistillRun, teacher: Teacher, model: EarlyExitModel) -> Agent:
     """The agent that a finished distillation leaves; a student stands on its own."""
-    from ztw_rl.atari.agent import Agent, AgentConfig, policy_fingerprint
+    from ztw_rl.atari.agent import AgentConfig, agent_of, policy_fingerprint
     from ztw_rl.atari.student import student_of
 
     provenance = replace(
@@ -46,7 +46,7 @@ def made_agent(run: DistillRun, teacher: Teacher, model: EarlyExitModel) -> Agen
         provenance=provenance,
     )
     if run.distill.method != "student":
-        return Agent(config, model)
+        return agent_of(config, model)
     student = student_of(model)
     config = replace(
         config,
@@ -55,4 +55,4 @@ def made_agent(run: DistillRun, teacher: Teacher, model: EarlyExitModel) -> Agen
         widths=student.widths,
         provenance=replace(provenance, teacher=policy_fingerprint(teacher.parameters)),
     )
-    return Agent(config, student.policy)
+    return agent_of(config, student.policy)

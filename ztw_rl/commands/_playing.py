@@ -46,24 +46,22 @@ def load(folder: Path, ensembles: bool) -> Agent:
 
 def time(agent: Agent, backend_name: str) -> ExitTimes:
     """Times per exit, of one thread of the CPU."""
-    from ztw_rl.atari.backbone import policy_alone
     from ztw_rl.core.backends.named import make_backend
     from ztw_rl.core.timing import time_exits
 
     x = agent.example()
     backend = full = make_backend(backend_name, agent.model, x)
-    if agent.is_student:
-        # How long a network takes does not depend on its weights.
-        full = make_backend(backend_name, policy_alone(agent.config.n_actions).eval(), x)
+    if agent.full_network() is not agent.model:
+        full = make_backend(backend_name, agent.full_network(), x)
     return time_exits(backend, x, full)
 
 
 def n_games(run: EvalRun, agent: Agent) -> int:
-    """Games of the agent's table; a student's is a single row."""
+    """Games of the agent's table, which is a single row without exits."""
     from ztw_rl.atari import evaluate
 
     n_episodes = run.evaluation.n_episodes
-    if agent.is_student:
+    if not agent.has_exits:
         return n_episodes
     return evaluate.n_games(len(run.thresholds), agent.model.n_exits, n_episodes)
 
@@ -108,7 +106,7 @@ def play(
         The rows of the table.
     """
     from ztw_rl.atari import evaluate
-    from ztw_rl.atari.rows import Full, Row, Student, adaptive
+    from ztw_rl.atari.rows import Row, Student, adaptive
     from ztw_rl.atari.seats import Game
     from ztw_rl.core.backends.named import make_backend
     from ztw_rl.core.device import n_network_threads
@@ -130,8 +128,7 @@ def play(
             "on_game": on_game,
             "recall": journal.recall,
         }
-        if agent.is_student:
-            (whole,) = evaluate.play(backend, batches, [Row(Full())], **how)
-            return [replace(whole, row=Row(Student()))]
+        if not agent.has_exits:
+            return evaluate.play(backend, batches, [Row(Student())], **how)
         rules = [adaptive(run.rule, threshold) for threshold in run.thresholds]
         return evaluate.evaluate(backend, batches, rules, compared=run.disagreement, **how)

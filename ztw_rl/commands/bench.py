@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     from ztw_rl.atari.games import canonical
 
     agent = load_agent(folder)
-    if agent.is_student:
+    if not agent.has_exits:
         raise UserError(f"{folder} is a student, without exits to time; ztw-rl eval times it whole")
 
     def frames(runtime: Runtime) -> Tensor:

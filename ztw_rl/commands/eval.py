@@ -131,7 +131,7 @@ def _start(args: Eval, folder: Path, thresholds: list[float]) -> int:
         device=str(exact_device("cpu" if args.backend == "onnx" else args.device)),
     )
     agent = _playing.load(folder, args.ensembles)
-    if agent.is_student:
+    if not agent.has_exits:
         _check_student(args, folder)
     with _playing.emulators_for(run, agent) as batches:
         begun = _unfinished.Begun(
@@ -255,7 +255,7 @@ def _finish(
     for line in starts_lines(trained, run.evaluation.noop_max):
         print(line)
     print(f"times: {times.backend}, one thread; results: {output}/{CSV}, {JSON}")
-    if not agent.is_student:
+    if agent.has_exits:
         print(f"picture: {output}/{PNG}")
     greedy = run.evaluation.action_mode == "greedy"
     if kept and run.rule == "confidence" and greedy and run.ensembles:

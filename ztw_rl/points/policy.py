@@ -61,11 +61,11 @@ def choose(point: OperatingPoint, agent: Agent, folder: Path, runs_dir: Path) ->
     game = canonical(agent.config.atari.game)
     random = recipes.load(game).random_return
     target = point.target
-    if agent.is_student and target is not None:
+    if not agent.has_exits and target is not None:
         raise UserError(
             f"{folder} is a student, which has no exits to choose; leave out {flag(target)}"
         )
-    if agent.is_student:
+    if not agent.has_exits:
         return Proposal(Threshold(DEFAULT))
     if target is None:
         return _default(agent, folder, runs_dir, random)
