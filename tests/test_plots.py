@@ -6,6 +6,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from ztw_rl import plots
+from ztw_rl.atari.compared import Method
 from ztw_rl.errors import UserError
 from ztw_rl.plots import plot_curve
 
@@ -112,13 +113,13 @@ def point(game, method, time, mean):
 
 GAMES = pd.DataFrame(
     [
-        point("pong", "ztw", 0.9, 18.0),
-        point("pong", "ztw", 0.4, 12.0),
-        point("pong", "backbone", 1.0, 19.0),
-        point("pong", "pbee", 0.6, 14.0),
-        point("breakout", "ztw", 0.5, 200.0),
-        point("breakout", "ztw, sampled", 0.5, 150.0),
-        point("breakout", "backbone", 1.0, 300.0),
+        point("pong", Method("ztw"), 0.9, 18.0),
+        point("pong", Method("ztw"), 0.4, 12.0),
+        point("pong", Method("backbone"), 1.0, 19.0),
+        point("pong", Method("pbee"), 0.6, 14.0),
+        point("breakout", Method("ztw"), 0.5, 200.0),
+        point("breakout", Method("ztw", sampled=True), 0.5, 150.0),
+        point("breakout", Method("backbone"), 1.0, 300.0),
     ]
 )
 
@@ -156,19 +157,21 @@ def test_any_number_of_games_in_rows_of_equal_length(tmp_path, drawn, n, grid):
     assert (tmp_path / "games.png").read_bytes() == first
 
 
-LABELS = [
-    *["backbone", "backbone, sampled", "ztw", "cascade", "ensemble", "sdn", "pbee", "student"],
-    *["pbee, sampled", "ztw, sampled", "ztw, patience", "ztw, exits input conv1 conv2"],
-    *["ztw, exits conv1", "ztw, exits conv1, sampled"],
+METHODS = [
+    *(Method("backbone"), Method("backbone", sampled=True)),
+    *map(Method, ("ztw", "cascade", "ensemble", "sdn", "pbee", "student")),
+    *(Method("pbee", sampled=True), Method("ztw", sampled=True), Method("ztw", patient=True)),
+    Method("ztw", exits=("input", "conv1", "conv2")),
+    *(Method("ztw", exits=("conv1",)), Method("ztw", exits=("conv1",), sampled=True)),
 ]
 
 
 @pytest.mark.parametrize("n", [1, 2, 8])
 def test_all_variants_can_be_told_apart_and_the_legend_is_whole(tmp_path, drawn, n):
     table = pd.DataFrame(
-        point(f"game{i}", label, 0.4 + t, 10.0 + t)
+        point(f"game{i}", method, 0.4 + t, 10.0 + t)
         for i in range(n)
-        for label in LABELS
+        for method in METHODS
         for t in (0.0, 0.5)
     )
     plots.plot_games(table, "", tmp_path / "games.png")
@@ -177,11 +180,11 @@ def test_all_variants_can_be_told_apart_and_the_legend_is_whole(tmp_path, drawn,
     extent, whole = legend.get_window_extent(), figure.bbox
     assert whole.x0 <= extent.x0 < extent.x1 <= whole.x1
     assert whole.y0 <= extent.y0 < extent.y1 <= whole.y1
-    assert [text.get_text() for text in legend.get_texts()] == LABELS
+    assert [text.get_text() for text in legend.get_texts()] == list(map(str, METHODS))
     # Error bars have caps that are lines as well.
     lines = [a for a in figure.axes[0].get_lines() if a.get_marker() not in ("None", "_", "|")]
     looks = {
         (a.get_color(), a.get_marker(), a.get_linestyle(), a.get_markerfacecolor() == "white")
         for a in lines
     }
-    assert len(looks) == len(lines) == len(LABELS)
+    assert len(looks) == len(lines) == len(METHODS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from ztw_rl.atari.compared import Method
 from ztw_rl.core.files import write_atomically
 
 COSTS = {
@@ -134,8 +136,8 @@ def plot_games(points: pd.DataFrame, note: str, path: Path) -> None:
     """Draw one panel per game: return with spread against relative time, one line per method.
 
     Args:
-        points: Columns ``game``, ``method``, ``relative_time``, ``return_mean``, ``return_std``;
-            the method ``backbone`` is marked.
+        points: Columns ``game``, ``method`` (a ``Method``), ``relative_time``, ``return_mean``,
+            ``return_std``; the method ``backbone`` is marked.
         note: Small print below.
         path: PNG file, written atomically.
     """
@@ -146,13 +148,13 @@ def plot_games(points: pd.DataFrame, note: str, path: Path) -> None:
     figure, axes = plt.subplots(
         n_rows, n_columns, figsize=size, squeeze=False, layout="constrained"
     )
-    styles = _styles(points["method"].astype(str))
+    styles = _styles(points["method"])
     shown: dict[str, Any] = {}
     for axis, (game, rows) in zip(axes.flat, games, strict=False):
-        for name, own in rows.groupby("method", sort=False):
-            method = str(name)
-            drawn = _draw_method(axis, method, own.sort_values("relative_time"), styles[method])
-            shown[method] = drawn
+        for method, style in styles.items():
+            own = rows[rows["method"] == method].sort_values("relative_time")
+            if len(own):
+                shown[str(method)] = _draw_method(axis, method, own, style)
         axis.set_title(str(game), fontsize=10)
         axis.grid(alpha=0.25)
     for axis in axes.flat[len(games) :]:
@@ -178,46 +180,43 @@ class Style(NamedTuple):
     hollow: bool
 
 
-def _styles(methods: Iterable[str]) -> dict[str, Style]:
-    """By label, such as ``sdn`` or ``ztw, exits input conv1 conv2, sampled``.
+def _styles(methods: Iterable[Method]) -> dict[Method, Style]:
+    """Of each method.
 
     Colour is the method's; sampled actions are dotted and hollow; variants of other kinds have
     dashes, and markers of their own.
     """
-    styles: dict[str, Style] = {}
-    kinds: list[str] = []
-    for label in dict.fromkeys(methods):
-        base, *variant = label.split(", ")
-        sampled = "sampled" in variant
-        kind = ", ".join(word for word in variant if word != "sampled")
+    styles: dict[Method, Style] = {}
+    kinds: list[tuple[str, ...]] = []
+    for method in dict.fromkeys(methods):
+        kind = replace(method, sampled=False).qualifiers
         if kind and kind not in kinds:
             kinds.append(kind)
-        plain = "D" if base == "backbone" else "s" if base in POINTS else "o"
+        plain = "D" if method.name == "backbone" else "s" if method.name in POINTS else "o"
         marker = MARKERS[kinds.index(kind) % len(MARKERS)] if kind else plain
-        line = ":" if sampled else "--" if kind else "-"
-        color = BACKBONE if base == "backbone" else METHOD_COLORS.get(base)
-        styles[label] = Style(color, marker, line, sampled)
+        line = ":" if method.sampled else "--" if kind else "-"
+        color = BACKBONE if method.name == "backbone" else METHOD_COLORS.get(method.name)
+        styles[method] = Style(color, marker, line, method.sampled)
     return styles
 
 
 MARKERS = "^vP*X"
 
 
-def _draw_method(axis: Axes, method: str, rows: pd.DataFrame, style: Style) -> Any:
+def _draw_method(axis: Axes, method: Method, rows: pd.DataFrame, style: Style) -> Any:
     """One method's points or line in one game; returns what its legend shows."""
-    base = method.split(",")[0]
     x, mean, std = rows["relative_time"], rows["return_mean"], rows["return_std"]
     look: dict[str, Any] = {"color": style.color, "marker": style.marker}
     if style.hollow:
         look["markerfacecolor"] = "white"
-    if base == "backbone":
+    if method.name == "backbone":
         axis.axhline(mean.iloc[0], color=style.color, lw=1, ls=":", zorder=1)
         return axis.errorbar(x, mean, std, ls="none", ms=5, capsize=3, zorder=4, **look)
-    if base in POINTS:
+    if method.name in POINTS:
         return axis.errorbar(x, mean, std, ls="none", ms=4, capsize=3, zorder=3, **look)
     (line,) = axis.plot(x, mean, ls=style.line, ms=3, **look)
     # Bands of many methods at full strength would hide one another.
-    alpha = 0.16 if method.removesuffix(", sampled") == "ztw" else 0.04
+    alpha = 0.16 if replace(method, sampled=False) == Method("ztw") else 0.04
     axis.fill_between(x, mean - std, mean + std, color=line.get_color(), alpha=alpha, lw=0)
     return line
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ztw_rl.atari.agent import CONFIG_FILE, Agent, load_agent
+from ztw_rl.atari.compared import Method
 from ztw_rl.atari.games import action_names, canonical
 from ztw_rl.atari.tables import StoredRow, StoredTable, check_game, foreign, load_table
 from ztw_rl.core.files import subfolders
@@ -19,14 +20,13 @@ PAPER = "paper"
 """Folder, in a game's, of the agent in the paper's form, which other methods are compared with."""
 OTHER_TABLES = "curve-*.json"
 """Further tables in an agent's folder: other methods that imitate the same policy."""
-ORDER = ("ztw", "cascade", "ensemble", "sdn", "pbee", "student")
 
 
 @dataclass(frozen=True)
 class MethodResult:
     """All settings of one method on one game, and the full policy on the same seeds."""
 
-    method: str
+    method: Method
     settings: dict[str, StoredRow]
     """By threshold, or by the exit that a student matches."""
     backbone: StoredRow
@@ -114,15 +114,15 @@ def read_game(folder: Path) -> GameResults:
                 f"{own.noop_max}, so their games cannot be compared; evaluate again with "
                 f"--noop-max {own.noop_max}"
             )
-    methods: dict[str, MethodResult] = {}
+    methods: dict[Method, MethodResult] = {}
     for table in (own, *others):
         variant_name = (
             _variant_name(table.path.parent, folder) if table.path.parent in variants else None
         )
-        label = method_label(table, agent.config.exits, variant_name)
-        methods[label] = _joined(methods.get(label), table, label, own)
-    in_order = sorted(methods.values(), key=lambda m: rank(m.method))
-    itself = methods[method_label(own, agent.config.exits)]
+        method = method_of(table, agent.config.exits, variant_name)
+        methods[method] = _joined(methods.get(method), table, method, own)
+    in_order = sorted(methods.values(), key=lambda m: m.method.rank)
+    itself = methods[method_of(own, agent.config.exits)]
     return GameResults(folder.name, itself, tuple(in_order))
 
 
@@ -178,22 +178,24 @@ def games_and_backends(counts: Sequence[int], gallery: Sequence[GameResults]) ->
     return f"{shown} full games per setting; times: {', '.join(backends)}, one thread"
 
 
-def method_label(table: StoredTable, exits: tuple[str, ...], variant: str | None = None) -> str:
-    """How a table's method is called: PBEE is SDN's agent under the patience rule.
+def method_of(table: StoredTable, exits: tuple[str, ...], variant: str | None = None) -> Method:
+    """A table's method: PBEE is SDN's agent under the patience rule.
 
     Args:
         table: The table.
-        exits: Where the game's own agent has its ICs; other places become part of the name.
-        variant: Name of the variant that played it; part of the name where the places are not.
+        exits: Where the game's own agent has its ICs.
+        variant: Name of the variant that played it; it counts where the places are the same.
     """
-    method: str = table.method
-    if table.rule == "patience":
-        method = "pbee" if method == "sdn" else f"{method}, patience"
-    if table.exits and table.exits != exits:
-        method = f"{method}, exits {' '.join(table.exits)}"
-    elif variant is not None:
-        method = f"{method}, {variant}"
-    return method if table.action_mode == "greedy" else f"{method}, sampled"
+    patient = table.rule == "patience"
+    is_pbee = patient and table.method == "sdn"
+    elsewhere = table.exits if table.exits and table.exits != exits else ()
+    return Method(
+        "pbee" if is_pbee else table.method,
+        patient=patient and not is_pbee,
+        exits=elsewhere,
+        variant="" if elsewhere or variant is None else variant,
+        sampled=table.action_mode == "sample",
+    )
 
 
 def setting_name(row: StoredRow) -> str:
@@ -203,14 +205,8 @@ def setting_name(row: StoredRow) -> str:
     return name
 
 
-def rank(method: str) -> tuple[int, str]:
-    """Sorts methods' labels: the paper's own first."""
-    base = method.split(",")[0]
-    return ("," in method) * len(ORDER) + ORDER.index(base) if base in ORDER else 99, method
-
-
 def _joined(
-    before: MethodResult | None, table: StoredTable, label: str, own: StoredTable
+    before: MethodResult | None, table: StoredTable, method: Method, own: StoredTable
 ) -> MethodResult:
     """``before`` and what ``table`` adds to it.
 
@@ -231,17 +227,17 @@ def _joined(
         for row in table.adaptive
     }
     if before is None:
-        return MethodResult(label, rows, full, table, table.rows)
+        return MethodResult(method, rows, full, table, table.rows)
     conflict = _conflict(before, table, full, set(rows))
     if conflict:
         raise UserError(
-            f"{table.path} and {before.path} are both of '{label}', {conflict}; keep one of them, "
+            f"{table.path} and {before.path} are both of '{method}', {conflict}; keep one of them, "
             "or evaluate again"
         )
     settings = dict(
         sorted({**before.settings, **rows}.items(), key=lambda setting: setting[1].threshold or 0)
     )
-    return MethodResult(label, settings, full, before.table, before.rows + table.rows)
+    return MethodResult(method, settings, full, before.table, before.rows + table.rows)
 
 
 def _conflict(

@@ -32,7 +32,7 @@ def _controls(own: MethodResult) -> list[MethodResult]:
         RANDOM_EXITS: {setting_name(row): row for row in of_rule(own, "random")},
     }
     return [
-        replace(own, method=f"{own.method}, {name}", settings=settings)
+        replace(own, method=replace(own.method, control=name), settings=settings)
         for name, settings in rows.items()
         if settings
     ]

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ztw_rl.atari.compared import Method
 from ztw_rl.atari.gallery import GameResults, MethodResult, setting_name
 from ztw_rl.atari.tables import StoredRow, hardly_differ
 from ztw_rl.commands._games import random_return
@@ -22,8 +23,8 @@ class Pairing:
     """A method and another in one game: pairs of rows of equal settings and the same seeds."""
 
     game: str
-    method: str
-    over: str
+    method: Method
+    over: Method | str
     """Another method, or exits drawn at random in the method's own shares."""
     pairs: Mapping[str, tuple[StoredRow, StoredRow]]
     """By setting; all of equally many games."""
@@ -154,7 +155,7 @@ def _of_game(game: GameResults) -> Iterator[Pairing]:
 
 
 def _pairing(
-    game: str, method: MethodResult, over: str, others: Mapping[str, StoredRow], n: int
+    game: str, method: MethodResult, over: Method | str, others: Mapping[str, StoredRow], n: int
 ) -> Iterator[Pairing]:
     """The pairing with some rows on the first n seeds; none without settings in common."""
     pairs = {s: (row, others[s]) for s, row in method.settings.items() if s in others}
@@ -197,7 +198,14 @@ def as_frame(found: Sequence[Gain]) -> pd.DataFrame:
     rows = []
     for g in found:
         pairing, lead = g.pairings[0], g.lead
-        what = (g.game, pairing.method, pairing.over, len(g.settings), g.n_differing, g.n_games)
+        what = (
+            g.game,
+            str(pairing.method),
+            str(pairing.over),
+            len(g.settings),
+            g.n_differing,
+            g.n_games,
+        )
         how_much = (lead.center, lead.low, lead.high, "yes" if g.alike else "no")
         rows.append((*what, *how_much, *g.relative_macs))
     frame: pd.DataFrame = pd.DataFrame(rows, columns=columns)

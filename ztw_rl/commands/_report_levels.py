@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ztw_rl.atari.compared import Method
 from ztw_rl.atari.gallery import GameResults, MethodResult, games_and_backends
 from ztw_rl.atari.levels import Level, PairedScores
 from ztw_rl.atari.tables import CostName, StoredRow, decision_costs, hardly_differ
@@ -23,7 +24,7 @@ class Entry:
     """One line of the table."""
 
     game: str
-    method: str
+    method: Method
     settings: tuple[str, ...]
     """What it was chosen from."""
     n_games: int
@@ -133,7 +134,7 @@ def as_frame(entries: Sequence[Entry]) -> pd.DataFrame:
     frame: pd.DataFrame = pd.DataFrame(
         {
             "game": entry.game,
-            "method": entry.method,
+            "method": str(entry.method),
             "keep": entry.level.keep,
             "relative_macs": entry.level.selection.cost,
             "threshold": entry.chosen,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from ztw_rl.atari.compared import Method
 from ztw_rl.atari.gallery import GameResults, MethodResult, games_and_backends
 from ztw_rl.atari.tables import StoredRow
 
@@ -17,8 +18,9 @@ def points_of(gallery: Sequence[GameResults]) -> pd.DataFrame:
         gallery: The agents.
 
     Returns:
-        A row per point: ``return_mean`` and ``return_std`` in raw points over ``games`` games;
-        ``relative_macs`` and ``relative_time`` of a decision, the full policy's being 1.
+        A row per point: ``method``, a ``Method``; ``return_mean`` and ``return_std`` in raw points
+        over ``games`` games; ``relative_macs`` and ``relative_time`` of a decision, the full
+        policy's being 1.
     """
     frame: pd.DataFrame = pd.DataFrame(
         {
@@ -48,12 +50,12 @@ def _n_compared(game: GameResults, method: MethodResult) -> int:
     return min(m.n_games for m in game.methods if m.table.action_mode == mode)
 
 
-def _backbone(game: GameResults, method: MethodResult) -> list[tuple[str, str, StoredRow]]:
+def _backbone(game: GameResults, method: MethodResult) -> list[tuple[Method, str, StoredRow]]:
     """The full policy as it is drawn: once for each way of choosing actions."""
     mode = method.table.action_mode
     if method is not next(m for m in game.methods if m.table.action_mode == mode):
         return []
-    return [("backbone" if mode == "greedy" else "backbone, sampled", "", method.backbone)]
+    return [(Method("backbone", sampled=mode == "sample"), "", method.backbone)]
 
 
 def figure_note(gallery: Sequence[GameResults]) -> str:

@@ -41,14 +41,14 @@ def _on_the_others_terms(game: GameResults) -> list[MethodResult]:
     grids = dict.fromkeys(
         (tuple(s for s in own.settings if s in m.settings), min(own.n_games, m.n_games))
         for m in game.methods
-        if ", " not in m.method
+        if not m.method.qualifiers
         and m.table.rule == own.table.rule
         and m.settings.keys() <= own.settings.keys()
     )
     return [
         replace(
             own,
-            method=f"{own.method}, at {' '.join(settings)}",
+            method=replace(own.method, settings=settings),
             settings={s: own.settings[s].first(n) for s in settings},
             backbone=own.backbone.first(n),
             rows=tuple(row.first(n) for row in own.rows),

@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
         text_of = frame.to_csv(index=False, float_format="%.4f")
         save_text(output / name, text_of)
     save_text(output / MARKDOWN, text)
-    sampled = points["method"].str.endswith("sampled")
+    sampled = points["method"].map(lambda method: method.sampled)
     pictures = {PNG: points[~sampled], SAMPLED_PNG: points[sampled]}
     shown = [name for name, own in pictures.items() if len(own)]
     for name in pictures:
