@@ -29,7 +29,6 @@ from torch import Tensor
 from benchmarks import harness
 from benchmarks.onnx_profile import profile_exits
 from ztw_rl import agents
-from ztw_rl.atari.agent import load_agent
 from ztw_rl.commands.bench import play_frames
 from ztw_rl.core.backends.named import make_backend
 from ztw_rl.core.backends.onnx import export_graphs
@@ -40,6 +39,7 @@ from ztw_rl.core.metrics import relative_cost
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.runtime import Runtime
 from ztw_rl.core.timing import forced_thresholds, interleaved_seconds, threads
+from ztw_rl.rl.agent import load_agent
 from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
 from ztw_rl.supervised.classifier import load_classifier
 from ztw_rl.supervised.config import DataConfig, PixelConfig

@@ -1,4 +1,4 @@
-"""Distillation steps per second, both stages: ours against the plain way.
+"""Distillation steps per second, both phases: ours against the plain way.
 
 The plain way plays stock Atari wrappers in a DummyVecEnv, asks the full eager network at every
 step, and runs it again, trunk included, on every minibatch of every epoch; its trunk is frozen,
@@ -23,19 +23,20 @@ from torch import Tensor
 
 from benchmarks import harness, plain
 from benchmarks.env import emulation_rate
-from ztw_rl.atari.background import in_background
-from ztw_rl.atari.collector import Collector, Experience
-from ztw_rl.atari.config import AtariConfig, DistillConfig
-from ztw_rl.atari.distill import build_optimizer
-from ztw_rl.atari.epochs import Epochs
-from ztw_rl.atari.games import rom_id
-from ztw_rl.atari.make_emulators import make_emulators
-from ztw_rl.atari.stages import build_stages
-from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.core.device import n_network_threads
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.timing import threads
 from ztw_rl.core.training import kl_to_teacher, set_learning_rate
+from ztw_rl.rl.atari.background import in_background
+from ztw_rl.rl.atari.config import AtariConfig
+from ztw_rl.rl.atari.games import rom_id
+from ztw_rl.rl.atari.make_emulators import make_emulators
+from ztw_rl.rl.atari.vec_env import AtariVecEnv
+from ztw_rl.rl.collector import Collector, Experience
+from ztw_rl.rl.config import DistillConfig
+from ztw_rl.rl.distill import build_optimizer
+from ztw_rl.rl.epochs import Epochs
+from ztw_rl.rl.phases import build_phases
 
 LEARNING_RATE = 1e-3
 STAGES = ("ics", "ensemble")
@@ -58,24 +59,24 @@ class Settings:
 
 
 def plain_distiller(
-    model: EarlyExitModel, env: VecEnv, stage: int, config: DistillConfig, seed: int
+    model: EarlyExitModel, env: VecEnv, phase: int, config: DistillConfig, seed: int
 ) -> Callable[[], int]:
     """The plain way, as a contender that does one rollout and its epochs at each call.
 
     Args:
         model: The network; its trunk is frozen.
         env: Games with (N, 4, 84, 84) observations.
-        stage: 0 fits the ICs, 1 the ensembles.
+        phase: 0 fits the ICs, 1 the ensembles.
         config: Sizes.
         seed: Of the draws and the minibatches.
     """
     n_ics = model.n_exits - 1
     ensemble = model.ensemble
     assert ensemble is not None
-    learns = list((model.ics, ensemble)[stage].parameters())
+    learns = list((model.ics, ensemble)[phase].parameters())
     for parameter in learns:
         parameter.requires_grad_(True)
-    batch_size = (config.ic_batch_size, config.ensemble_batch_size)[stage]
+    batch_size = (config.ic_batch_size, config.ensemble_batch_size)[phase]
     optimizer = build_optimizer(learns)
     set_learning_rate(optimizer, LEARNING_RATE)
     rng = np.random.default_rng(seed)
@@ -85,7 +86,7 @@ def plain_distiller(
         """(B, E−1, A) log-probabilities of the ICs, alone or ensembled; what the last one reads."""
         ics = list(islice(model.exits(x), n_ics))
         log_probs = torch.log_softmax(torch.stack([ic.logits for ic in ics], dim=1), dim=-1)
-        return (model.ensembled(log_probs) if stage else log_probs), ics[-1].features
+        return (model.ensembled(log_probs) if phase else log_probs), ics[-1].features
 
     def distil() -> int:
         nonlocal last_observations
@@ -115,10 +116,10 @@ def plain_distiller(
 
 
 def distiller(
-    model: EarlyExitModel, collector: Collector, stage: int, config: DistillConfig, seed: int
+    model: EarlyExitModel, collector: Collector, phase: int, config: DistillConfig, seed: int
 ) -> Callable[[], int]:
     """Ours, as a contender that does one rollout, and the previous one's epochs, at each call."""
-    fitted = build_stages(model, config)[stage]
+    fitted = build_phases(model, config)[phase]
     learns = list(fitted.parameters())
     for parameter in learns:
         parameter.requires_grad_(True)
@@ -143,14 +144,14 @@ def distiller(
 
 
 def main(settings: Settings) -> float:
-    """Measure, print, and return the smaller of the two stages' ratios."""
+    """Measure, print, and return the smaller of the two phases' ratios."""
     machine = harness.machine()
     seed, n_envs = settings.seed, settings.n_envs
     atari = AtariConfig(game=rom_id(settings.env))
     config = DistillConfig(n_envs=n_envs, n_steps=settings.n_steps)
     contenders: dict[str, Callable[[], int]] = {}
     closing: list[Callable[[], None]] = []
-    for stage, name in enumerate(STAGES):
+    for phase, name in enumerate(STAGES):
         emulators = in_background(lambda: make_emulators(atari, n_envs))
         n_actions = int(emulators.action_space.n)
         ours = plain.random_network(n_actions, seed)
@@ -167,7 +168,7 @@ def main(settings: Settings) -> float:
         layouts = AtariVecEnv(atari, n_envs, seed)
         eager = plain.plain_network(ours)
         plain.check_same_answers(ours, eager, np.asarray(games.reset()))
-        sizes = (stage, config, seed)
+        sizes = (phase, config, seed)
         contenders |= {
             f"{name}: plain way": plain_distiller(eager, stock, *sizes),
             f"{name}: + our games": plain_distiller(plain.plain_network(ours), games, *sizes),

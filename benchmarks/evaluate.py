@@ -11,7 +11,7 @@ and on ONNX Runtime, which needs the extra ``onnx``. Games are cut short. Run it
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,18 +23,18 @@ from stable_baselines3.common.vec_env import VecEnv
 from benchmarks import harness, plain
 from benchmarks.env import emulation_rate
 from ztw_rl import agents
-from ztw_rl.atari.agent import load_agent
-from ztw_rl.atari.emulator_batch import EmulatorBatch
-from ztw_rl.atari.evaluate import play
-from ztw_rl.atari.make_emulators import make_batches
-from ztw_rl.atari.rows import Full, RandomExits, Row
-from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.core.backends.backend import Backend
 from ztw_rl.core.backends.named import make_backend
 from ztw_rl.core.choice import Forced, Threshold
 from ztw_rl.core.device import n_network_threads
 from ztw_rl.core.exits import Confidence, select
 from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.rl.agent import load_agent
+from ztw_rl.rl.atari.make_emulators import make_batches
+from ztw_rl.rl.atari.vec_env import AtariVecEnv
+from ztw_rl.rl.batch import EnvBatch
+from ztw_rl.rl.evaluate import play
+from ztw_rl.rl.rows import Full, RandomExits, Row
 
 THRESHOLDS = tuple(k / 10 for k in range(1, 10))
 EAGER, ONNX = "ztw-rl, side by side", "+ ONNX Runtime"
@@ -91,7 +91,7 @@ def plain_player(model: EarlyExitModel, env: VecEnv, n_steps: int) -> Callable[[
 
 
 def player(
-    backend: Backend, batches: list[EmulatorBatch], n_episodes: int, seed: int
+    backend: Backend, batches: Sequence[EnvBatch], n_episodes: int, seed: int
 ) -> Callable[[], int]:
     """Ours, as a contender that plays the whole table at each call."""
 

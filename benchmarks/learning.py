@@ -26,9 +26,9 @@ from benchmarks import harness
 from benchmarks.env import stock_env
 from benchmarks.ppo import stock_ppo
 from ztw_rl import recipes
-from ztw_rl.atari.ppo import build_ppo
-from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.core.device import resolve_device
+from ztw_rl.rl.atari.vec_env import AtariVecEnv
+from ztw_rl.rl.ppo import build_ppo
 
 STEPS, RETURN = "time/total_timesteps", "rollout/ep_rew_mean"
 Learner = Literal["SB3", "SB3-our-games", "ztw-rl"]

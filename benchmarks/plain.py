@@ -11,10 +11,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecTransposeIm
 from torch import Tensor, nn
 
 from benchmarks.env import stock_env
-from ztw_rl.atari.backbone import early_exit_nature_cnn
-from ztw_rl.atari.config import AtariConfig
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.training import freeze
+from ztw_rl.rl.atari.config import AtariConfig
+from ztw_rl.rl.networks import early_exit_nature_cnn
 
 
 class PlainPixels(nn.Module):

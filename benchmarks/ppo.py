@@ -21,12 +21,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from benchmarks import harness
 from benchmarks.env import emulation_rate, stock_env
-from ztw_rl.atari.config import AtariConfig, PPOConfig, Precision
-from ztw_rl.atari.games import rom_id
-from ztw_rl.atari.policy import ChannelsLastCnnPolicy
-from ztw_rl.atari.ppo import build_ppo, scheduled
-from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.core.device import resolve_device
+from ztw_rl.rl.atari.config import AtariConfig
+from ztw_rl.rl.atari.games import rom_id
+from ztw_rl.rl.atari.vec_env import AtariVecEnv
+from ztw_rl.rl.config import PPOConfig, Precision
+from ztw_rl.rl.policy import ChannelsLastCnnPolicy
+from ztw_rl.rl.ppo import build_ppo, scheduled
 
 TARGETS = {"cpu": 2.5, "cuda": 5.0}
 BFLOAT16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")

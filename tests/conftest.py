@@ -13,12 +13,12 @@ from gymnasium.spaces import Box, Discrete
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from ztw_rl.atari.backbone import ScalePixels
-from ztw_rl.atari.emulator_batch import Transition
 from ztw_rl.core.checkpoint import newest_checkpoint
 from ztw_rl.core.heads import ICConfig, InternalClassifier
 from ztw_rl.core.methods import METHODS
 from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.rl.atari.transition import AtariTransition
+from ztw_rl.rl.networks import ScalePixels
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -127,7 +127,7 @@ def make_model() -> Callable[..., EarlyExitModel]:
 
 
 class PatchGames:
-    """An ``EmulatorBatch`` of N games in which a bright patch says which action pays.
+    """An ``EnvBatch`` of N games in which a bright patch says which action pays.
 
     Each decision shows a patch in one of A places, on noise; the action of the same number brings
     one point, any other nothing. The best return is the game's length, and random play gets one
@@ -189,7 +189,7 @@ class PatchGames:
         assert all(self.action_space.contains(int(a)) for a in actions)
         self.sent.append(np.array(actions))
 
-    def receive(self) -> Transition:
+    def receive(self) -> AtariTransition:
         rewards = (self.sent[-1] == self._pays).astype(np.int32)
         self._left -= 1
         self.episode_frames += 4
@@ -204,9 +204,11 @@ class PatchGames:
             self._begin(i, int(self._rngs[i].integers(2**31)))
         no = np.zeros(self.n_envs, bool)
         lives = np.zeros(self.n_envs, np.int32)
-        return Transition(self._observations.copy(), rewards, no, over, no, final.copy(), lives)
+        return AtariTransition(
+            self._observations.copy(), rewards, no, over, no, final.copy(), lives
+        )
 
-    def step(self, actions: np.ndarray) -> Transition:
+    def step(self, actions: np.ndarray) -> AtariTransition:
         self.send(actions)
         return self.receive()
 

@@ -14,10 +14,10 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 import ztw_rl
 from ztw_rl import UserError
-from ztw_rl.atari.agent import load_agent
-from ztw_rl.atari.config import AtariConfig
-from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.core.exits import Confidence, Patience, select
+from ztw_rl.rl.agent import load_agent
+from ztw_rl.rl.atari.config import AtariConfig
+from ztw_rl.rl.atari.vec_env import AtariVecEnv
 
 ROOT = Path(__file__).parents[1]
 AGENT = ROOT / "agents" / "breakout"

@@ -11,14 +11,15 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from ztw_rl.atari.backbone import early_exit_nature_cnn
-from ztw_rl.atari.config import AtariConfig, DistillConfig, PPOConfig
-from ztw_rl.atari.distill import distill
-from ztw_rl.atari.ppo import build_ppo
-from ztw_rl.atari.teacher import Provenance, Teacher
-from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.core.checkpoint import load_tensors
 from ztw_rl.core.training import piecewise_rate
+from ztw_rl.rl.atari.config import AtariConfig
+from ztw_rl.rl.atari.vec_env import AtariVecEnv
+from ztw_rl.rl.config import DistillConfig, PPOConfig
+from ztw_rl.rl.distill import distill
+from ztw_rl.rl.networks import early_exit_nature_cnn
+from ztw_rl.rl.ppo import build_ppo
+from ztw_rl.rl.teacher import Provenance, Teacher
 from ztw_rl.supervised.config import EnsembleTraining, default_ic_training
 
 CPU = torch.device("cpu")

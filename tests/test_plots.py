@@ -6,9 +6,9 @@ import pytest
 from matplotlib import pyplot as plt
 
 from ztw_rl import plots
-from ztw_rl.atari.compared import Method
 from ztw_rl.errors import UserError
 from ztw_rl.plots import plot_curve
+from ztw_rl.rl.report.compared import Method
 
 
 def line(rule, threshold, mean, cost):

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from ztw_rl import recipes
-from ztw_rl.atari.config import AtariConfig, PPOConfig
 from ztw_rl.errors import UserError
+from ztw_rl.rl.atari.config import AtariConfig
+from ztw_rl.rl.config import PPOConfig
 
 SHIPPED = Path(__file__).parents[1] / "envs"
 RANDOM_RETURNS = {

@@ -6,10 +6,10 @@ import difflib
 from pathlib import Path
 
 from ztw_rl import runs
-from ztw_rl.atari.config import AtariConfig
-from ztw_rl.atari.games import canonical
 from ztw_rl.core.files import load_json, subfolders
 from ztw_rl.errors import UserError
+from ztw_rl.rl.atari.config import AtariConfig
+from ztw_rl.rl.atari.games import canonical
 from ztw_rl.schema import parse_stored
 
 AGENT = "agent"

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ztw_rl import agents, deploy
-from ztw_rl.atari.agent import load_agent
 from ztw_rl.core.backends import aoti
 from ztw_rl.core.backends.named import make_backend
 from ztw_rl.core.choice import Forced
@@ -30,6 +29,7 @@ from ztw_rl.points import policy as policy_points
 from ztw_rl.points.classifier import ClassifierPoint
 from ztw_rl.points.policy import OperatingPoint
 from ztw_rl.points.targets import Proposal
+from ztw_rl.rl.agent import load_agent
 from ztw_rl.supervised.classifier import CONFIG_FILE as CLASSIFIER_FILE
 from ztw_rl.supervised.classifier import FOLDER as CLASSIFIER_FOLDER
 from ztw_rl.supervised.classifier import load_classifier

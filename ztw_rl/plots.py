@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from ztw_rl.atari.compared import Method
 from ztw_rl.core.files import write_atomically
+from ztw_rl.rl.report.compared import Method
 
 COSTS = {
     "relative_time": "inference time, relative to the backbone",
@@ -31,7 +31,7 @@ def plot_curve(table: pd.DataFrame, title: str, note: str, path: Path) -> None:
     """Draw return against cost, once by time and once by operations.
 
     Args:
-        table: What ``atari.evaluate.table`` gives.
+        table: What ``rl.evaluate.table`` gives.
         title: Of the picture.
         note: Small print below: games, seeds, backend.
         path: PNG file, written atomically.

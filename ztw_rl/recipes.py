@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ztw_rl.atari.config import AtariConfig, DistillConfig, EvaluationConfig, PPOConfig
-from ztw_rl.atari.games import canonical, rom_id
 from ztw_rl.errors import UserError
+from ztw_rl.rl.atari.config import AtariConfig
+from ztw_rl.rl.atari.games import canonical, rom_id
+from ztw_rl.rl.config import DistillConfig, EvaluationConfig, PPOConfig
 from ztw_rl.schema import parse
 
 _PACKAGE = Path(__file__).parent

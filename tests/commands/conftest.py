@@ -11,9 +11,9 @@ import pytest
 from stable_baselines3 import PPO
 
 from ztw_rl import cli
-from ztw_rl.atari.config import AtariConfig
-from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.core import timing
+from ztw_rl.rl.atari.config import AtariConfig
+from ztw_rl.rl.atari.vec_env import AtariVecEnv
 
 TRAIN = [
     *["train-ppo", "--env=Pong", "--n-timesteps=16", "--device=cpu", "--atari.max-frames=100"],

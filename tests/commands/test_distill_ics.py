@@ -12,11 +12,11 @@ import torch
 from stable_baselines3 import PPO
 
 from ztw_rl import cli, runs
-from ztw_rl.atari import distill as module
-from ztw_rl.atari.agent import load_agent
-from ztw_rl.atari.config import AtariConfig
-from ztw_rl.atari.vec_env import AtariVecEnv
 from ztw_rl.core.checkpoint import load_tensors, newest_checkpoint
+from ztw_rl.rl import distill as module
+from ztw_rl.rl.agent import load_agent
+from ztw_rl.rl.atari.config import AtariConfig
+from ztw_rl.rl.atari.vec_env import AtariVecEnv
 
 FIRST = Path("runs/distill/pong-001")
 

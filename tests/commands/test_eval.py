@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from ztw_rl import cli
-from ztw_rl.atari.agent import load_agent, save_agent
-from ztw_rl.atari.emulators import Emulators
 from ztw_rl.deploy import DeployedModel
+from ztw_rl.rl.agent import load_agent, save_agent
+from ztw_rl.rl.atari.emulators import Emulators
 
 SMALL = ["eval", "--device=cpu", "--n-episodes=2"]
 COLUMNS = [

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from ztw_rl import cli
-from ztw_rl.atari.agent import Agent, load_agent, save_agent
-from ztw_rl.atari.journal import Journal
-from ztw_rl.atari.seats import Game
+from ztw_rl.rl.agent import Agent, load_agent, save_agent
+from ztw_rl.rl.journal import Journal
+from ztw_rl.rl.play import Game
 
 
 @pytest.fixture

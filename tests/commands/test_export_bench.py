@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from ztw_rl import cli, deploy
-from ztw_rl.atari.agent import Agent, AgentConfig, build_model, save_agent
-from ztw_rl.atari.config import AtariConfig
+from ztw_rl.rl.agent import Agent, AgentConfig, build_model, save_agent
+from ztw_rl.rl.atari.config import AtariConfig
 
 
 def line(rule, threshold, returns, macs, **more):

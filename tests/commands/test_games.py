@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ztw_rl.atari.starts import group_by_start
 from ztw_rl.commands._games import alike_lines, start_group_lines
+from ztw_rl.rl.starts import group_by_start
 
 
 def test_games_that_hardly_differ():

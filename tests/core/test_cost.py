@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ztw_rl.atari.backbone import early_exit_nature_cnn
 from ztw_rl.core.cost import count_macs, exit_costs, n_parameters
 from ztw_rl.core.methods import METHODS
+from ztw_rl.rl.networks import early_exit_nature_cnn
 
 PIXELS = torch.zeros(1, 4, 84, 84, dtype=torch.uint8)
 

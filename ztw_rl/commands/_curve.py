@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ztw_rl.atari.config import EvaluationConfig
+from ztw_rl.rl.config import EvaluationConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
 
-    from ztw_rl.atari.agent import Agent
-    from ztw_rl.atari.evaluate import RowResult
-    from ztw_rl.atari.tables import StoredTable
     from ztw_rl.core.timing import ExitTimes
+    from ztw_rl.rl.agent import Agent
+    from ztw_rl.rl.evaluate import RowResult
+    from ztw_rl.rl.tables import StoredTable
 
 CSV, JSON, PNG = "curve.csv", "curve.json", "curve.png"
 JOURNAL = "games.jsonl"
@@ -51,9 +51,9 @@ def write(
     times: ExitTimes,
 ) -> None:
     """The three files, each at once or not at all; a student's single row has no picture."""
-    from ztw_rl.atari.games import canonical
     from ztw_rl.core.files import save_json, write_atomically
     from ztw_rl.plots import plot_curve
+    from ztw_rl.rl.atari.games import canonical
 
     game = canonical(agent.config.atari.game)
     write_atomically(output / CSV, lambda p: frame.to_csv(p, index=False))
@@ -101,8 +101,8 @@ def kept_lines(table: StoredTable, random_return: float | None) -> list[str]:
         table: ``curve.json``.
         random_return: Mean return of random play, if the recipe knows it.
     """
-    from ztw_rl.atari.trial import trial_of
     from ztw_rl.core.choice import KEEP, Keep, expected
+    from ztw_rl.rl.trial import trial_of
 
     if random_return is None or table.backbone is None:
         return []

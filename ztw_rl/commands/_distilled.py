@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ztw_rl.atari.config import AtariConfig, DistillConfig
 from ztw_rl.core.settings import Ranged, Seed
+from ztw_rl.rl.atari.config import AtariConfig
+from ztw_rl.rl.config import DistillConfig
 
 if TYPE_CHECKING:
-    from ztw_rl.atari.agent import Agent
-    from ztw_rl.atari.teacher import Teacher
     from ztw_rl.core.model import EarlyExitModel
+    from ztw_rl.rl.agent import Agent
+    from ztw_rl.rl.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class DistillRun(Ranged):
 
 def made_agent(run: DistillRun, teacher: Teacher, model: EarlyExitModel) -> Agent:
     """The agent that a finished distillation leaves; a student stands on its own."""
-    from ztw_rl.atari.agent import AgentConfig, agent_of, policy_fingerprint
-    from ztw_rl.atari.student import student_of
+    from ztw_rl.rl.agent import AgentConfig, agent_of, policy_fingerprint
+    from ztw_rl.rl.student import student_of
 
     provenance = replace(
         teacher.provenance,

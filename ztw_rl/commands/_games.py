@@ -13,8 +13,8 @@ from ztw_rl.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ztw_rl.atari.seats import Game
-    from ztw_rl.atari.starts import StartGroups
+    from ztw_rl.rl.play import Game
+    from ztw_rl.rl.starts import StartGroups
 
 
 @contextmanager
@@ -111,9 +111,9 @@ def start_group_lines(groupings: Sequence[StartGroups]) -> list[str]:
     """What games score by their start, and a warning where that is no chance.
 
     Args:
-        groupings: What ``atari.starts.group_by_start`` gives.
+        groupings: What ``rl.starts.group_by_start`` gives.
     """
-    from ztw_rl.atari.starts import ENOUGH_GAMES, SIGNIFICANT
+    from ztw_rl.rl.starts import ENOUGH_GAMES, SIGNIFICANT
 
     lines = []
     for groups in groupings:

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
-    from ztw_rl.atari.agent import Agent
-    from ztw_rl.atari.emulator_batch import EmulatorBatch
-    from ztw_rl.atari.evaluate import RowResult
-    from ztw_rl.atari.journal import Journal
     from ztw_rl.core.timing import ExitTimes
+    from ztw_rl.rl.agent import Agent
+    from ztw_rl.rl.batch import EnvBatch
+    from ztw_rl.rl.evaluate import RowResult
+    from ztw_rl.rl.journal import Journal
 
 
 def load(folder: Path, ensembles: bool) -> Agent:
@@ -30,7 +30,7 @@ def load(folder: Path, ensembles: bool) -> Agent:
     Raises:
         UserError: It cannot be read, or has none to leave out.
     """
-    from ztw_rl.atari.agent import load_agent
+    from ztw_rl.rl.agent import load_agent
 
     agent = load_agent(folder)
     if ensembles:
@@ -58,7 +58,7 @@ def time(agent: Agent, backend_name: str) -> ExitTimes:
 
 def n_games(run: EvalRun, agent: Agent) -> int:
     """Games of the agent's table, which is a single row without exits."""
-    from ztw_rl.atari import evaluate
+    from ztw_rl.rl import evaluate
 
     n_episodes = run.evaluation.n_episodes
     if not agent.has_exits:
@@ -67,13 +67,13 @@ def n_games(run: EvalRun, agent: Agent) -> int:
 
 
 @contextmanager
-def emulators_for(run: EvalRun, agent: Agent) -> Iterator[list[EmulatorBatch]]:
+def emulators_for(run: EvalRun, agent: Agent) -> Iterator[Sequence[EnvBatch]]:
     """Emulators that the agent can play on.
 
     Raises:
         UserError: It has not their number of actions.
     """
-    from ztw_rl.atari.make_emulators import make_batches
+    from ztw_rl.rl.atari.make_emulators import make_batches
 
     config = agent.config
     atari = replace(config.atari, noop_max=run.evaluation.noop_max)
@@ -95,7 +95,7 @@ def emulators_for(run: EvalRun, agent: Agent) -> Iterator[list[EmulatorBatch]]:
 def play(
     run: EvalRun,
     agent: Agent,
-    batches: Sequence[EmulatorBatch],
+    batches: Sequence[EnvBatch],
     device: torch.device,
     journal: Journal,
     console: Console,
@@ -105,11 +105,11 @@ def play(
     Returns:
         The rows of the table.
     """
-    from ztw_rl.atari import evaluate
-    from ztw_rl.atari.rows import Row, Student, adaptive
-    from ztw_rl.atari.seats import Game
     from ztw_rl.core.backends.named import make_backend
     from ztw_rl.core.device import n_network_threads
+    from ztw_rl.rl import evaluate
+    from ztw_rl.rl.play import Game
+    from ztw_rl.rl.rows import Row, Student, adaptive
 
     backend = make_backend(
         run.backend, agent.model.to(device), agent.example().to(device), n_network_threads()

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ztw_rl import agents, recipes, runs
-from ztw_rl.atari.config import AtariConfig, PPORun
-from ztw_rl.atari.games import canonical, rom_id
 from ztw_rl.commands._arguments import parse, peek
 from ztw_rl.commands.train_ppo import KIND as PPO_KIND
 from ztw_rl.core.files import load_json
 from ztw_rl.errors import UserError
+from ztw_rl.rl.atari.config import AtariConfig
+from ztw_rl.rl.atari.games import canonical, rom_id
+from ztw_rl.rl.config import PPORun
 
 if TYPE_CHECKING:
-    from ztw_rl.atari.teacher import Teacher
+    from ztw_rl.rl.teacher import Teacher
 
 TEACHER_FILE = "teacher.safetensors"
 """A distillation run's own copy of its teacher."""
@@ -100,8 +101,8 @@ def load_teacher(policy: Path, atari: AtariConfig) -> Teacher:
     Raises:
         UserError: A file is missing, damaged or of another kind.
     """
-    from ztw_rl.atari import teacher
     from ztw_rl.core.checkpoint import newest_checkpoint
+    from ztw_rl.rl import teacher
 
     if is_zip(policy):
         return teacher.from_zip(policy, atari)

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ztw_rl.atari.gallery import GameResults, MethodResult, setting_name
-from ztw_rl.atari.tables import StoredRow
+from ztw_rl.rl.report.results import GameResults, MethodResult, setting_name
+from ztw_rl.rl.tables import StoredRow
 
 ONE_EXIT, RANDOM_EXITS = "one exit", "random exits"
 
 
-def with_controls(gallery: Sequence[GameResults]) -> list[GameResults]:
+def with_controls(results: Sequence[GameResults]) -> list[GameResults]:
     """Each game with its agent's controls as further methods.
 
     Args:
-        gallery: The agents.
+        results: The agents.
 
     Returns:
         Games whose methods go on with ``one exit``, which answers everything, and ``random
         exits``, drawn in the shares of each threshold; as far as the agent's table has them.
     """
-    return [replace(game, methods=(*game.methods, *_controls(game.own))) for game in gallery]
+    return [replace(game, methods=(*game.methods, *_controls(game.own))) for game in results]
 
 
 def _controls(own: MethodResult) -> list[MethodResult]:

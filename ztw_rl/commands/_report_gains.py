@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ztw_rl.atari.compared import Method
-from ztw_rl.atari.gallery import GameResults, MethodResult, setting_name
-from ztw_rl.atari.tables import StoredRow, hardly_differ
 from ztw_rl.commands._games import random_return
 from ztw_rl.commands._report_controls import RANDOM_EXITS, of_rule
 from ztw_rl.commands._report_levels import ALL_GAMES
 from ztw_rl.core.statistics import Interval, paired_lead
+from ztw_rl.rl.report.compared import Method
+from ztw_rl.rl.report.results import GameResults, MethodResult, setting_name
+from ztw_rl.rl.tables import StoredRow, hardly_differ
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,11 @@ class Gain:
         return float(own), float(other)
 
 
-def gains(gallery: Sequence[GameResults]) -> list[Gain]:
+def gains(results: Sequence[GameResults]) -> list[Gain]:
     """What choosing by confidence, cascade and ensemble bring, by game and over games.
 
     Args:
-        gallery: The agents.
+        results: The agents.
 
     Returns:
         Each method over random exits, where it has such controls; the agent's own method over
@@ -132,9 +132,9 @@ def gains(gallery: Sequence[GameResults]) -> list[Gain]:
     Raises:
         UserError: A game's recipe does not tell what random play scores.
     """
-    by_game = [list(_of_game(game)) for game in gallery]
+    by_game = [list(_of_game(game)) for game in results]
     found = [Gain(p.game, tuple(p.pairs), (p,)) for pairings in by_game for p in pairings]
-    return found + (_over_games(by_game) if len(gallery) > 1 else [])
+    return found + (_over_games(by_game) if len(results) > 1 else [])
 
 
 def _of_game(game: GameResults) -> Iterator[Pairing]:

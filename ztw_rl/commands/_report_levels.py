@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ztw_rl.atari.compared import Method
-from ztw_rl.atari.gallery import GameResults, MethodResult, games_and_backends
-from ztw_rl.atari.levels import Level, PairedScores
-from ztw_rl.atari.tables import CostName, StoredRow, decision_costs, hardly_differ
 from ztw_rl.commands._games import random_return
 from ztw_rl.core.choice import KEEP, Costs
 from ztw_rl.errors import UserError
+from ztw_rl.rl.report.compared import Method
+from ztw_rl.rl.report.levels import Level, PairedScores
+from ztw_rl.rl.report.results import GameResults, MethodResult, games_and_backends
+from ztw_rl.rl.tables import CostName, StoredRow, decision_costs, hardly_differ
 
 ALL_GAMES = "IQM over games"
 
@@ -42,7 +42,7 @@ class Entry:
         return "/".join(dict.fromkeys(names))
 
 
-def levels(gallery: Sequence[GameResults]) -> list[Entry]:
+def levels(results: Sequence[GameResults]) -> list[Entry]:
     """All lines of the table: each game's methods, then what they cost over games.
 
     Raises:
@@ -50,20 +50,20 @@ def levels(gallery: Sequence[GameResults]) -> list[Entry]:
     """
     entries = [
         entry
-        for game in gallery
+        for game in results
         for method in game.methods
         for entry in _levels(game.game, [game], [method])
     ]
-    return entries + (_over_games(gallery) if len(gallery) > 1 else [])
+    return entries + (_over_games(results) if len(results) > 1 else [])
 
 
-def _over_games(gallery: Sequence[GameResults]) -> list[Entry]:
+def _over_games(results: Sequence[GameResults]) -> list[Entry]:
     """Of each method that every game has, at settings that every game has."""
     entries = []
-    tables = [{method.method: method for method in game.methods} for game in gallery]
+    tables = [{method.method: method for method in game.methods} for game in results]
     for name in tables[0]:
         if all(name in table for table in tables):
-            entries += _levels(ALL_GAMES, gallery, [table[name] for table in tables])
+            entries += _levels(ALL_GAMES, results, [table[name] for table in tables])
     return entries
 
 
@@ -152,12 +152,12 @@ def as_frame(entries: Sequence[Entry]) -> pd.DataFrame:
     return frame
 
 
-def as_markdown(entries: Sequence[Entry], gallery: Sequence[GameResults]) -> str:
+def as_markdown(entries: Sequence[Entry], results: Sequence[GameResults]) -> str:
     """The table for people, and how to read it.
 
     Args:
         entries: What ``levels`` gives.
-        gallery: What they come from.
+        results: What they come from.
     """
     lines = [
         "| game | method | settings × games | "
@@ -188,7 +188,7 @@ settings mean that the halves chose differently. Times of one table compare with
 of different tables may have met other machines.
 ~: the 95 % bootstrap interval of what was kept reaches another of the levels, so the games cannot
 tell them apart. Evaluation noise only: one training seed each.
-{_alike_note(entries)}{_over_games_note(gallery)}{_starts_note(gallery)}{_note(gallery)}.
+{_alike_note(entries)}{_over_games_note(results)}{_starts_note(results)}{_note(results)}.
 """
     )
 
@@ -202,8 +202,8 @@ cost, so what was kept is that of a few courses of the game: rarer ones are not 
 """
 
 
-def _over_games_note(gallery: Sequence[GameResults]) -> str:
-    if len(gallery) < 2:
+def _over_games_note(results: Sequence[GameResults]) -> str:
+    if len(results) < 2:
         return ""
     return f"""{ALL_GAMES}: of all games' episodes, each normalised by its game's full policy.
 One setting, of those that all games have, serves them all; each game counts with equally many
@@ -211,8 +211,8 @@ episodes, its first; the cost is the games' mean.
 """
 
 
-def _starts_note(gallery: Sequence[GameResults]) -> str:
-    equal = [game.game for game in gallery if game.own.table.noop_max == 0]
+def _starts_note(results: Sequence[GameResults]) -> str:
+    equal = [game.game for game in results if game.own.table.noop_max == 0]
     if not equal:
         return ""
     return f"""\
@@ -220,6 +220,6 @@ Equal starts (noop_max 0, every game begins after the same frame): {", ".join(eq
 """
 
 
-def _note(gallery: Sequence[GameResults]) -> str:
+def _note(results: Sequence[GameResults]) -> str:
     """Games per setting and what measured the times."""
-    return games_and_backends([m.n_games for game in gallery for m in game.methods], gallery)
+    return games_and_backends([m.n_games for game in results for m in game.methods], results)

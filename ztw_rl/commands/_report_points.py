@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ztw_rl.atari.compared import Method
-from ztw_rl.atari.gallery import GameResults, MethodResult, games_and_backends
-from ztw_rl.atari.tables import StoredRow
+from ztw_rl.rl.report.compared import Method
+from ztw_rl.rl.report.results import GameResults, MethodResult, games_and_backends
+from ztw_rl.rl.tables import StoredRow
 
 
-def points_of(gallery: Sequence[GameResults]) -> pd.DataFrame:
+def points_of(results: Sequence[GameResults]) -> pd.DataFrame:
     """What the figure shows: within a game, rows of the same games.
 
     Args:
-        gallery: The agents.
+        results: The agents.
 
     Returns:
         A row per point: ``method``, a ``Method``; ``return_mean`` and ``return_std`` in raw points
@@ -33,7 +33,7 @@ def points_of(gallery: Sequence[GameResults]) -> pd.DataFrame:
             "return_mean": row.first(n).mean,
             "return_std": row.first(n).std,
         }
-        for game in gallery
+        for game in results
         for method in game.methods
         for n in [_n_compared(game, method)]
         for name, setting, row in [
@@ -58,7 +58,7 @@ def _backbone(game: GameResults, method: MethodResult) -> list[tuple[Method, str
     return [(Method("backbone", sampled=mode == "sample"), "", method.backbone)]
 
 
-def figure_note(gallery: Sequence[GameResults]) -> str:
+def figure_note(results: Sequence[GameResults]) -> str:
     """What stands below the figure; within a game its rows have equally many games."""
-    counts = [_n_compared(game, m) for game in gallery for m in game.methods]
-    return "the first " + games_and_backends(counts, gallery)
+    counts = [_n_compared(game, m) for game in results for m in game.methods]
+    return "the first " + games_and_backends(counts, results)

@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ztw_rl.atari.gallery import GameResults, MethodResult
+from ztw_rl.rl.report.results import GameResults, MethodResult
 
 
-def with_terms(gallery: Sequence[GameResults]) -> list[GameResults]:
+def with_terms(results: Sequence[GameResults]) -> list[GameResults]:
     """Each game with its agent's method once more, as few settings and games as others had.
 
     Args:
-        gallery: The agents.
+        results: The agents.
     """
-    return [replace(game, methods=(*game.methods, *_on_the_others_terms(game))) for game in gallery]
+    return [replace(game, methods=(*game.methods, *_on_the_others_terms(game))) for game in results]
 
 
-def terms_note(gallery: Sequence[GameResults]) -> str:
+def terms_note(results: Sequence[GameResults]) -> str:
     """Why methods are listed twice, in words; empty if none is.
 
     Args:
-        gallery: The agents, before ``with_terms``.
+        results: The agents, before ``with_terms``.
     """
-    if not any(map(_on_the_others_terms, gallery)):
+    if not any(map(_on_the_others_terms, results)):
         return ""
     return """
 Choices from more settings tend to be cheaper, whatever the method, and gains are means over the

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ztw_rl.atari.agent import Agent, AgentConfig, Identity
-from ztw_rl.atari.journal import Journal, taken
 from ztw_rl.commands._curve import CSV, JOURNAL, JSON, PNG, EvalRun
 from ztw_rl.core.timing import ExitTimes
 from ztw_rl.errors import UserError
+from ztw_rl.rl.agent import Agent, AgentConfig, Identity
+from ztw_rl.rl.journal import Journal, taken
 from ztw_rl.schema import parse_stored
 
 

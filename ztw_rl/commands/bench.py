@@ -17,8 +17,8 @@ from ztw_rl.points.policy import OperatingPoint, choose
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ztw_rl.atari.agent import Agent
     from ztw_rl.core.runtime import Runtime
+    from ztw_rl.rl.agent import Agent
 
 EVERY = 8
 """Decisions from one kept observation to the next, for the mix to be that of whole games."""
@@ -54,8 +54,8 @@ def main(arguments: list[str]) -> int:
     runs.check_writable(args.output or args.runs_dir / KIND)
     folder = agents.find(args.agent, args.runs_dir)
 
-    from ztw_rl.atari.agent import load_agent
-    from ztw_rl.atari.games import canonical
+    from ztw_rl.rl.agent import load_agent
+    from ztw_rl.rl.atari.games import canonical
 
     agent = load_agent(folder)
     if not agent.has_exits:
@@ -75,7 +75,7 @@ def play_frames(agent: Agent, runtime: Runtime, n_least: int, seed: int) -> Tens
     import numpy as np
     import torch
 
-    from ztw_rl.atari.vec_env import AtariVecEnv
+    from ztw_rl.rl.atari.vec_env import AtariVecEnv
 
     env = AtariVecEnv(agent.config.atari, 8, seed)
     kept = []

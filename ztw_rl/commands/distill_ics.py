@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ztw_rl import agents, recipes, runs
-from ztw_rl.atari.config import DistillConfig, MethodName
-from ztw_rl.atari.games import canonical
 from ztw_rl.commands._arguments import help_first, peek, read
 from ztw_rl.commands._console import next_line, plain_console
 from ztw_rl.commands._distilled import DistillRun, made_agent
@@ -28,12 +26,14 @@ from ztw_rl.commands._resume import check_resumable
 from ztw_rl.core.settings import Ranged, Seed
 from ztw_rl.errors import UserError
 from ztw_rl.interrupt import INTERRUPTED
+from ztw_rl.rl.atari.games import canonical
+from ztw_rl.rl.config import DistillConfig, MethodName
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ztw_rl.atari.emulator_batch import EmulatorBatch
-    from ztw_rl.atari.teacher import Teacher
+    from ztw_rl.rl.batch import EnvBatch
+    from ztw_rl.rl.teacher import Teacher
 
 PROG = "ztw-rl distill-ics"
 KIND = "distill"
@@ -109,9 +109,9 @@ def _newest(root: Path) -> Path:
 
 def _start(args: DistillICs, policy: Path) -> int:
     """Distil in a new run folder."""
-    from ztw_rl.atari.distill import build_early_exit_model
     from ztw_rl.core.checkpoint import save_tensors
     from ztw_rl.core.device import exact_device
+    from ztw_rl.rl.distill import build_early_exit_model
 
     exact_device(args.device)
     teacher = load_teacher(policy, args.atari)
@@ -140,9 +140,9 @@ def _start(args: DistillICs, policy: Path) -> int:
 
 def _go_on(run_dir: Path, run: DistillRun, args: DistillICs) -> int:
     """Go on with the teacher that the run began with, whatever its source has become."""
-    from ztw_rl.atari.agent import Provenance
-    from ztw_rl.atari.teacher import Teacher
     from ztw_rl.core.checkpoint import load_tensors, newest_checkpoint
+    from ztw_rl.rl.agent import Provenance
+    from ztw_rl.rl.teacher import Teacher
 
     newest_checkpoint(run_dir)
     provenance = Provenance(
@@ -157,10 +157,10 @@ def _go_on(run_dir: Path, run: DistillRun, args: DistillICs) -> int:
 
 
 @contextmanager
-def _games(teacher: Teacher, n_envs: int) -> Iterator[EmulatorBatch]:
+def _games(teacher: Teacher, n_envs: int) -> Iterator[EnvBatch]:
     """Emulators that the teacher can play on."""
-    from ztw_rl.atari.background import in_background
-    from ztw_rl.atari.make_emulators import make_emulators
+    from ztw_rl.rl.atari.background import in_background
+    from ztw_rl.rl.atari.make_emulators import make_emulators
 
     emulators = in_background(lambda: make_emulators(teacher.atari, n_envs))
     try:
@@ -171,14 +171,14 @@ def _games(teacher: Teacher, n_envs: int) -> Iterator[EmulatorBatch]:
 
 
 def _show_imported(
-    teacher: Teacher, emulators: EmulatorBatch, args: DistillICs, console: Console
+    teacher: Teacher, emulators: EnvBatch, args: DistillICs, console: Console
 ) -> None:
     """Play a few games, so that wrong pixels or a wrong game are seen before hours are spent."""
     import torch
 
-    from ztw_rl.atari.evaluate import play
-    from ztw_rl.atari.rows import Full, Row
     from ztw_rl.core.backends.eager import eager
+    from ztw_rl.rl.evaluate import play
+    from ztw_rl.rl.rows import Full, Row
 
     (result,) = play(
         eager(teacher.model()),
@@ -201,16 +201,16 @@ def _distill(
     run_dir: Path,
     run: DistillRun,
     teacher: Teacher,
-    emulators: EmulatorBatch,
+    emulators: EnvBatch,
     args: DistillICs,
     console: Console,
     *,
     resume: bool,
 ) -> int:
     """Distil, and leave the agent or say how to go on."""
-    from ztw_rl.atari.agent import save_agent
-    from ztw_rl.atari.distill import distill
     from ztw_rl.core.device import exact_device
+    from ztw_rl.rl.agent import save_agent
+    from ztw_rl.rl.distill import distill
 
     result = distill(
         teacher,

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from ztw_rl import agents, recipes, runs
-from ztw_rl.atari.config import EvaluationConfig
-from ztw_rl.atari.games import canonical
 from ztw_rl.commands._arguments import help_first, parse, peek, read
 from ztw_rl.commands._console import next_line, plain_console
 from ztw_rl.commands._curve import CSV, JOURNAL, JSON, PNG, EvalRun, kept_lines, screen, write
@@ -22,12 +20,14 @@ from ztw_rl.core.settings import Ranged, Seed, require
 from ztw_rl.core.thresholds import parse_thresholds
 from ztw_rl.errors import UserError
 from ztw_rl.interrupt import INTERRUPTED
+from ztw_rl.rl.atari.games import canonical
+from ztw_rl.rl.config import EvaluationConfig
 
 if TYPE_CHECKING:
-    from ztw_rl.atari.agent import Agent
-    from ztw_rl.atari.emulator_batch import EmulatorBatch
-    from ztw_rl.atari.journal import Journal
     from ztw_rl.commands._unfinished import Begun
+    from ztw_rl.rl.agent import Agent
+    from ztw_rl.rl.batch import EnvBatch
+    from ztw_rl.rl.journal import Journal
 
 PROG = "ztw-rl eval"
 KIND = "eval"
@@ -215,14 +215,14 @@ def _spelled(thresholds: Sequence[float]) -> str:
 
 
 def _finish(
-    begun: Begun, agent: Agent, batches: Sequence[EmulatorBatch], output: Path, journal: Journal
+    begun: Begun, agent: Agent, batches: Sequence[EnvBatch], output: Path, journal: Journal
 ) -> int:
     """Play what has not been played yet, print and write."""
     import torch
 
-    from ztw_rl.atari.evaluate import table
-    from ztw_rl.atari.tables import load_table, told_apart
     from ztw_rl.commands import _playing
+    from ztw_rl.rl.evaluate import table
+    from ztw_rl.rl.tables import load_table, told_apart
 
     console = plain_console()
     run, times = begun.run, begun.times

@@ -47,8 +47,8 @@ def main(arguments: list[str]) -> int:
     args = read(Export, arguments, "ztw-rl export")
     folder = agents.find(args.agent, args.runs_dir)
 
-    from ztw_rl.atari.agent import load_agent
-    from ztw_rl.atari.games import canonical
+    from ztw_rl.rl.agent import load_agent
+    from ztw_rl.rl.atari.games import canonical
 
     agent = load_agent(folder)
     game = canonical(agent.config.atari.game)

@@ -46,20 +46,20 @@ def main(arguments: list[str]) -> int:
     output = args.output or args.agents
     runs.check_writable(output)
 
-    from ztw_rl.atari.gallery import read_gallery
     from ztw_rl.commands import _report_gains, _report_levels
     from ztw_rl.commands._report_controls import with_controls
     from ztw_rl.commands._report_points import figure_note, points_of
     from ztw_rl.commands._report_terms import terms_note, with_terms
     from ztw_rl.core.files import save_text
     from ztw_rl.plots import plot_games
+    from ztw_rl.rl.report.results import read_results
 
-    gallery = read_gallery(args.agents)
-    entries = _report_levels.levels(with_terms(with_controls(gallery)))
-    levels, points = _report_levels.as_frame(entries), points_of(gallery)
-    gains = _report_gains.as_frame(_report_gains.gains(with_terms(gallery)))
-    text = _report_levels.as_markdown(entries, gallery) + _report_gains.as_markdown(gains)
-    text += terms_note(gallery)
+    results = read_results(args.agents)
+    entries = _report_levels.levels(with_terms(with_controls(results)))
+    levels, points = _report_levels.as_frame(entries), points_of(results)
+    gains = _report_gains.as_frame(_report_gains.gains(with_terms(results)))
+    text = _report_levels.as_markdown(entries, results) + _report_gains.as_markdown(gains)
+    text += terms_note(results)
     for name, frame in ((CSV, levels), (POINTS, points), (GAINS, gains)):
         text_of = frame.to_csv(index=False, float_format="%.4f")
         save_text(output / name, text_of)
@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> int:
     shown = [name for name, own in pictures.items() if len(own)]
     for name in pictures:
         if name in shown:
-            plot_games(pictures[name], figure_note(gallery), output / name)
+            plot_games(pictures[name], figure_note(results), output / name)
         else:
             # An earlier report's would show what these tables do not say.
             (output / name).unlink(missing_ok=True)

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 import tyro
 
 from ztw_rl import recipes
-from ztw_rl.atari.config import AtariConfig, EvaluationConfig
-from ztw_rl.atari.games import canonical, rom_id
 from ztw_rl.commands._arguments import peek, read
 from ztw_rl.commands._console import plain_console
 from ztw_rl.commands._games import (
@@ -23,11 +21,14 @@ from ztw_rl.commands._games import (
 from ztw_rl.commands._policy import PolicyArguments, load_teacher, parse_with_policy
 from ztw_rl.core.settings import Ranged, Seed
 from ztw_rl.errors import UserError
+from ztw_rl.rl.atari.config import AtariConfig
+from ztw_rl.rl.atari.games import canonical, rom_id
+from ztw_rl.rl.config import EvaluationConfig
 
 if TYPE_CHECKING:
-    from ztw_rl.atari.evaluate import RowResult
-    from ztw_rl.atari.teacher import Teacher
     from ztw_rl.core.model import EarlyExitModel
+    from ztw_rl.rl.evaluate import RowResult
+    from ztw_rl.rl.teacher import Teacher
 
 PROG = "ztw-rl score"
 
@@ -67,7 +68,7 @@ def main(arguments: list[str]) -> int:
     args, policy = parse_with_policy(
         Score, arguments, PROG, lambda r: Score(evaluation=r.evaluation, atari=r.atari)
     )
-    from ztw_rl.atari.starts import group_by_start
+    from ztw_rl.rl.starts import group_by_start
 
     teacher = load_teacher(policy, args.atari)
     result = _play_teacher(teacher, args)
@@ -107,7 +108,7 @@ def _score_random(arguments: list[str], env: str | None) -> int:
         raise UserError(f"--random draws its actions; leave out --action-mode {action_mode}")
     atari = replace(args.atari, game=rom_id(args.atari.game))
 
-    from ztw_rl.atari.random_play import uniform_policy
+    from ztw_rl.rl.random_play import uniform_policy
 
     result = _play(args, atari, uniform_policy)
     _print("random play", result, atari, args.evaluation)
@@ -145,11 +146,11 @@ def _play(
     model_for: Callable[[int], EarlyExitModel],
 ) -> RowResult:
     """All games of a model, made for the game's number of actions."""
-    from ztw_rl.atari.evaluate import play
-    from ztw_rl.atari.make_emulators import make_batches
-    from ztw_rl.atari.rows import Full, Row
     from ztw_rl.core.backends.eager import eager
     from ztw_rl.core.device import exact_device
+    from ztw_rl.rl.atari.make_emulators import make_batches
+    from ztw_rl.rl.evaluate import play
+    from ztw_rl.rl.rows import Full, Row
 
     device = exact_device(args.device)
     settings = args.evaluation

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ztw_rl import runs
-from ztw_rl.atari.games import canonical
-from ztw_rl.atari.tables import StoredTable, check_game, foreign, load_table
 from ztw_rl.errors import UserError
+from ztw_rl.rl.atari.games import canonical
+from ztw_rl.rl.tables import StoredTable, check_game, foreign, load_table
 
 if TYPE_CHECKING:
-    from ztw_rl.atari.agent import Agent, Identity
+    from ztw_rl.rl.agent import Agent, Identity
 
 CURVE = "curve.json"
 

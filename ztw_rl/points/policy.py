@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ztw_rl import recipes
-from ztw_rl.atari.config import EvaluationConfig
 from ztw_rl.errors import UserError
 from ztw_rl.points.targets import DEFAULT, Proposal, Targets, flag
+from ztw_rl.rl.config import EvaluationConfig
 
 if TYPE_CHECKING:
-    from ztw_rl.atari.agent import Agent
     from ztw_rl.core.choice import Choice, Risk, Target, Trial
+    from ztw_rl.rl.agent import Agent
 
 DEFAULT_KEEP = 0.95
 """Share of the return that the default keeps, at the least time."""
@@ -50,11 +50,11 @@ def choose(point: OperatingPoint, agent: Agent, folder: Path, runs_dir: Path) ->
     Raises:
         UserError: There is no calibration run, or nothing in it will do.
     """
-    from ztw_rl.atari.games import canonical
-    from ztw_rl.atari.trial import trial_of
     from ztw_rl.core import choice
     from ztw_rl.core.choice import Threshold, Unreachable
     from ztw_rl.points import calibration_run
+    from ztw_rl.rl.atari.games import canonical
+    from ztw_rl.rl.trial import trial_of
 
     if point.threshold is not None:
         return Proposal(Threshold(point.threshold))
@@ -132,9 +132,9 @@ def _chosen(found: Choice, target: Target, trial: Trial, point: OperatingPoint, 
 
 def _default(agent: Agent, folder: Path, runs_dir: Path, random: float | None) -> Proposal:
     """What keeps most of the return in the least measured time, as the agent's own table shows."""
-    from ztw_rl.atari.trial import trial_of
     from ztw_rl.core.choice import Keep, Threshold, Unreachable, choose
     from ztw_rl.points import calibration_run
+    from ztw_rl.rl.trial import trial_of
 
     own = folder / calibration_run.CURVE
     path = own if own.is_file() else calibration_run.newest(agent, runs_dir)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ztw_rl.atari.agent import Agent, AgentConfig, build_model, load_agent, save_agent
-from ztw_rl.atari.config import AtariConfig
+from ztw_rl.rl.agent import Agent, AgentConfig, build_model, load_agent, save_agent
+from ztw_rl.rl.atari.config import AtariConfig
 
 ACTIONS = {"pong": 6, "breakout": 4}
 N_GAMES = 10

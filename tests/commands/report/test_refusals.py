@@ -17,7 +17,7 @@ from tests.commands.report.tables import (
     row,
     write_table,
 )
-from ztw_rl.atari.agent import load_agent, save_agent
+from ztw_rl.rl.agent import load_agent, save_agent
 
 
 def damaged(name):

@@ -1,1 +1,0 @@
-"""Atari: environments, PPO, distillation of internal classifiers, evaluation."""

@@ -1,0 +1,213 @@
+"""A trained early-exit agent as a folder: ``weights.safetensors`` and ``agent.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ztw_rl.core.checkpoint import load_weights, save_tensors
+from ztw_rl.core.cost import exit_costs
+from ztw_rl.core.files import load_json, save_json
+from ztw_rl.core.fingerprint import fingerprint
+from ztw_rl.core.methods import METHODS, without_ensemble
+from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.errors import UserError
+from ztw_rl.rl.atari.config import AtariConfig
+from ztw_rl.rl.atari.games import action_names
+from ztw_rl.rl.config import MethodName
+from ztw_rl.rl.networks import WIDTHS, Widths, early_exit_nature_cnn, policy_alone
+from ztw_rl.rl.student import macs
+from ztw_rl.schema import parse_stored
+
+FORMAT = 1
+CONFIG_FILE = "agent.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How an agent came about; None where it is not known."""
+
+    ppo_timesteps: int | None = None
+    """Environment steps of PPO behind the policy; of the run alone, if that began with weights."""
+    ppo_seed: int | None = None
+    imported_from: str | None = None
+    """File of a policy that was not trained here, or of the weights that its run began with."""
+    ppo_noop_max: int | None = None
+    """``noop_max`` of the games that PPO played."""
+    distill_timesteps: int | None = None
+    """Environment steps of each phase of distillation."""
+    distill_seed: int | None = None
+    teacher: str | None = None
+    """Students only: the ``Identity.policy`` that they learned from."""
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """What an agent's weights belong to, and how they came about."""
+
+    atari: AtariConfig
+    """The pixels it was trained on, and must be run on."""
+    n_actions: int
+    exits: tuple[str, ...]
+    """Places of its ICs; a student has none."""
+    method: MethodName
+    provenance: Provenance = field(default_factory=Provenance)
+    student_of: str | None = None
+    """Students only: the exit whose operations they match."""
+    widths: Widths = WIDTHS
+    """Of the network's layers; only a student's differ from NatureCNN's."""
+
+    @property
+    def policy_noop_max(self) -> int | None:
+        """``noop_max`` of the games that its policy learnt from; None if that is not known.
+
+        Agents that do not tell were distilled on starts like their policy's.
+        """
+        provenance = self.provenance
+        if provenance.ppo_noop_max is None and provenance.ppo_timesteps is not None:
+            return self.atari.noop_max
+        return provenance.ppo_noop_max
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which weights something was made with, as ``core.fingerprint`` gives them."""
+
+    agent: str
+    """Of the whole model."""
+    policy: str
+    """Of the policy alone, without ICs: the same for all methods that imitate it."""
+
+
+@dataclass(frozen=True)
+class Agent:
+    """An early-exit policy for one game; see ``agent_of``."""
+
+    config: AgentConfig
+    model: EarlyExitModel
+
+    @property
+    def has_exits(self) -> bool:
+        """Whether anything but the whole network may answer."""
+        return self.model.n_exits > 1
+
+    def full_network(self) -> EarlyExitModel:
+        """What its costs are relative to: a model with the full policy as its backbone."""
+        return self.model
+
+    def example(self) -> Tensor:
+        """(1, frame_stack, H, W) uint8, a black observation."""
+        atari = self.config.atari
+        size = (1, atari.frame_stack, atari.screen_size, atari.screen_size)
+        return torch.zeros(size, dtype=torch.uint8)
+
+    def metadata(self) -> dict[str, Any]:
+        """What an exported file says of it."""
+        return {
+            "method": self.config.method,
+            "labels": action_names(self.config.atari.game),
+            "exits": [*self.config.exits, "policy"],
+            "relative_macs": self.relative_macs(),
+            # Frames that are made in another way are another distribution.
+            "frames": asdict(self.config.atari),
+        }
+
+    def relative_macs(self) -> tuple[float, ...]:
+        """(E,) multiply-accumulates up to each exit, over those of the policy it imitates."""
+        return exit_costs(self.model, self.example()).relative_macs
+
+    def without_ensembles(self) -> Agent:
+        """The agent as it was when its ICs were fitted: of another method, its layers shared.
+
+        ICs come first and then stay as they are, so this is what distilling that method gives.
+
+        Raises:
+            ValueError: It has no ensembles.
+        """
+        model = self.model
+        bare = EarlyExitModel(list(model.blocks), model.head, list(model.ics), model.attach)
+        method = cast(MethodName, without_ensemble(self.config.method))
+        return Agent(replace(self.config, method=method), bare.eval())
+
+    def identity(self) -> Identity:
+        """Which weights these are, also before they were rounded to be stored."""
+        weights = self.model.state_dict()
+        return Identity(fingerprint(weights), policy_fingerprint(weights))
+
+
+@dataclass(frozen=True)
+class StudentAgent(Agent):
+    """The control: a narrower network that imitates a policy, and has no exits."""
+
+    def full_network(self) -> EarlyExitModel:
+        """See ``Agent``: with random weights, on which neither costs nor times depend."""
+        return policy_alone(self.config.n_actions).eval()
+
+    def relative_macs(self) -> tuple[float, ...]:
+        """See ``Agent``."""
+        n = self.config.n_actions
+        return (macs(self.config.widths, n) / macs(WIDTHS, n),)
+
+    def without_ensembles(self) -> Agent:
+        """See ``Agent``."""
+        raise ValueError("a student has no ensembles")
+
+    def identity(self) -> Identity:
+        """See ``Agent``: the policy is its teacher's, if that is known."""
+        own = super().identity()
+        return replace(own, policy=self.config.provenance.teacher or own.policy)
+
+
+def agent_of(config: AgentConfig, model: EarlyExitModel) -> Agent:
+    """An agent of the kind that its configuration names."""
+    kind = StudentAgent if config.method == "student" else Agent
+    return kind(config, model)
+
+
+def policy_fingerprint(parameters: Mapping[str, Tensor]) -> str:
+    """``Identity.policy`` of parameters under ``EarlyExitModel``'s names."""
+    return fingerprint(
+        {name: t for name, t in parameters.items() if name.startswith(("blocks.", "head."))}
+    )
+
+
+def build_model(config: AgentConfig) -> EarlyExitModel:
+    """The network that ``config`` describes, its parameters random."""
+    if config.method == "student":
+        return policy_alone(config.n_actions, config.widths)
+    return early_exit_nature_cnn(config.n_actions, config.exits, METHODS[config.method])
+
+
+def save_agent(folder: Path, agent: Agent, dtype: torch.dtype = torch.float16) -> None:
+    """Write an agent; the configuration comes last, so a folder that has one is complete.
+
+    Args:
+        folder: Created if need be.
+        agent: The agent.
+        dtype: How weights are stored; halves lose about three decimal digits, and half the size.
+    """
+    save_tensors(folder / WEIGHTS_FILE, agent.model.state_dict(), dtype)
+    save_json(folder / CONFIG_FILE, {"format": FORMAT, **asdict(agent.config)})
+
+
+def load_agent(folder: Path) -> Agent:
+    """Read an agent; its model is in eval mode, float32, on the CPU.
+
+    Raises:
+        UserError: A file is missing, damaged, of another format or of another network.
+    """
+    path = folder / CONFIG_FILE
+    stored = load_json(path)
+    if not isinstance(stored, dict) or stored.pop("format", None) != FORMAT:
+        raise UserError(f"{path} is no agent of format {FORMAT}; train it again or update ztw-rl")
+    config = parse_stored(AgentConfig, stored, path)
+    model = build_model(config)
+    misfit = f"does not fit {path} (another game's or another method's weights?)"
+    load_weights(model, folder / WEIGHTS_FILE, misfit)
+    return agent_of(config, model.eval())

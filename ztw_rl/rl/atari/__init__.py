@@ -1,0 +1,1 @@
+"""All that is the Arcade Learning Environment's: emulators, frames, lives, games."""

@@ -1,0 +1,43 @@
+"""How the emulator's frames become observations; imports nothing heavy, for ``--help`` reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from ztw_rl.core.settings import Count, Range, Ranged, Share
+from ztw_rl.schema import added
+
+Pixels = Literal["ale", "sb3"]
+
+LONGEST_START = 1000
+"""No-op frames before a game that anybody may ask for."""
+
+
+@dataclass(frozen=True)
+class AtariConfig(Ranged):
+    """How the emulator's frames become observations. One choice serves all three stages."""
+
+    game: str = "pong"
+    """ALE's name of the ROM, such as ``ms_pacman``."""
+    pixels: Pixels = "ale"
+    """ale: gray, then max-pool (ALE's own batch, gymnasium); sb3: max-pool, then gray, as
+    Stable-Baselines3's wrappers. A policy must be run on what it was trained on."""
+    frame_skip: Count = 4
+    """Emulator frames per action; the last two are max-pooled."""
+    screen_size: Annotated[int, Range(36)] = 84
+    """Side of the gray observation, in pixels. Below 36 a NatureCNN has nothing left to read."""
+    frame_stack: Count = 4
+    """Observations stacked along the channel axis, newest last."""
+    repeat_action_probability: Share = 0.1
+    """Sticky actions: chance that a frame repeats the action of the frame before it."""
+    noop_max: Annotated[int, Range(0, LONGEST_START)] = added(30, before=0)
+    """Games begin with a number of no-op frames, drawn from their seed. ale: fewer than this many
+    emulator frames, FIRE being the first where the game has it; sb3: one to this many, then FIRE.
+    0 begins all games alike."""
+    max_frames: Count = 108_000
+    """Emulator frames after which a game is truncated (30 minutes of play)."""
+    terminal_on_life_loss: bool = True
+    """A lost life ends the learner's episode; the game goes on. Evaluation ignores it."""
+    clip_reward: bool = True
+    """The learner sees the sign of the reward. Evaluation always counts raw points."""

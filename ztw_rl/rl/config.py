@@ -1,0 +1,186 @@
+"""Settings of the Atari pipeline.
+
+The dataclasses are recipe sections (``ppo: {n_envs: 8}``) and command-line flags
+(``--ppo.n-envs 8``) at once, so this module imports nothing heavy: ``--help`` reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from ztw_rl.core.settings import (
+    AtLeastZero,
+    Count,
+    Positive,
+    Range,
+    Ranged,
+    Seed,
+    Share,
+    require,
+    require_schedule,
+)
+from ztw_rl.rl.atari.config import LONGEST_START, AtariConfig
+from ztw_rl.schema import added
+
+Schedule = Literal["constant", "linear"]
+Precision = Literal["float32", "tf32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class PPOConfig(Ranged):
+    """PPO, in the spelling of Stable-Baselines3."""
+
+    n_timesteps: Count = 10_000_000
+    """Environment steps in total, over all environments; one step is ``frame_skip`` frames."""
+    n_envs: Count = 8
+    """Games played side by side."""
+    n_steps: Count = 128
+    """Steps per environment between two updates."""
+    batch_size: Annotated[int, Range(2)] = 256
+    """Minibatch size: two or more, since advantages are divided by their standard deviation."""
+    n_epochs: Count = 4
+    """Passes over each rollout."""
+    learning_rate: Positive = 2.5e-4
+    """Adam's learning rate, at the start if it is scheduled."""
+    clip_range: Positive = 0.1
+    """Clipping of the probability ratio, at the start if it is scheduled."""
+    schedule: Schedule = "constant"
+    """What learning rate and clip range do over ``n_timesteps``: stay, or fall to 0."""
+    ent_coef: AtLeastZero = 0.01
+    """Weight of the entropy bonus."""
+    vf_coef: AtLeastZero = 0.5
+    """Weight of the value loss."""
+    gamma: Share = 0.99
+    """Discount factor."""
+    gae_lambda: Share = 0.95
+    """Bias-variance trade-off of generalised advantage estimation."""
+    max_grad_norm: Positive = 0.5
+    """Gradient clipping."""
+    precision: Precision = "float32"
+    """Arithmetic of the convolutional trunk. ``tf32`` is PyTorch's default on a CUDA device, and so
+    Stable-Baselines3's; elsewhere it is ``float32``. ``bfloat16`` pays where the processor has it
+    (AMX, tensor cores). Weights, heads, losses and the optimiser are float32 in any case."""
+    compiled: bool = False
+    """Learn from minibatches through torch.compile, which takes some seconds at the start and a
+    C++ compiler, on CUDA Triton."""
+    checkpoint_interval: Count = 100_000
+    """Environment steps between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rollout = self.n_envs * self.n_steps
+        require(
+            self,
+            self.batch_size <= rollout,
+            "batch_size",
+            f"at most one rollout, n_envs * n_steps = {rollout}",
+        )
+
+
+@dataclass(frozen=True)
+class PPORun(Ranged):
+    """All settings of a PPO run: its ``config.json``."""
+
+    seed: Seed
+    """Of games, initial weights, action noise and minibatches."""
+    atari: AtariConfig
+    """How frames become observations."""
+    ppo: PPOConfig
+    """Training."""
+    init: str | None = None
+    """File of the weights it began with, in place of random ones."""
+
+
+@dataclass(frozen=True)
+class RecentGame:
+    """A full game that ended, under the names that Stable-Baselines3 averages."""
+
+    r: float
+    """Raw points."""
+    l: int  # noqa: E741
+    """Decisions."""
+    t: float
+    """Seconds since the session began."""
+
+
+@dataclass(frozen=True)
+class PPOState:
+    """Where a PPO run stands: a checkpoint's ``state.json``."""
+
+    n_timesteps: int
+    """Environment steps learnt from."""
+    n_updates: int
+    """Passes over a rollout."""
+    recent_games: tuple[RecentGame, ...] = ()
+    """The last hundred."""
+
+
+MethodName = Literal["ztw", "sdn", "cascade", "ensemble", "student"]
+ActionMode = Literal["greedy", "sample"]
+Behaviour = Literal["ics", "all"]
+
+
+@dataclass(frozen=True)
+class DistillConfig(Ranged):
+    """Behavioural cloning of a policy into its internal classifiers (ICs)."""
+
+    method: MethodName = "ztw"
+    """Parts of the model: cascade and geometric ensemble, neither (sdn), or one of them. student is
+    the control: no early exit, but a narrower network of as many operations as one exit."""
+    exits: tuple[str, ...] = ("conv1", "conv2")
+    """Where the ICs hang: some of input, conv1, conv2, conv3."""
+    n_timesteps: Count = 1_000_000
+    """Environment steps of each phase: first the ICs, then the ensembles. A student has a single
+    phase; give it twice as many for what ICs and ensembles get together."""
+    n_envs: Count = 8
+    """Games played side by side."""
+    n_steps: Count = 128
+    """Steps per environment between two updates."""
+    n_epochs: Count = 5
+    """Passes over what was collected."""
+    ic_batch_size: Count = 64
+    """Minibatch size of the phase that fits the ICs."""
+    ensemble_batch_size: Count = 128
+    """Minibatch size of the phase that fits the ensembles."""
+    learning_rates: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
+    """Adam's learning rates, one after another; a student has ``pixel_learning_rates`` only."""
+    pixel_learning_rates: tuple[float, ...] = (1e-3, 1e-3, 1e-4)
+    """In their place for what reads the pixels themselves, a student or an IC on the input: all of
+    its layers have to learn, where other ICs get features that are learnt already."""
+    milestones: tuple[float, ...] = (0.1, 0.75)
+    """Shares of a phase after which the next learning rate takes over."""
+    student_of: str = "conv1"
+    """student only: the exit, one of ``exits``, whose operations it matches."""
+    behaviour: Behaviour = "ics"
+    """Who may act: the ICs (or the student) only, or the policy's own head as well."""
+    action_mode: ActionMode = "greedy"
+    """Whether actions are the likeliest or sampled."""
+    checkpoint_interval: Count = 100_000
+    """Environment steps between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        is_student = self.method == "student"
+        if not is_student:
+            require_schedule(self, "learning_rates", "milestones")
+        if is_student or "input" in self.exits:
+            require_schedule(self, "pixel_learning_rates", "milestones")
+        if is_student:
+            listed = ", ".join(self.exits)
+            require(self, self.student_of in self.exits, "student_of", f"one of exits ({listed})")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(Ranged):
+    """Full games on raw points."""
+
+    n_episodes: Count = 10
+    """Games of each setting."""
+    n_envs: Count = 32
+    """Games played side by side, of all settings together."""
+    action_mode: ActionMode = "greedy"
+    """Whether actions are the likeliest or sampled."""
+    noop_max: Annotated[int, Range(0, LONGEST_START)] = added(30, before=0)
+    """Games begin with fewer than this many frames of no-op, whatever the policy was trained on;
+    0 begins all games alike."""

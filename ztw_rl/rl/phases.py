@@ -1,0 +1,133 @@
+"""The two phases of distillation: what each fits, and on what.
+
+Source: Wołczyk et al., "Zero Time Waste" (2021), appendix A.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from ztw_rl.core.ensembles import Ensemble
+from ztw_rl.core.heads import InternalClassifier
+from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.rl.collector import Experience
+from ztw_rl.rl.config import DistillConfig
+from ztw_rl.rl.pixel_head import PixelClassifier
+from ztw_rl.rl.student import StudentPhase
+
+
+class Phase(Protocol):
+    """One half of distillation: what is fitted, and on what."""
+
+    name: str
+    batch_size: int
+
+    def parameters(self) -> Iterable[Tensor]:
+        """What is fitted; all else stays as it is."""
+        ...
+
+    def on_pixels(self) -> Iterable[Tensor]:
+        """Those of ``parameters`` whose layers begin at the pixels, not at the trunk's features."""
+        ...
+
+    def answers(self, ic_log_probs: Tensor) -> Tensor:
+        """What the ICs answer while they act, (N, E−1, A) from (N, E−1, A)."""
+        ...
+
+    def reads(self, activations: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """What the epochs read of the trunk: (N, …) tensors from what the ICs read in a step."""
+        ...
+
+    def predict(self, experience: Experience, index: Tensor) -> Tensor:
+        """(B, E−1, A) log-probabilities of the samples at ``index``, with gradients."""
+        ...
+
+
+class ICPhase:
+    """Fits the ICs, cascade connections included, on what their convolutions read of the trunk."""
+
+    name = "ics"
+
+    def __init__(self, model: EarlyExitModel, batch_size: int) -> None:
+        self._model = model
+        self._ics = [cast(InternalClassifier | PixelClassifier, ic) for ic in model.ics]
+        self.batch_size = batch_size
+
+    def parameters(self) -> Iterable[Tensor]:
+        """See ``Phase``."""
+        return [parameter for ic in self._ics for parameter in ic.parameters()]
+
+    def on_pixels(self) -> Iterable[Tensor]:
+        """See ``Phase``: an IC's on the input."""
+        ics = [ic for ic in self._ics if isinstance(ic, PixelClassifier)]
+        return [parameter for ic in ics for parameter in ic.parameters()]
+
+    def answers(self, ic_log_probs: Tensor) -> Tensor:
+        """See ``Phase``: each IC speaks for itself."""
+        return ic_log_probs
+
+    def reads(self, activations: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """See ``Phase``: what each plain IC's convolution is put on; the pixels are kept anyway."""
+        pairs = zip(self._ics, activations, strict=True)
+        return tuple(ic.patches(x) for ic, x in pairs if isinstance(ic, InternalClassifier))
+
+    def predict(self, experience: Experience, index: Tensor) -> Tensor:
+        """See ``Phase``."""
+        logits: list[Tensor] = []
+        reads = iter(experience.reads)
+        for m, ic in enumerate(self._ics):
+            previous = logits[-1] if logits else None
+            if isinstance(ic, PixelClassifier):
+                pixels = experience.observations[index].to(ic.linear.weight.device)
+                logits.append(ic(self._model.segments[m].read(pixels), previous))
+            else:
+                patches = next(reads)
+                chosen = patches.index_select(0, index.to(patches.device))
+                logits.append(ic.from_patches(chosen, previous))
+        return torch.log_softmax(torch.stack(logits, dim=1), dim=-1)
+
+
+class EnsemblePhase:
+    """Fits the ensembles on the ICs' kept log-probabilities; the ICs no longer change."""
+
+    name = "ensemble"
+
+    def __init__(self, ensemble: Ensemble, batch_size: int) -> None:
+        self._ensemble = ensemble
+        self.batch_size = batch_size
+
+    def parameters(self) -> Iterable[Tensor]:
+        """See ``Phase``."""
+        return self._ensemble.parameters()
+
+    def on_pixels(self) -> Iterable[Tensor]:
+        """See ``Phase``: none."""
+        return ()
+
+    def answers(self, ic_log_probs: Tensor) -> Tensor:
+        """See ``Phase``: the ensembles speak."""
+        combined: Tensor = self._ensemble(ic_log_probs)
+        return combined
+
+    def reads(self, activations: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """See ``Phase``: nothing but what the ICs said."""
+        return ()
+
+    def predict(self, experience: Experience, index: Tensor) -> Tensor:
+        """See ``Phase``."""
+        combined: Tensor = self._ensemble(experience.ic_log_probs[index])
+        return combined
+
+
+def build_phases(model: EarlyExitModel, config: DistillConfig) -> list[Phase]:
+    """The phases that the model's parts call for."""
+    if config.method == "student":
+        return [StudentPhase(model, config.ic_batch_size)]
+    phases: list[Phase] = [ICPhase(model, config.ic_batch_size)]
+    if model.ensemble is not None:
+        phases.append(EnsemblePhase(model.ensemble, config.ensemble_batch_size))
+    return phases

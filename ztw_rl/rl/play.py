@@ -1,0 +1,202 @@
+"""Emulators with the games that they play: who sits where, what is decided, who is next."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ztw_rl.core import exits
+from ztw_rl.core.backends.backend import Backend
+from ztw_rl.core.choice import Forced, Patience, Threshold
+from ztw_rl.core.exits import Confidence, ExitRule
+from ztw_rl.core.runtime import decide
+from ztw_rl.rl.batch import EnvBatch
+from ztw_rl.rl.config import ActionMode
+from ztw_rl.rl.rows import RandomExits, Row
+
+NOOP = 0
+
+
+@dataclass
+class Game:
+    """One job: row ``row``'s game number ``number``, and how it went."""
+
+    row: Row
+    number: int
+    points: float = 0.0
+    length: int = 0
+    exits: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(E,) decisions per exit."""
+    n_differ: int = 0
+    """Decisions whose greedy action is not the full model's; counted for ``compared`` rows."""
+    start: int = 0
+    """Emulator frames before the first decision."""
+    film: int = 0
+    """Checksum of all that was seen: equal games have equal ones."""
+
+
+class Slots:
+    """The emulators, each with the game it plays and that game's random numbers."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        emulators: EnvBatch,
+        queue: deque[Game],
+        seed: int,
+        action_mode: ActionMode,
+        device: torch.device,
+    ) -> None:
+        self._backend = backend
+        self._emulators = emulators
+        self._queue = queue
+        self._seed = seed
+        self._action_mode = action_mode
+        self._device = device
+        self._games: list[Game | None] = [None] * emulators.n_envs
+        self._rngs: list[np.random.Generator] = [np.random.default_rng()] * emulators.n_envs
+        n_ics = backend.n_exits - 1
+        self._leaving_at: npt.NDArray[np.float64] = np.where(
+            np.arange(n_ics) == np.arange(n_ics + 1)[:, None], -np.inf, np.inf
+        )
+        self._thresholds = np.zeros((emulators.n_envs, n_ics), np.float32)
+        # Every game is seeded when it is begun; a seed reloads the ROM, which takes 0.1 s.
+        self._observations = emulators.reset(np.full(emulators.n_envs, -1, np.int64))
+        self._fill(np.ones(emulators.n_envs, bool))
+
+    @property
+    def busy(self) -> bool:
+        """Whether a game is still being played."""
+        return any(self._games)
+
+    def send(self) -> None:
+        """Decide for every game and let the emulators begin; nothing if all are idle."""
+        if not self.busy:
+            return
+        actions = np.full(len(self._games), NOOP, np.int64)
+        for members, rule in self._groups():
+            x = torch.from_numpy(self._observations[members]).to(self._device)
+            decision = decide(self._backend.segments, x, rule)
+            left_at = decision.exits.tolist()
+            self._compare(x, decision.labels, left_at, members)
+            actions[members] = self._choose(decision.log_probs, members)
+            newest = self._observations[members, -1]
+            for slot, m, frame in zip(members, left_at, newest, strict=True):
+                game = self._games[slot]
+                assert game is not None
+                game.exits[m] += 1
+                game.film = crc32(frame, game.film)
+        self._emulators.send(actions)
+
+    def receive(self) -> list[Game]:
+        """Wait for the step that ``send`` began; returns the games that ended."""
+        if not self.busy:
+            return []
+        step = self._emulators.receive()
+        self._observations = step.observations
+        ended = []
+        freed = np.zeros(len(self._games), bool)
+        for slot, game in enumerate(self._games):
+            if game is None:
+                continue
+            game.points += float(step.rewards[slot])
+            game.length += 1
+            if step.ended[slot]:
+                ended.append(game)
+                freed[slot] = True
+                self._games[slot] = None
+        if ended:
+            self._fill(freed)
+        return ended
+
+    def _fill(self, free: npt.NDArray[np.bool_]) -> None:
+        """Give the next games in the queue to free emulators."""
+        seeds = []
+        which = np.zeros(len(self._games), bool)
+        for slot in np.flatnonzero(free):
+            if not self._queue:
+                break
+            game = self._queue.popleft()
+            game.exits = np.zeros(self._backend.n_exits, np.int64)
+            self._games[slot] = game
+            # A game's luck depends on its number alone, so any number of emulators gives the same
+            # games. Rows meet the same, but for exits at random beside sampled actions.
+            self._rngs[slot] = np.random.default_rng((self._seed, game.number))
+            self._thresholds[slot] = self._thresholds_of(game.row)
+            which[slot] = True
+            seeds.append(self._seed + game.number)
+        if seeds:
+            self._observations = self._emulators.reset(np.array(seeds, np.int64), which)
+            for slot in np.flatnonzero(which):
+                begun = self._games[slot]
+                assert begun is not None
+                begun.start = int(self._emulators.episode_frames[slot])
+
+    def _groups(self) -> list[tuple[npt.NDArray[np.int64], ExitRule]]:
+        """Busy emulators that can share a forward pass, and the rule they share."""
+        patient, patiences, confident = [], [], []
+        for slot, game in enumerate(self._games):
+            if game is None:
+                continue
+            who = game.row.who
+            if isinstance(who, Patience):
+                patient.append(slot)
+                patiences.append(who.exits)
+                continue
+            confident.append(slot)
+            if isinstance(who, RandomExits):
+                # As ``Generator.choice`` draws, which takes ten times as long.
+                drawn = np.searchsorted(who.cumulated, self._rngs[slot].random(), side="right")
+                self._thresholds[slot] = self._leaving_at[drawn]
+        groups: list[tuple[list[int], ExitRule]] = [
+            (patient, exits.Patience(torch.tensor(patiences))),
+            (confident, Confidence(torch.from_numpy(self._thresholds[confident]))),
+        ]
+        return [(np.array(slots), rule) for slots, rule in groups if slots]
+
+    def _thresholds_of(self, row: Row) -> npt.NDArray[np.float64]:
+        """(E−1,) thresholds that make a confidence rule do what the row wants."""
+        if isinstance(row.who, Threshold):
+            return np.array(row.who.each(self._backend.n_exits - 1), float)
+        # A policy's own head is outside the ensemble, so the last exit is the backbone.
+        exit_index = row.who.exit if isinstance(row.who, Forced) else -1
+        thresholds: npt.NDArray[np.float64] = self._leaving_at[exit_index]
+        return thresholds
+
+    def _compare(
+        self,
+        x: Tensor,
+        labels: npt.NDArray[np.int64],
+        left_at: list[int],
+        members: npt.NDArray[np.int64],
+    ) -> None:
+        """Count where the answers to ``x`` differ from the full model's, for rows that ask."""
+        games = [self._games[slot] for slot in members]
+        # The last exit's answer is the full model's.
+        early = [m < self._backend.n_exits - 1 for m in left_at]
+        asked = [i for i, g in enumerate(games) if g is not None and g.row.compared and early[i]]
+        if not asked:
+            return
+        full = self._backend.backbone(x[asked]).argmax(dim=-1).cpu().numpy()
+        differ = (labels[asked] != full).tolist()
+        for i, differs in zip(asked, differ, strict=True):
+            game = games[i]
+            assert game is not None
+            game.n_differ += differs
+
+    def _choose(
+        self, log_probs: npt.NDArray[np.floating[Any]], members: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """(B,) actions."""
+        if self._action_mode == "sample":
+            noise = [self._rngs[slot].gumbel(size=log_probs.shape[1]) for slot in members]
+            log_probs = log_probs + np.array(noise, np.float32)
+        actions: npt.NDArray[np.int64] = log_probs.argmax(axis=1)
+        return actions

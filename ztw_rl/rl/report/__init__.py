@@ -1,0 +1,1 @@
+"""Evaluations of many agents side by side."""
