@@ -32,18 +32,15 @@ from ztw_rl import agents
 from ztw_rl.commands.bench import play_frames
 from ztw_rl.core.backends.named import make_backend
 from ztw_rl.core.backends.onnx import export_graphs
-from ztw_rl.core.bench import Latency, bench
-from ztw_rl.core.cost import exit_costs
-from ztw_rl.core.methods import METHODS
-from ztw_rl.core.metrics import relative_cost
-from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.bench import Latency, bench, forced_thresholds, interleaved_seconds, threads
+from ztw_rl.core.cost import exit_costs, relative_cost
+from ztw_rl.core.model import METHODS, EarlyExitModel
 from ztw_rl.core.runtime import Runtime
-from ztw_rl.core.timing import forced_thresholds, interleaved_seconds, threads
 from ztw_rl.rl.agent import load_agent
 from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
+from ztw_rl.supervised.backbones.weights import import_torchvision
 from ztw_rl.supervised.classifier import load_classifier
 from ztw_rl.supervised.config import DataConfig, PixelConfig
-from ztw_rl.supervised.torchvision_import import import_torchvision
 
 BACKENDS = ("onnx", "eager")
 SHOWN = ("full", "exit_0", "exit_1", "exit_6", "exit_13", "exit_20", "exit_26", "no_exit", "mix")
@@ -109,7 +106,7 @@ def images(settings: Settings, n: int) -> tuple[Tensor, str]:
         generator = torch.Generator().manual_seed(settings.seed)
         pixels = torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator)
         return pixels, "random pixels"
-    from ztw_rl.supervised.data.opening import open_source
+    from ztw_rl.supervised.data.datasets import open_source
 
     config = DataConfig(data="cifar10", data_path=str(settings.data_path), n_test=n)
     source = open_source(config, "test", torch.device("cpu"))

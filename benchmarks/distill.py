@@ -23,20 +23,18 @@ from torch import Tensor
 
 from benchmarks import harness, plain
 from benchmarks.env import emulation_rate
+from ztw_rl.core.bench import threads
 from ztw_rl.core.device import n_network_threads
 from ztw_rl.core.model import EarlyExitModel
-from ztw_rl.core.timing import threads
 from ztw_rl.core.training import kl_to_teacher, set_learning_rate
-from ztw_rl.rl.atari.background import in_background
 from ztw_rl.rl.atari.config import AtariConfig
+from ztw_rl.rl.atari.emulators import in_background, make_emulators
 from ztw_rl.rl.atari.games import rom_id
-from ztw_rl.rl.atari.make_emulators import make_emulators
 from ztw_rl.rl.atari.vec_env import AtariVecEnv
 from ztw_rl.rl.collector import Collector, Experience
 from ztw_rl.rl.config import DistillConfig
 from ztw_rl.rl.distill import build_optimizer
-from ztw_rl.rl.epochs import Epochs
-from ztw_rl.rl.phases import build_phases
+from ztw_rl.rl.phases import Epochs, build_phases
 
 LEARNING_RATE = 1e-3
 STAGES = ("ics", "ensemble")

@@ -23,18 +23,18 @@ from stable_baselines3.common.vec_env import VecEnv
 from benchmarks import harness, plain
 from benchmarks.env import emulation_rate
 from ztw_rl import agents
-from ztw_rl.core.backends.backend import Backend
 from ztw_rl.core.backends.named import make_backend
 from ztw_rl.core.choice import Forced, Threshold
 from ztw_rl.core.device import n_network_threads
 from ztw_rl.core.exits import Confidence, select
 from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.runtime import Backend
 from ztw_rl.rl.agent import load_agent
-from ztw_rl.rl.atari.make_emulators import make_batches
+from ztw_rl.rl.atari.emulators import make_batches
 from ztw_rl.rl.atari.vec_env import AtariVecEnv
 from ztw_rl.rl.batch import EnvBatch
 from ztw_rl.rl.evaluate import play
-from ztw_rl.rl.rows import Full, RandomExits, Row
+from ztw_rl.rl.tables import Full, RandomExits, Row
 
 THRESHOLDS = tuple(k / 10 for k in range(1, 10))
 EAGER, ONNX = "ztw-rl, side by side", "+ ONNX Runtime"

@@ -3,8 +3,8 @@
 Each learner plays the game with the same hyperparameters and writes the mean return of its last
 100 games after every update; then all curves in the folder are drawn. ``SB3-our-games`` differs
 from ours in the learner alone, ``SB3`` in the wrappers around the game as well. A few seeds show
-what to expect of each, not whether they are equal: that is what tests/atari/test_ppo_update.py and
-tests/atari/test_learning_curves.py are for. Run it with ``python -m benchmarks.learning``.
+what to expect of each, not whether they are equal: that is what tests/rl/test_ppo_update.py and
+tests/rl/test_learning_curves.py are for. Run it with ``python -m benchmarks.learning``.
 """
 
 from __future__ import annotations

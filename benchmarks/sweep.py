@@ -18,14 +18,13 @@ from torch import Tensor
 
 from benchmarks import harness
 from ztw_rl.core.exits import Confidence
-from ztw_rl.core.methods import METHODS
-from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.model import METHODS, EarlyExitModel
 from ztw_rl.core.runtime import decide
 from ztw_rl.core.sweep import N_THRESHOLDS, confidences
 from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
 from ztw_rl.supervised.config import PixelConfig
 from ztw_rl.supervised.data.datasets import SPECS
-from ztw_rl.supervised.data.memory import MemorySource
+from ztw_rl.supervised.data.source import MemorySource
 from ztw_rl.supervised.evaluate import collect, score
 
 

@@ -19,13 +19,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import harness
-from ztw_rl.core.methods import METHODS
-from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.model import METHODS, EarlyExitModel
 from ztw_rl.core.training import cross_entropy, freeze
 from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
 from ztw_rl.supervised.config import PixelConfig
 from ztw_rl.supervised.data.datasets import SPECS
-from ztw_rl.supervised.data.memory import MemorySource
+from ztw_rl.supervised.data.source import MemorySource
 from ztw_rl.supervised.train_ics import ICLogits
 
 PADDING = 4

@@ -15,9 +15,8 @@ from torch import nn
 
 from ztw_rl.core.checkpoint import newest_checkpoint
 from ztw_rl.core.heads import ICConfig, InternalClassifier
-from ztw_rl.core.methods import METHODS
-from ztw_rl.core.model import EarlyExitModel
-from ztw_rl.rl.atari.transition import AtariTransition
+from ztw_rl.core.model import METHODS, EarlyExitModel
+from ztw_rl.rl.atari.emulators import AtariTransition
 from ztw_rl.rl.networks import ScalePixels
 
 

@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from ztw_rl import plots
 from ztw_rl.errors import UserError
 from ztw_rl.plots import plot_curve
-from ztw_rl.rl.report.compared import Method
+from ztw_rl.rl.report.results import Method
 
 
 def line(rule, threshold, mean, cost):

@@ -14,14 +14,12 @@ from ztw_rl import recipes
 from ztw_rl.core.backends.eager import eager
 from ztw_rl.core.checkpoint import load_tensors
 from ztw_rl.core.choice import Forced, normalized
-from ztw_rl.core.cost import exit_costs
-from ztw_rl.core.metrics import relative_cost
+from ztw_rl.core.cost import exit_costs, relative_cost
 from ztw_rl.rl.agent import load_agent, policy_fingerprint
-from ztw_rl.rl.atari.make_emulators import make_emulators
+from ztw_rl.rl.atari.emulators import make_emulators
 from ztw_rl.rl.evaluate import play
 from ztw_rl.rl.networks import from_sb3
-from ztw_rl.rl.rows import Full, RandomExits, Row, adaptive
-from ztw_rl.rl.tables import decision_costs, load_table
+from ztw_rl.rl.tables import Full, RandomExits, Row, adaptive, decision_costs, load_table
 
 AGENTS = Path(__file__).parents[1] / "agents"
 FOLDERS = sorted(path.parent for path in AGENTS.glob("*/agent.json"))

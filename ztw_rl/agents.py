@@ -10,7 +10,7 @@ from ztw_rl.core.files import load_json, subfolders
 from ztw_rl.errors import UserError
 from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.atari.games import canonical
-from ztw_rl.schema import parse_stored
+from ztw_rl.settings import parse_stored
 
 AGENT = "agent"
 """Folder of a distillation run that holds the agent it made."""

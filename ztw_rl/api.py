@@ -20,8 +20,7 @@ from ztw_rl.core.backends.named import make_backend
 from ztw_rl.core.choice import Forced
 from ztw_rl.core.deployable import Deployable, Format, export
 from ztw_rl.core.exits import Patience
-from ztw_rl.core.inputs import as_batch
-from ztw_rl.core.runtime import Runtime, decide
+from ztw_rl.core.runtime import Runtime, as_batch, decide
 from ztw_rl.decision import Decision, answered
 from ztw_rl.errors import UserError
 from ztw_rl.points import classifier as classifier_points

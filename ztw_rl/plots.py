@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from ztw_rl.core.files import write_atomically
-from ztw_rl.rl.report.compared import Method
+from ztw_rl.rl.report.results import Method
 
 COSTS = {
     "relative_time": "inference time, relative to the backbone",

@@ -9,7 +9,7 @@ from ztw_rl.errors import UserError
 from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.atari.games import canonical, rom_id
 from ztw_rl.rl.config import DistillConfig, EvaluationConfig, PPOConfig
-from ztw_rl.schema import parse
+from ztw_rl.settings import parse
 
 _PACKAGE = Path(__file__).parent
 _IN_WHEEL = _PACKAGE / "_envs"

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from ztw_rl.core.files import load_json, lock, save_json
 from ztw_rl.errors import UserError
-from ztw_rl.schema import parse_stored
+from ztw_rl.settings import parse_stored
 
 T = TypeVar("T")
 

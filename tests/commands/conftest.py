@@ -11,7 +11,7 @@ import pytest
 from stable_baselines3 import PPO
 
 from ztw_rl import cli
-from ztw_rl.core import timing
+from ztw_rl.core import bench
 from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.atari.vec_env import AtariVecEnv
 
@@ -35,8 +35,8 @@ def folder(tmp_path, monkeypatch) -> Path:
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch):
     """Latencies from a few decisions are enough to see the table."""
-    quick = functools.partial(timing.time_exits, n_rounds=3, n_warmup=1)
-    monkeypatch.setattr(timing, "time_exits", quick)
+    quick = functools.partial(bench.time_exits, n_rounds=3, n_warmup=1)
+    monkeypatch.setattr(bench, "time_exits", quick)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from ztw_rl.core import checkpoint
 from ztw_rl.core.checkpoint import (
     KEPT_CHECKPOINTS,
     checkpoints,
+    fingerprint,
     load_optimizer_tensors,
     load_state,
     load_tensors,
@@ -199,3 +200,28 @@ def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
         saved = save(tmp_path, step)
         assert newest_checkpoint(tmp_path) == saved
         (tmp_path / "checkpoints" / "step_2000000000.old").mkdir(exist_ok=True)
+
+
+LAYERS = {"a": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "b": torch.tensor([0.1])}
+
+
+def test_storing_as_halves_changes_nothing():
+    stored = {name: t.half().float() for name, t in LAYERS.items()}
+    assert fingerprint(stored) == fingerprint(LAYERS)
+    assert len(fingerprint(LAYERS)) == 16
+
+
+def test_order_and_memory_format_change_nothing():
+    strided = {"b": LAYERS["b"], "a": LAYERS["a"].t().contiguous().t()}
+    assert fingerprint(strided) == fingerprint(LAYERS)
+
+
+def test_values_names_and_shapes_count():
+    others = [
+        {**LAYERS, "b": torch.tensor([0.2])},
+        {"a": LAYERS["a"], "c": LAYERS["b"]},
+        {**LAYERS, "a": LAYERS["a"].flatten()},
+        {"a": LAYERS["a"]},
+        {**LAYERS, "b": torch.tensor([0])},
+    ]
+    assert len({fingerprint(w) for w in (LAYERS, *others)}) == 6

@@ -8,8 +8,7 @@ from torch import nn
 
 from ztw_rl.core.ensembles import GeometricEnsemble
 from ztw_rl.core.heads import ICConfig, InternalClassifier
-from ztw_rl.core.methods import METHODS
-from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.model import METHODS, EarlyExitModel, without_ensemble
 
 
 def test_what_each_exit_reads(make_model):
@@ -132,3 +131,14 @@ def test_the_methods_are_what_they_are_called():
         "no_stop_gradient": (True, "GeometricEnsemble"),
     }
     assert [name for name, m in METHODS.items() if not m.stop_gradient] == ["no_stop_gradient"]
+
+
+@pytest.mark.parametrize(("name", "bare"), [("ztw", "cascade"), ("ensemble", "sdn")])
+def test_the_method_below_the_ensembles(name, bare):
+    assert without_ensemble(name) == bare
+
+
+@pytest.mark.parametrize("name", ["sdn", "cascade", "no_stop_gradient"])
+def test_methods_without_such_a_one(name):
+    with pytest.raises(ValueError, match=name):
+        without_ensemble(name)

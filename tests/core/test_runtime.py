@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from ztw_rl.core.backends.eager import eager
 from ztw_rl.core.exits import Confidence, Patience, last, most_confident, select
 from ztw_rl.core.heads import ICConfig, InternalClassifier
 from ztw_rl.core.model import EarlyExitModel
-from ztw_rl.core.runtime import decide
+from ztw_rl.core.runtime import Runtime, as_batch, decide
+from ztw_rl.errors import UserError
 
 FALLBACKS = [last, most_confident]
 
@@ -197,3 +200,98 @@ def test_the_mixture_by_hand():
     assert decision.exits.tolist() == [0, 1, 0]
     wanted = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.2, 0.8]])
     torch.testing.assert_close(torch.from_numpy(decision.log_probs).exp(), wanted)
+
+
+SHAPE = (4, 6, 5)
+
+
+def as_frames(x):
+    return as_batch(x, SHAPE, torch.uint8)
+
+
+@pytest.mark.parametrize("kind", [lambda x: x, torch.from_numpy, lambda x: x.tolist()])
+def test_one_or_a_batch_with_channels_first_or_last(kind):
+    x = np.random.default_rng(0).integers(0, 256, (3, *SHAPE), dtype=np.uint8)
+    if kind(x) is not x and isinstance(kind(x), list):
+        # Lists have no type of their own.
+        batch, _ = as_batch(kind(x), SHAPE, torch.int64)
+        assert batch.tolist() == x.tolist()
+        return
+    for held, single, wanted in (
+        (x, False, x),
+        (x[1], True, x[1:2]),
+        (x.transpose(0, 2, 3, 1).copy(), False, x),
+        (x[1].transpose(1, 2, 0).copy(), True, x[1:2]),
+        (x[:0], False, x[:0]),
+    ):
+        batch, is_single = as_frames(kind(held))
+        assert is_single == single
+        assert batch.is_contiguous()
+        np.testing.assert_array_equal(batch.numpy(), wanted)
+
+
+def test_memory_that_torch_does_not_take():
+    x = np.zeros(SHAPE, np.uint8)
+    x.flags.writeable = False
+    assert as_frames(x)[0].shape == (1, *SHAPE)
+    other = np.arange(3).astype(">f4")
+    assert as_batch(other, (3,), torch.float32)[0].tolist() == [[0, 1, 2]]
+
+
+def test_vectors_have_one_layout():
+    batch, single = as_batch(np.zeros(3, np.float32), (3,), torch.float32)
+    assert (tuple(batch.shape), single) == ((1, 3), True)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros(SHAPE), r"is float64 \(4, 6, 5\), but the model takes uint8 \(4, 6, 5\) or"),
+        (np.zeros((3, 6, 5), np.uint8), r"is uint8 \(3, 6, 5\), but .* or \(6, 5, 4\), one or a"),
+        (np.zeros((6, 5), np.uint8), r"is uint8 \(6, 5\), but"),
+        ({"pixels": 1}, "not a dictionary"),
+        ([[1], [2, 3]], "is no array of numbers"),
+        (np.array(["a"]), "is no array of numbers"),
+        (3, r"is int64 \(\), but"),
+    ],
+)
+def test_what_does_not_fit_is_named(x, message):
+    with pytest.raises(UserError, match=message):
+        as_frames(x)
+
+
+@pytest.fixture
+def model() -> EarlyExitModel:
+    """A backbone without any IC."""
+    return EarlyExitModel([nn.Flatten()], nn.Linear(4, 3), ics=[], attach=[]).eval()
+
+
+def test_predicts(model):
+    x = torch.randn(5, 2, 2)
+    prediction = Runtime(eager(model), x[:1], 0.5).predict(x)
+    assert prediction.exits.tolist() == [0] * 5
+    assert prediction.labels.tolist() == model.backbone(x).argmax(dim=-1).tolist()
+
+
+@pytest.mark.parametrize(
+    "x", [torch.zeros(1, 2, 3), torch.zeros(1, 2, 2, dtype=torch.uint8), torch.zeros(2, 2)]
+)
+def test_bad_input(model, x):
+    runtime = Runtime(eager(model), torch.zeros(1, 2, 2), 0.5)
+    with pytest.raises(UserError, match=r"the model takes torch.float32 \(B, 2, 2\)"):
+        runtime.predict(x)
+
+
+def test_too_many_thresholds(model):
+    with pytest.raises(UserError, match="0 thresholds are needed, not 2"):
+        Runtime(eager(model), torch.zeros(1, 2, 2), [0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    "threshold",
+    [0.3, np.float32(0.3), np.array(0.3), np.array([0.3]), [np.float32(0.3)], torch.tensor(0.3)],
+    ids=["float", "float32", "0-d", "1-d", "list", "tensor"],
+)
+def test_thresholds_as_arrays(make_model, threshold):
+    runtime = Runtime(eager(make_model(n_ics=1)), torch.zeros(1, 4, 6, 6), threshold)
+    assert runtime.thresholds == (np.float32(0.3).item(),)

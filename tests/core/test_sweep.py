@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ztw_rl.core.budgets import choose, cross_fitted, point, transferred
 from ztw_rl.core.exits import Confidence, Patience, last, most_confident, select
 from ztw_rl.core.sweep import (
     Curve,
@@ -14,6 +13,7 @@ from ztw_rl.core.sweep import (
     sweep,
 )
 from ztw_rl.errors import UserError
+from ztw_rl.supervised.budgets import choose, cross_fitted, point, transferred
 
 COSTS = torch.tensor([0.2, 0.5, 0.9, 1.3], dtype=torch.float64)
 

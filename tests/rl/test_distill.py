@@ -13,7 +13,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ztw_rl.core.checkpoint import checkpoints, load_tensors, newest_checkpoint
-from ztw_rl.core.dead_relu import N_LOOKS
+from ztw_rl.core.training import N_LOOKS
 from ztw_rl.errors import UserError
 from ztw_rl.rl import distill as module
 from ztw_rl.rl.atari.config import AtariConfig

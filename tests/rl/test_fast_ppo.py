@@ -1,7 +1,8 @@
-"""The rollout of our PPO is SB3's; tests/atari/test_ppo_update.py compares the updates."""
+"""The rollout of our PPO is SB3's; tests/rl/test_ppo_update.py compares the updates."""
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
+from torch import Tensor
 
 from benchmarks.ppo import stock_ppo
 from ztw_rl.core.device import exact_device
@@ -19,7 +21,7 @@ from ztw_rl.rl import fast_ppo
 from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.atari.vec_env import AtariVecEnv
 from ztw_rl.rl.config import PPOConfig
-from ztw_rl.rl.fast_ppo import FastPPO
+from ztw_rl.rl.fast_ppo import FastPPO, PPOLoss, ppo_loss
 from ztw_rl.rl.policy import ChannelsLastCnnPolicy
 from ztw_rl.rl.ppo import build_ppo
 
@@ -223,3 +225,161 @@ def test_a_recorded_decision_is_the_policys(games, name):
             found = model.policy.evaluate_actions(observations, actions)
         torch.testing.assert_close(values, found[0].flatten(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(log_probs, found[1], rtol=1e-4, atol=1e-5)
+
+
+RATIOS = torch.tensor([1.5, 1.5, 0.5, 1.0])
+"""Of the new to the old probability of the action."""
+ADVANTAGES = torch.tensor([1.0, -1.0, -1.0, 1.0])
+
+
+def loss(**changes: Tensor) -> PPOLoss:
+    given = {
+        "values": torch.tensor([1.0, 2.0, 3.0, 4.0]),
+        "log_prob": RATIOS.log() - 2.0,
+        "entropy": torch.tensor([0.5, 0.5, 1.0, 1.0]),
+        "old_log_prob": torch.full((4,), -2.0),
+        "advantages": ADVANTAGES,
+        "returns": torch.tensor([1.0, 2.0, 3.0, 6.0]),
+        "clip_range": torch.tensor(0.1),
+        **changes,
+    }
+    return ppo_loss(**given, ent_coef=0.01, vf_coef=0.5)
+
+
+def test_by_hand():
+    found = loss()
+    # Normalised, the advantages are divided by sqrt(4 / 3); the first gain is clipped at 1.1, the
+    # second loss is not clipped, the third is clipped at 0.9.
+    policy = -(1.1 - 1.5 - 0.9 + 1.0) / 4 / math.sqrt(4 / 3)
+    assert found.policy.item() == pytest.approx(policy)
+    assert found.value.item() == pytest.approx(1.0)
+    assert found.entropy.item() == pytest.approx(-0.75)
+    assert found.total.item() == pytest.approx(policy - 0.0075 + 0.5)
+    # Ratio - 1 - log ratio, of the four.
+    kl = (0.5 - math.log(1.5)) * 2 + (-0.5 - math.log(0.5))
+    assert found.approx_kl.item() == pytest.approx(kl / 4, rel=1e-5)
+    assert found.clip_fraction.item() == 0.75
+
+
+def test_a_wider_clip_range_clips_nothing():
+    found = loss(clip_range=torch.tensor(0.6))
+    assert found.policy.item() == pytest.approx(-(1.5 - 1.5 - 0.5 + 1.0) / 4 / math.sqrt(4 / 3))
+    assert found.clip_fraction.item() == 0
+
+
+def test_scale_and_offset_of_the_advantages_do_not_matter():
+    torch.testing.assert_close(loss(advantages=5 * ADVANTAGES + 3), loss())
+
+
+def test_a_single_sample_keeps_its_advantage():
+    one = {
+        name: torch.tensor([figure])
+        for name, figure in {
+            "values": 0.0,
+            "log_prob": 0.0,
+            "entropy": 0.0,
+            "old_log_prob": 0.0,
+            "advantages": 3.0,
+            "returns": 0.0,
+        }.items()
+    }
+    assert loss(**one).policy.item() == -3.0
+
+
+def test_only_the_total_has_a_gradient_where_it_is_not_clipped():
+    log_prob = (RATIOS.log() - 2.0).requires_grad_()
+    found = loss(log_prob=log_prob)
+    (gradient,) = torch.autograd.grad(found.total, log_prob)
+    # Samples 0 and 2 are beyond the clip range on the side that their advantage points to.
+    assert (gradient != 0).tolist() == [False, True, False, True]
+    assert not found.approx_kl.requires_grad
+
+
+FOUR_STEPS = PPOConfig(n_timesteps=16, n_envs=2, n_steps=8, batch_size=8, n_epochs=2)
+ONE_STEP = PPOConfig(n_timesteps=16, n_envs=2, n_steps=8, batch_size=16, n_epochs=1)
+"""The whole rollout is one minibatch, seen once."""
+TEN_STEPS = PPOConfig(n_timesteps=16, n_envs=2, n_steps=8, batch_size=8, n_epochs=5)
+"""As many as CUDA needs to replay what it recorded."""
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
+
+
+def same_rollout(source: RolloutBuffer, target: RolloutBuffer) -> None:
+    """Fill ``target`` with what ``source`` holds."""
+    for step in range(source.buffer_size):
+        value, log_prob = map(torch.as_tensor, (source.values[step], source.log_probs[step]))
+        kept = (source.observations, source.actions, source.rewards, source.episode_starts)
+        target.add(*(array[step] for array in kept), value, log_prob)
+    target.returns, target.advantages = source.returns, source.advantages
+
+
+@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize(
+    "config",
+    [ONE_STEP, FOUR_STEPS, TEN_STEPS, replace(TEN_STEPS, compiled=True)],
+    ids=["one step", "four", "ten", "ten, compiled"],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_an_update_equals_stock_ppos(pong, train_once, config, name):
+    """Same weights, rollout and minibatches give the same losses and the same new weights."""
+    device = exact_device(name)
+    fast = build_ppo(pong, config, seed=0, device=device)
+    stock = stock_ppo(pong, config, 0, device)
+    initial = {k: v.clone() for k, v in stock.policy.state_dict().items()}
+    assert initial.keys() == fast.policy.state_dict().keys()
+    torch.testing.assert_close(dict(fast.policy.state_dict()), initial, rtol=0, atol=0)
+
+    stock.set_logger(Logger(None, []))
+    _, callback = stock._setup_learn(config.n_timesteps)
+    assert stock.collect_rollouts(pong, callback, stock.rollout_buffer, config.n_steps)
+    # Pong gives no reward this early; without any, half of the loss would be idle.
+    noise = np.random.default_rng(0).normal(size=stock.rollout_buffer.returns.shape)
+    stock.rollout_buffer.returns += noise.astype(np.float32)
+    stock.rollout_buffer.advantages += noise.astype(np.float32)
+    same_rollout(stock.rollout_buffer, fast.rollout_buffer)
+
+    losses = []
+    for model in (stock, fast):
+        train_once(model)
+        losses.append({k: v for k, v in model.logger.name_to_value.items() if "train/" in k})
+    assert losses[0].keys() >= {
+        "train/policy_gradient_loss",
+        "train/value_loss",
+        "train/entropy_loss",
+        "train/approx_kl",
+        "train/loss",
+    }
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4, abs=1e-5)
+    # All three terms are at work.
+    assert losses[0]["train/value_loss"] > 0.1
+    assert losses[0]["train/entropy_loss"] < -1
+    steps = {s["step"].item() for s in stock.policy.optimizer.state_dict()["state"].values()}
+    assert steps == {config.n_epochs * config.n_envs * config.n_steps // config.batch_size}
+    final = dict(fast.policy.state_dict())
+    assert any(not torch.equal(final[k], initial[k]) for k in initial)
+    torch.testing.assert_close(final, dict(stock.policy.state_dict()), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_schedules_reach_the_update(pong, train_once, name):
+    """Learning rate, clip range and entropy bonus of the second update are not the first's."""
+    device = exact_device(name)
+    config = replace(TEN_STEPS, schedule="linear")
+    fast = build_ppo(pong, config, seed=0, device=device)
+    stock = stock_ppo(pong, config, 0, device)
+    stock.set_logger(Logger(None, []))
+    _, callback = stock._setup_learn(TEN_STEPS.n_timesteps)
+    assert stock.collect_rollouts(pong, callback, stock.rollout_buffer, TEN_STEPS.n_steps)
+    noise = np.random.default_rng(0).normal(size=stock.rollout_buffer.returns.shape)
+    stock.rollout_buffer.advantages += noise.astype(np.float32)
+    same_rollout(stock.rollout_buffer, fast.rollout_buffer)
+    moved = []
+    for remaining, ent_coef in ((1.0, 0.01), (0.1, 1.0)):
+        before = {k: v.detach().clone() for k, v in fast.policy.named_parameters()}
+        for model in (stock, fast):
+            model.ent_coef = ent_coef
+            train_once(model, remaining)
+        after = dict(fast.policy.named_parameters())
+        moved.append(max((after[k] - before[k]).abs().max().item() for k in before))
+        weights = dict(stock.policy.named_parameters())
+        torch.testing.assert_close(after, weights, rtol=1e-4, atol=2e-5)
+    assert moved[1] < moved[0] / 5

@@ -4,12 +4,20 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
+from torch import nn
 
-from ztw_rl.core.methods import METHODS
+from ztw_rl.core.cost import count_macs, n_parameters
+from ztw_rl.core.model import METHODS
 from ztw_rl.errors import UserError
 from ztw_rl.recipes import read
-from ztw_rl.rl.networks import ATTACH_POINTS, early_exit_nature_cnn, from_sb3
-from ztw_rl.rl.pixel_head import PixelClassifier
+from ztw_rl.rl.networks import (
+    ATTACH_POINTS,
+    PixelClassifier,
+    PixelICConfig,
+    early_exit_nature_cnn,
+    from_sb3,
+    orthogonal_,
+)
 from ztw_rl.rl.policy import ChannelsLastCnnPolicy
 
 
@@ -114,3 +122,72 @@ def test_other_policies_are_refused(settings, message):
 def test_no_policy_at_all():
     with pytest.raises(UserError, match="is no plain NatureCNN CnnPolicy"):
         from_sb3({}, "foreign.zip")
+
+
+def make(**settings):
+    torch.manual_seed(0)
+    return PixelClassifier(PixelICConfig(4, (84, 84), 6, **settings)).eval()
+
+
+def test_operations_and_parameters_by_hand():
+    ic = make()
+    # 20×20, 9×9 and 7×7 places.
+    convs = 400 * 4 * 256, 81 * 16 * 64, 49 * 16 * 144
+    linear = 49 * 16 * 6
+    macs = count_macs(lambda: ic(torch.zeros(1, 4, 84, 84)))
+    assert macs == sum(convs) + linear == 610_144
+    assert n_parameters(ic) == 4 * 257 + 16 * 65 + 16 * 145 + (49 * 16 + 1) * 6
+
+
+@pytest.mark.parametrize("size", [(84, 84), (44, 60), (160, 160)])
+def test_shapes(size):
+    ic = PixelClassifier(PixelICConfig(4, size, 5, channels=(2, 3, 6))).eval()
+    assert ic(torch.zeros(2, 4, *size)).shape == (2, 5)
+    assert ic.convs(torch.zeros(1, 4, *size)).shape == (1, 6, *ic.config.conv_size)
+
+
+def test_every_pixel_matters():
+    ic = make()
+    x = torch.rand(16, 4, 84, 84, requires_grad=True)
+    ic(x).square().sum().backward()
+    assert (x.grad.abs().amax(dim=(0, 1)) > 0).all()
+
+
+def test_it_begins_orthogonal_and_unbiased():
+    for conv in make().convs[::2]:
+        rows = conv.weight.flatten(1)
+        # √2 makes up for what the ReLU takes.
+        torch.testing.assert_close(rows @ rows.T, 2 * torch.eye(len(rows)), rtol=0, atol=1e-5)
+        assert not conv.bias.any()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_rows_or_columns_are_orthogonal_and_as_long_as_the_gain(layout):
+    torch.manual_seed(0)
+    wide = nn.Conv2d(4, 8, 3).to(memory_format=layout)
+    tall = nn.Linear(3, 5)
+    net = nn.Sequential(wide, nn.ReLU(), nn.Sequential(tall), nn.Conv2d(2, 2, 1, bias=False))
+    orthogonal_(net, gain=3)
+    rows = wide.weight.flatten(1)
+    torch.testing.assert_close(rows @ rows.T, 9 * torch.eye(8), rtol=0, atol=1e-5)
+    torch.testing.assert_close(tall.weight.T @ tall.weight, 9 * torch.eye(3), rtol=0, atol=1e-5)
+    assert not wide.bias.any()
+    assert not tall.bias.any()
+    assert wide.weight.is_contiguous(memory_format=layout)
+
+
+def test_the_layout_does_not_change_the_values():
+    def weights(layout):
+        torch.manual_seed(0)
+        conv = nn.Conv2d(4, 8, 3).to(memory_format=layout)
+        orthogonal_(conv, 1.0)
+        return conv.weight
+
+    assert torch.equal(weights(torch.contiguous_format), weights(torch.channels_last))
+
+
+def test_other_layers_stay():
+    norm = nn.LayerNorm(3)
+    nn.init.constant_(norm.bias, 2)
+    orthogonal_(norm, 1.0)
+    assert norm.bias.tolist() == [2, 2, 2]

@@ -3,11 +3,23 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from ztw_rl.core.choice import Forced, Patience, Threshold
 from ztw_rl.errors import UserError
 from ztw_rl.rl.agent import Identity
-from ztw_rl.rl.tables import StoredRow, decision_costs, load_table, told_apart
+from ztw_rl.rl.tables import (
+    Full,
+    RandomExits,
+    Row,
+    StoredRow,
+    Student,
+    adaptive,
+    decision_costs,
+    load_table,
+    told_apart,
+)
 
 ROW = {"decisions": [10, 30], "macs": [0.4, 0.4], "time": [0.2, 0.6], "exit_share_0": 1.0}
 TABLE = {
@@ -106,3 +118,25 @@ def test_other_json(tmp_path, text):
     path.write_text(text)
     with pytest.raises(UserError, match=r"curve\.json is no table of ztw-rl eval"):
         load_table(path)
+
+
+@pytest.mark.parametrize(
+    ("who", "rule", "threshold"),
+    [
+        (Threshold(0.5), "confidence", 0.5),
+        (Patience(2), "patience", 2.0),
+        (Forced(1), "forced", 1.0),
+        (RandomExits((0.5, 0.5), Threshold(0.3)), "random", 0.3),
+        (RandomExits((0.5, 0.5), Patience(3)), "random", 3.0),
+        (Full(), "backbone", None),
+        (Student(), "student", None),
+    ],
+)
+def test_how_a_row_is_stored(who, rule, threshold):
+    assert (Row(who).rule, Row(who).threshold) == (rule, threshold)
+    if rule in ("confidence", "patience"):
+        assert adaptive(rule, threshold) == who
+
+
+def test_shares_are_cumulated_up_to_one():
+    np.testing.assert_allclose(RandomExits((1, 1, 2), Threshold(0.5)).cumulated, [0.25, 0.5, 1])

@@ -21,7 +21,7 @@ from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.atari.vec_env import AtariVecEnv
 from ztw_rl.rl.config import PPOConfig
 from ztw_rl.rl.networks import early_exit_nature_cnn
-from ztw_rl.rl.teacher import from_agent, from_checkpoint, from_zip
+from ztw_rl.rl.teacher import from_agent, from_checkpoint, from_zip, uniform_policy
 
 SB3_PIXELS = AtariConfig(pixels="sb3")
 
@@ -193,3 +193,8 @@ def test_a_file_whose_middle_is_damaged(saved, tmp_path):
     path.write_bytes(content)
     with pytest.raises(UserError, match="cannot be read as an SB3 model"):
         from_zip(path, SB3_PIXELS)
+
+
+def test_every_action_is_equally_likely():
+    log_probs = uniform_policy(5)(torch.zeros(3, 4, 84, 84, dtype=torch.uint8))
+    torch.testing.assert_close(log_probs.exp(), torch.full((3, 1, 5), 0.2))

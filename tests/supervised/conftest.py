@@ -10,12 +10,10 @@ from PIL import Image
 from torch import nn
 
 from ztw_rl.core.heads import ICConfig, InternalClassifier
-from ztw_rl.core.methods import METHODS
-from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.model import METHODS, EarlyExitModel
 from ztw_rl.supervised.backbones.base import NormalizePixels
 from ztw_rl.supervised.config import PixelConfig
-from ztw_rl.supervised.data.datasets import DataSpec
-from ztw_rl.supervised.data.memory import MemorySource
+from ztw_rl.supervised.data.source import DataSpec, MemorySource
 
 CPU = torch.device("cpu")
 

@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import save_file
 
 from ztw_rl.core.cost import count_macs, n_parameters
-from ztw_rl.core.methods import METHODS
+from ztw_rl.core.model import METHODS
 from ztw_rl.errors import UserError
 from ztw_rl.supervised.backbones.base import NormalizePixels
 from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
 from ztw_rl.supervised.backbones.weights import final_names, load_weights, read_weights
 from ztw_rl.supervised.config import DataConfig, PixelConfig
-from ztw_rl.supervised.data.opening import open_source
+from ztw_rl.supervised.data.datasets import open_source
 from ztw_rl.supervised.train_backbone import accuracy
 
 SHARED = Path(os.environ.get("ZTW_RL_SHARED", "../shared"))

@@ -11,11 +11,9 @@ from torch.nn import functional as F
 
 from ztw_rl.errors import UserError
 from ztw_rl.supervised.config import DataConfig
-from ztw_rl.supervised.data import stream
-from ztw_rl.supervised.data.augmentation import crop_and_flip, draw_crops
-from ztw_rl.supervised.data.datasets import TRANSPORT, class_names, list_images
-from ztw_rl.supervised.data.opening import open_source
-from ztw_rl.supervised.data.source import Shard
+from ztw_rl.supervised.data import source
+from ztw_rl.supervised.data.datasets import TRANSPORT, class_names, list_images, open_source
+from ztw_rl.supervised.data.source import Shard, crop_and_flip, draw_crops
 
 CPU = torch.device("cpu")
 
@@ -107,8 +105,8 @@ def test_workers_that_are_started_afresh_read_the_same(tmp_path, encoded, monkey
     config = DataConfig("oct2017", str(tmp_path), held_out=0, n_workers=0)
     expected = batches(open_source(config, "train", CPU))
     # As on macOS and Windows: nothing is inherited, all that a worker needs is sent to it.
-    spawning = partial(stream.DataLoader, multiprocessing_context="spawn")
-    monkeypatch.setattr(stream, "DataLoader", spawning)
+    spawning = partial(source.DataLoader, multiprocessing_context="spawn")
+    monkeypatch.setattr(source, "DataLoader", spawning)
     found = batches(open_source(replace(config, n_workers=1), "train", CPU))
     for a, b in zip(expected, found, strict=True):
         assert torch.equal(a.images, b.images)

@@ -14,10 +14,10 @@ from torch import nn
 
 import ztw_rl
 from ztw_rl import cli, deploy, runs
-from ztw_rl.core import timing
+from ztw_rl.core import bench
 from ztw_rl.core.backends import aoti
 from ztw_rl.core.exits import Confidence
-from ztw_rl.core.methods import METHODS
+from ztw_rl.core.model import METHODS
 from ztw_rl.core.runtime import decide
 from ztw_rl.points.classifier import ClassifierPoint, choose
 from ztw_rl.supervised.backbones.base import NormalizePixels
@@ -29,8 +29,7 @@ from ztw_rl.supervised.classifier import (
     save_classifier,
 )
 from ztw_rl.supervised.config import DataConfig, ICRun, ICTraining, PixelConfig
-from ztw_rl.supervised.data.datasets import class_names
-from ztw_rl.supervised.data.opening import open_source
+from ztw_rl.supervised.data.datasets import class_names, open_source
 
 RUN = "runs/ics/resnet56-digits-ztw-001"
 CPU = torch.device("cpu")
@@ -136,8 +135,8 @@ def test_the_public_face(make_run, monkeypatch):
 
 
 def test_a_threshold_is_chosen_for_each_target(make_run, monkeypatch):
-    quick = functools.partial(timing.time_exits, n_rounds=3, n_warmup=1)
-    monkeypatch.setattr(timing, "time_exits", quick)
+    quick = functools.partial(bench.time_exits, n_rounds=3, n_warmup=1)
+    monkeypatch.setattr(bench, "time_exits", quick)
     path = make_run("cross_fit")
     classifier = load_classifier(path)
 

@@ -7,11 +7,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ztw_rl.console import StopRequest
 from ztw_rl.core.checkpoint import newest_checkpoint
 from ztw_rl.core.ensembles import GeometricEnsemble
 from ztw_rl.core.training import cross_entropy
 from ztw_rl.errors import UserError
-from ztw_rl.interrupt import StopRequest
 from ztw_rl.supervised import loop, train_ics
 from ztw_rl.supervised.config import EnsembleTraining, ICTraining
 from ztw_rl.supervised.data.source import Batch

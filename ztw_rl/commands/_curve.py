@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from ztw_rl.core.timing import ExitTimes
+    from ztw_rl.core.bench import ExitTimes
     from ztw_rl.rl.agent import Agent
     from ztw_rl.rl.evaluate import RowResult
     from ztw_rl.rl.tables import StoredTable
@@ -102,7 +102,7 @@ def kept_lines(table: StoredTable, random_return: float | None) -> list[str]:
         random_return: Mean return of random play, if the recipe knows it.
     """
     from ztw_rl.core.choice import KEEP, Keep, expected
-    from ztw_rl.rl.trial import trial_of
+    from ztw_rl.rl.tables import trial_of
 
     if random_return is None or table.backbone is None:
         return []

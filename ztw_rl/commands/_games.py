@@ -2,83 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Collection, Hashable, Sequence
 from typing import TYPE_CHECKING
 
-from ztw_rl import recipes
-from ztw_rl.errors import UserError
-
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from ztw_rl.rl.play import Game
     from ztw_rl.rl.starts import StartGroups
-
-
-@contextmanager
-def counted_games(
-    total: int, console: Console, completed: int = 0
-) -> Iterator[Callable[[Game], None]]:
-    """A bar while games are played; in a log file, where no bar moves, a line at every tenth.
-
-    Args:
-        total: Games that will end.
-        console: Where to show it.
-        completed: Games that have ended before.
-
-    Yields:
-        To be called with each game that has ended.
-    """
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    progress = Progress(
-        TextColumn("games"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
-    task = progress.add_task("", total=total, completed=completed)
-    done = completed
-
-    def count(_: Game) -> None:
-        nonlocal done
-        done += 1
-        progress.advance(task)
-        if not console.is_terminal and done * 10 // total > (done - 1) * 10 // total:
-            console.print(f"games: {done} of {total}")
-
-    with progress:
-        yield count
-
-
-def random_return(game: str, table: Path) -> float:
-    """What random play scores, from the game's recipe.
-
-    Args:
-        game: As recipes are called.
-        table: Whose returns are to be normalised.
-
-    Raises:
-        UserError: The recipe does not tell.
-    """
-    found = recipes.load(game).random_return
-    if found is None:
-        raise UserError(
-            f"{table}: the recipe of {game} has no random_return to normalise by; measure it with: "
-            f"ztw-rl score --random --env {game}, and add it to envs/{game}.yaml"
-        )
-    return found
 
 
 def reference_line(game: str, reference_return: tuple[float, float]) -> str:

@@ -4,24 +4,98 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ztw_rl import agents
-from ztw_rl.commands._curve import EvalRun
-from ztw_rl.commands._games import counted_games
+from ztw_rl.commands._curve import CSV, JOURNAL, JSON, PNG, EvalRun
+from ztw_rl.console import counted_games
+from ztw_rl.core.bench import ExitTimes
 from ztw_rl.errors import UserError
+from ztw_rl.rl.agent import Agent, AgentConfig, Identity
+from ztw_rl.rl.journal import Journal, taken
+from ztw_rl.settings import parse_stored
 
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
-    from ztw_rl.core.timing import ExitTimes
+    from ztw_rl.core.bench import ExitTimes
     from ztw_rl.rl.agent import Agent
     from ztw_rl.rl.batch import EnvBatch
     from ztw_rl.rl.evaluate import RowResult
     from ztw_rl.rl.journal import Journal
+
+
+@dataclass(frozen=True)
+class Begun:
+    """All that the table needs beside the games."""
+
+    run: EvalRun
+    output: str | None
+    """The folder, if it is no run folder but was named."""
+    agent: AgentConfig
+    identity: Identity
+    times: ExitTimes
+
+
+def check_free(folder: Path) -> None:
+    """Find out whether a new evaluation may begin in a folder.
+
+    Raises:
+        UserError: Another was begun or finished there, whose games would be lost.
+    """
+    if (folder / JOURNAL).exists():
+        raise taken(folder / JOURNAL)
+    taken_names = [name for name in (JSON, CSV, PNG) if (folder / name).exists()]
+    if taken_names:
+        raise UserError(
+            f"{folder} holds another evaluation ({', '.join(taken_names)}); name another --output, "
+            "or delete it"
+        )
+
+
+def begin(folder: Path, begun: Begun) -> Journal:
+    """Open the journal of a new evaluation.
+
+    Raises:
+        UserError: Another has been begun there meanwhile.
+    """
+    return Journal.begin(folder / JOURNAL, asdict(begun))
+
+
+def reopen(folder: Path) -> tuple[Begun, Journal]:
+    """What was stopped in a folder.
+
+    Raises:
+        UserError: Nothing was, its journal is damaged, or it still goes on.
+    """
+    journal = Journal.reopen(folder / JOURNAL)
+    try:
+        return parse_stored(Begun, journal.head, journal.path), journal
+    except UserError as error:
+        journal.close()
+        raise UserError(f"{error}; delete it and evaluate again") from None
+
+
+def check_agent(journal: Journal, begun: Begun, folder: Path, agent: Agent) -> None:
+    """Find out whether the games played so far are this agent's.
+
+    Raises:
+        UserError: Its weights or settings are others.
+    """
+    if (agent.config, agent.identity()) == (begun.agent, begun.identity):
+        return
+    if folder != Path(begun.run.agent):
+        raise UserError(
+            f"{journal.path} was begun with {begun.run.agent}, and {folder} is another agent; "
+            "leave out --agent to go on with it, or --resume to begin anew"
+        )
+    raise UserError(
+        f"{folder} is no longer the agent that {journal.path} was begun with; delete "
+        f"{journal.path} and evaluate again"
+    )
 
 
 def load(folder: Path, ensembles: bool) -> Agent:
@@ -47,7 +121,7 @@ def load(folder: Path, ensembles: bool) -> Agent:
 def time(agent: Agent, backend_name: str) -> ExitTimes:
     """Times per exit, of one thread of the CPU."""
     from ztw_rl.core.backends.named import make_backend
-    from ztw_rl.core.timing import time_exits
+    from ztw_rl.core.bench import time_exits
 
     x = agent.example()
     backend = full = make_backend(backend_name, agent.model, x)
@@ -73,7 +147,7 @@ def emulators_for(run: EvalRun, agent: Agent) -> Iterator[Sequence[EnvBatch]]:
     Raises:
         UserError: It has not their number of actions.
     """
-    from ztw_rl.rl.atari.make_emulators import make_batches
+    from ztw_rl.rl.atari.emulators import make_batches
 
     config = agent.config
     atari = replace(config.atari, noop_max=run.evaluation.noop_max)
@@ -109,7 +183,7 @@ def play(
     from ztw_rl.core.device import n_network_threads
     from ztw_rl.rl import evaluate
     from ztw_rl.rl.play import Game
-    from ztw_rl.rl.rows import Row, Student, adaptive
+    from ztw_rl.rl.tables import Row, Student, adaptive
 
     backend = make_backend(
         run.backend, agent.model.to(device), agent.example().to(device), n_network_threads()

@@ -2,23 +2,192 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
 from ztw_rl import agents, runs
 from ztw_rl.commands._arguments import read
-from ztw_rl.commands._bench import KIND, BenchSettings, measure, report
-from ztw_rl.core.settings import Seed
+from ztw_rl.console import plain_console
 from ztw_rl.errors import UserError
 from ztw_rl.points.policy import OperatingPoint, choose
+from ztw_rl.points.targets import Proposal
+from ztw_rl.settings import Count, Ranged, Seed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ztw_rl.core.bench import Latency
+    from ztw_rl.core.deployable import Deployable
     from ztw_rl.core.runtime import Runtime
     from ztw_rl.rl.agent import Agent
+
+KIND = "bench"
+
+
+@dataclass(frozen=True)
+class BenchSettings(Ranged):
+    """What is timed, and where that is written."""
+
+    backends: tuple[str, ...] = ("eager", "onnx")
+    """Any of eager, compiled (needs a C++ compiler), onnx (needs the extra onnx)."""
+    batch_sizes: tuple[int, ...] = (1, 256)
+    """Observations or images per call."""
+    threads: tuple[int, ...] = (1,)
+    """Threads per call."""
+    n_rounds: Count = 300
+    """Counted calls of each case at batch size 1; a tenth for larger batches."""
+    output: Path | None = None
+    """Folder for the results; by default a new one in runs/bench."""
+    runs_dir: Path = Path("runs")
+    """Where run folders are."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.backends:
+            raise UserError("backends must name at least one of eager, compiled, onnx")
+        for name in ("batch_sizes", "threads"):
+            values = getattr(self, name)
+            if not values or min(values) < 1:
+                raise UserError(f"{name} must be numbers of at least 1")
+
+
+@dataclass(frozen=True)
+class BenchRun:
+    """Resolved settings, saved beside the results."""
+
+    model: str
+    """Folder of the agent or the classifier."""
+    threshold: float | tuple[float, ...] | None
+    """Of all ICs, or of each; None where one exit answers everything."""
+    backends: tuple[str, ...]
+    batch_sizes: tuple[int, ...]
+    threads: tuple[int, ...]
+    n_rounds: int
+    seed: int | None = None
+    """Of the games that supply frames."""
+    forced_exit: int | None = None
+    """The exit that answers everything."""
+
+
+def measure(
+    settings: BenchSettings,
+    deployable: Deployable,
+    proposal: Proposal,
+    inputs: Callable[[Runtime], Tensor],
+) -> list[list[Latency]]:
+    """Time a model.
+
+    Args:
+        settings: What is timed.
+        deployable: The agent or the classifier.
+        proposal: The thresholds of the mix.
+        inputs: From the model at those thresholds to (N, …) real inputs.
+
+    Returns:
+        One group of cases per backend, number of threads and batch size.
+
+    Raises:
+        UserError: A backend is unknown, or what it needs is missing.
+    """
+    from ztw_rl.core.backends.named import check_backend, make_backend
+    from ztw_rl.core.bench import bench
+    from ztw_rl.core.runtime import Runtime
+
+    for name in settings.backends:
+        check_backend(name)
+    model, x, relative_macs = deployable.model, deployable.example(), deployable.relative_macs()
+    groups = []
+    real: Tensor | None = None
+    for name in settings.backends:
+        for n_threads in settings.threads:
+            backend = make_backend(name, model, x, n_threads)
+            runtime = Runtime(backend, x, proposal.each(model.n_exits - 1))
+            if real is None:
+                real = inputs(runtime)
+            groups += [
+                bench(
+                    backend,
+                    real,
+                    runtime.thresholds,
+                    relative_macs,
+                    batch_size=batch_size,
+                    n_threads=n_threads,
+                    n_rounds=settings.n_rounds
+                    if batch_size == 1
+                    else max(1, settings.n_rounds // 10),
+                )
+                for batch_size in settings.batch_sizes
+            ]
+    return groups
+
+
+def report(
+    settings: BenchSettings,
+    groups: Sequence[Sequence[Latency]],
+    name: str,
+    proposal: Proposal,
+    model: Path,
+    seed: int | None = None,
+) -> None:
+    """Write bench.csv, its settings in bench.json, and bench.png, and print the same.
+
+    Args:
+        settings: What was timed.
+        groups: From ``measure``.
+        name: Game, or network and data set; also the run folder's.
+        proposal: The thresholds of the mix.
+        model: Folder of what was timed.
+        seed: Of the games that supplied frames.
+    """
+    import pandas as pd
+
+    from ztw_rl.core.bench import break_even
+    from ztw_rl.core.choice import Forced, Threshold
+    from ztw_rl.core.files import save_json, write_atomically
+    from ztw_rl.plots import plot_bench
+
+    point = proposal.point
+    run = BenchRun(
+        str(model),
+        point.value if isinstance(point, Threshold) else None,
+        settings.backends,
+        settings.batch_sizes,
+        settings.threads,
+        settings.n_rounds,
+        seed,
+        point.exit if isinstance(point, Forced) else None,
+    )
+    output = settings.output or runs.create(settings.runs_dir, KIND, name, run)
+    save_json(output / "bench.json", asdict(run))
+    frame = pd.DataFrame([asdict(row) for rows in groups for row in rows])
+    write_atomically(output / "bench.csv", lambda p: frame.to_csv(p, index=False))
+    plot_bench(frame, f"{name}: time per call at {proposal}", output / "bench.png")
+    for rows in groups:
+        _print(rows, break_even(rows))
+    for line in proposal.reasons:
+        print(line)
+    print(f"results: {output}/bench.csv; picture: {output}/bench.png")
+
+
+def _print(rows: Sequence[Latency], even: float) -> None:
+    from rich.table import Table
+
+    first = rows[0]
+    table = Table(
+        title=f"{first.backend}, batch {first.batch_size}, threads {first.threads}",
+        caption=f"pays off once {even:.0%} of the samples leave at exit 0",
+    )
+    for head in ("case", "p50 µs", "p90 µs", "p99 µs", "time", "MACs"):
+        table.add_column(head, justify="left" if head == "case" else "right")
+    for row in rows:
+        latencies = (f"{us:,.0f}" for us in (row.p50_us, row.p90_us, row.p99_us))
+        table.add_row(row.case, *latencies, f"{row.relative_time:.3f}", f"{row.relative_macs:.3f}")
+    plain_console().print(table)
+
 
 EVERY = 8
 """Decisions from one kept observation to the next, for the mix to be that of whole games."""

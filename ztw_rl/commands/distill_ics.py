@@ -13,8 +13,6 @@ import tyro
 
 from ztw_rl import agents, recipes, runs
 from ztw_rl.commands._arguments import help_first, peek, read
-from ztw_rl.commands._console import next_line, plain_console
-from ztw_rl.commands._distilled import DistillRun, made_agent
 from ztw_rl.commands._policy import (
     TEACHER_FILE,
     PolicyArguments,
@@ -23,17 +21,65 @@ from ztw_rl.commands._policy import (
     parse_with_policy,
 )
 from ztw_rl.commands._resume import check_resumable
-from ztw_rl.core.settings import Ranged, Seed
+from ztw_rl.console import INTERRUPTED, next_line, plain_console
 from ztw_rl.errors import UserError
-from ztw_rl.interrupt import INTERRUPTED
+from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.atari.games import canonical
 from ztw_rl.rl.config import DistillConfig, MethodName
+from ztw_rl.settings import Ranged, Seed
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ztw_rl.core.model import EarlyExitModel
+    from ztw_rl.rl.agent import Agent
     from ztw_rl.rl.batch import EnvBatch
     from ztw_rl.rl.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class DistillRun(Ranged):
+    """Resolved settings, saved beside the weights."""
+
+    seed: Seed
+    policy: str
+    atari: AtariConfig
+    distill: DistillConfig
+    ppo_timesteps: int | None = None
+    ppo_seed: int | None = None
+    imported_from: str | None = None
+    ppo_noop_max: int | None = None
+
+
+def made_agent(run: DistillRun, teacher: Teacher, model: EarlyExitModel) -> Agent:
+    """The agent that a finished distillation leaves; a student stands on its own."""
+    from ztw_rl.rl.agent import AgentConfig, agent_of, policy_fingerprint
+    from ztw_rl.rl.student import Student, student_of
+
+    provenance = replace(
+        teacher.provenance,
+        distill_timesteps=run.distill.n_timesteps,
+        distill_seed=run.seed,
+    )
+    config = AgentConfig(
+        atari=run.atari,
+        n_actions=teacher.n_actions,
+        exits=run.distill.exits,
+        method=run.distill.method,
+        provenance=provenance,
+    )
+    if not isinstance(model.ics[0], Student):
+        return agent_of(config, model)
+    student = student_of(model)
+    config = replace(
+        config,
+        exits=(),
+        student_of=run.distill.student_of,
+        widths=student.widths,
+        provenance=replace(provenance, teacher=policy_fingerprint(teacher.parameters)),
+    )
+    return agent_of(config, student.policy)
+
 
 PROG = "ztw-rl distill-ics"
 KIND = "distill"
@@ -159,8 +205,7 @@ def _go_on(run_dir: Path, run: DistillRun, args: DistillICs) -> int:
 @contextmanager
 def _games(teacher: Teacher, n_envs: int) -> Iterator[EnvBatch]:
     """Emulators that the teacher can play on."""
-    from ztw_rl.rl.atari.background import in_background
-    from ztw_rl.rl.atari.make_emulators import make_emulators
+    from ztw_rl.rl.atari.emulators import in_background, make_emulators
 
     emulators = in_background(lambda: make_emulators(teacher.atari, n_envs))
     try:
@@ -178,7 +223,7 @@ def _show_imported(
 
     from ztw_rl.core.backends.eager import eager
     from ztw_rl.rl.evaluate import play
-    from ztw_rl.rl.rows import Full, Row
+    from ztw_rl.rl.tables import Full, Row
 
     (result,) = play(
         eager(teacher.model()),

@@ -11,20 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from ztw_rl import agents, recipes, runs
-from ztw_rl.commands._arguments import help_first, parse, peek, read
-from ztw_rl.commands._console import next_line, plain_console
+from ztw_rl.commands._arguments import help_first, parse, parse_thresholds, peek, read
 from ztw_rl.commands._curve import CSV, JOURNAL, JSON, PNG, EvalRun, kept_lines, screen, write
 from ztw_rl.commands._games import alike_lines, reference_line, starts_lines
 from ztw_rl.commands._resume import check_resumable
-from ztw_rl.core.settings import Ranged, Seed, require
-from ztw_rl.core.thresholds import parse_thresholds
+from ztw_rl.console import INTERRUPTED, next_line, plain_console
 from ztw_rl.errors import UserError
-from ztw_rl.interrupt import INTERRUPTED
 from ztw_rl.rl.atari.games import canonical
 from ztw_rl.rl.config import EvaluationConfig
+from ztw_rl.settings import Ranged, Seed, require
 
 if TYPE_CHECKING:
-    from ztw_rl.commands._unfinished import Begun
+    from ztw_rl.commands._playing import Begun
     from ztw_rl.rl.agent import Agent
     from ztw_rl.rl.batch import EnvBatch
     from ztw_rl.rl.journal import Journal
@@ -114,11 +112,11 @@ def main(arguments: list[str]) -> int:
 
 def _start(args: Eval, folder: Path, thresholds: list[float]) -> int:
     """Time the exits and play, in a new folder."""
-    from ztw_rl.commands import _playing, _unfinished
+    from ztw_rl.commands import _playing
     from ztw_rl.core.device import exact_device
 
     if args.output is not None:
-        _unfinished.check_free(args.output)
+        _playing.check_free(args.output)
     run = EvalRun(
         agent=str(folder),
         thresholds=tuple(thresholds),
@@ -134,7 +132,7 @@ def _start(args: Eval, folder: Path, thresholds: list[float]) -> int:
     if not agent.has_exits:
         _check_student(args, folder)
     with _playing.emulators_for(run, agent) as batches:
-        begun = _unfinished.Begun(
+        begun = _playing.Begun(
             run=run,
             output=None if args.output is None else str(args.output),
             agent=agent.config,
@@ -143,7 +141,7 @@ def _start(args: Eval, folder: Path, thresholds: list[float]) -> int:
         )
         game = canonical(agent.config.atari.game)
         output = args.output or runs.create(args.runs_dir, KIND, game, run)
-        with _unfinished.begin(output, begun) as journal:
+        with _playing.begin(output, begun) as journal:
             return _finish(begun, agent, batches, output, journal)
 
 
@@ -165,12 +163,12 @@ def _check_student(args: Eval, folder: Path) -> None:
 
 def _resume(arguments: list[str], named: str | None, root: Path) -> int:
     """Go on where an evaluation was stopped."""
-    from ztw_rl.commands import _playing, _unfinished
+    from ztw_rl.commands import _playing
     from ztw_rl.core.device import exact_device
 
     with help_first(Eval, arguments, PROG):
         output = Path(named) if named else _newest(root)
-        begun, journal = _unfinished.reopen(output)
+        begun, journal = _playing.reopen(output)
     with journal:
         run = begun.run
         stored = Eval(
@@ -195,7 +193,7 @@ def _resume(arguments: list[str], named: str | None, root: Path) -> int:
         if not folder.is_dir():
             raise UserError(f"there is no {folder}, which {output} plays; say --agent where it is")
         agent = _playing.load(folder, run.ensembles)
-        _unfinished.check_agent(journal, begun, folder, agent)
+        _playing.check_agent(journal, begun, folder, agent)
         run = replace(run, agent=str(folder), device=str(exact_device(args.device)))
         with _playing.emulators_for(run, agent) as batches:
             if begun.output is None:

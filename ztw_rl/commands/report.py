@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from ztw_rl import runs
+from ztw_rl import recipes, runs
 from ztw_rl.commands._arguments import read
 
 CSV, GAINS, POINTS = "games.csv", "gains.csv", "points.csv"
@@ -46,21 +46,20 @@ def main(arguments: list[str]) -> int:
     output = args.output or args.agents
     runs.check_writable(output)
 
-    from ztw_rl.commands import _report_gains, _report_levels
-    from ztw_rl.commands._report_controls import with_controls
-    from ztw_rl.commands._report_points import figure_note, points_of
-    from ztw_rl.commands._report_terms import terms_note, with_terms
     from ztw_rl.core.files import save_text
     from ztw_rl.plots import plot_games
+    from ztw_rl.rl.report import gains, levels
+    from ztw_rl.rl.report.controls import terms_note, with_controls, with_terms
+    from ztw_rl.rl.report.points import figure_note, points_of
     from ztw_rl.rl.report.results import read_results
 
-    results = read_results(args.agents)
-    entries = _report_levels.levels(with_terms(with_controls(results)))
-    levels, points = _report_levels.as_frame(entries), points_of(results)
-    gains = _report_gains.as_frame(_report_gains.gains(with_terms(results)))
-    text = _report_levels.as_markdown(entries, results) + _report_gains.as_markdown(gains)
+    results = read_results(args.agents, lambda game: recipes.load(game).random_return)
+    entries = levels.levels(with_terms(with_controls(results)))
+    points = points_of(results)
+    leads = gains.as_frame(gains.gains(with_terms(results)))
+    text = levels.as_markdown(entries, results) + gains.as_markdown(leads)
     text += terms_note(results)
-    for name, frame in ((CSV, levels), (POINTS, points), (GAINS, gains)):
+    for name, frame in ((CSV, levels.as_frame(entries)), (POINTS, points), (GAINS, leads)):
         text_of = frame.to_csv(index=False, float_format="%.4f")
         save_text(output / name, text_of)
     save_text(output / MARKDOWN, text)

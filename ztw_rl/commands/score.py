@@ -10,20 +10,19 @@ import tyro
 
 from ztw_rl import recipes
 from ztw_rl.commands._arguments import peek, read
-from ztw_rl.commands._console import plain_console
 from ztw_rl.commands._games import (
     alike_lines,
-    counted_games,
     reference_line,
     start_group_lines,
     starts_lines,
 )
 from ztw_rl.commands._policy import PolicyArguments, load_teacher, parse_with_policy
-from ztw_rl.core.settings import Ranged, Seed
+from ztw_rl.console import counted_games, plain_console
 from ztw_rl.errors import UserError
 from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.atari.games import canonical, rom_id
 from ztw_rl.rl.config import EvaluationConfig
+from ztw_rl.settings import Ranged, Seed
 
 if TYPE_CHECKING:
     from ztw_rl.core.model import EarlyExitModel
@@ -108,7 +107,7 @@ def _score_random(arguments: list[str], env: str | None) -> int:
         raise UserError(f"--random draws its actions; leave out --action-mode {action_mode}")
     atari = replace(args.atari, game=rom_id(args.atari.game))
 
-    from ztw_rl.rl.random_play import uniform_policy
+    from ztw_rl.rl.teacher import uniform_policy
 
     result = _play(args, atari, uniform_policy)
     _print("random play", result, atari, args.evaluation)
@@ -148,9 +147,9 @@ def _play(
     """All games of a model, made for the game's number of actions."""
     from ztw_rl.core.backends.eager import eager
     from ztw_rl.core.device import exact_device
-    from ztw_rl.rl.atari.make_emulators import make_batches
+    from ztw_rl.rl.atari.emulators import make_batches
     from ztw_rl.rl.evaluate import play
-    from ztw_rl.rl.rows import Full, Row
+    from ztw_rl.rl.tables import Full, Row
 
     device = exact_device(args.device)
     settings = args.evaluation

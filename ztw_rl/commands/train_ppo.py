@@ -11,10 +11,9 @@ import tyro
 
 from ztw_rl import recipes, runs
 from ztw_rl.commands._arguments import help_first, peek, read
-from ztw_rl.commands._console import next_line, plain_console
 from ztw_rl.commands._resume import check_resumable
+from ztw_rl.console import INTERRUPTED, next_line, plain_console
 from ztw_rl.errors import UserError
-from ztw_rl.interrupt import INTERRUPTED
 from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.atari.games import canonical, rom_id
 from ztw_rl.rl.config import PPOConfig, PPORun
@@ -119,7 +118,7 @@ def _newest(root: Path, game: str | None) -> Path:
 
 def _train(run: PPORun, resumed: Path | None, args: TrainPPO) -> int:
     """Train in a new run folder or in ``resumed``, and say where the result is."""
-    from ztw_rl.core.backends.compiled import require_compiler
+    from ztw_rl.core.backends.eager import require_compiler
     from ztw_rl.core.checkpoint import newest_checkpoint
     from ztw_rl.core.device import exact_device
     from ztw_rl.rl import ppo

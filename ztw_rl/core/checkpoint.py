@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from ztw_rl.core.files import load_json, save_json, write_atomically
 from ztw_rl.errors import UserError
-from ztw_rl.schema import parse_stored
+from ztw_rl.settings import parse_stored
 
 T = TypeVar("T")
 
@@ -198,3 +199,31 @@ def load_state(kind: type[T], checkpoint: Path) -> T:
     """
     path = checkpoint / STATE
     return parse_stored(kind, load_json(path), path)
+
+
+N_DIGITS = 16
+"""Hexadecimal digits: 64 bits, enough for weights that nobody forges."""
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """A digest of named tensors.
+
+    Floating-point numbers count as rounded to halves, which is how agents are stored, so that
+    weights have one fingerprint before and after.
+
+    Args:
+        tensors: Anything ``state_dict`` gives, on any device and in any memory format.
+
+    Returns:
+        Hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu()
+        if tensor.is_floating_point():
+            tensor = tensor.to(torch.float16)
+        values = tensor.contiguous().numpy()
+        little_endian = values.astype(values.dtype.newbyteorder("<"))
+        digest.update(f"{name} {values.dtype.name} {tuple(values.shape)}\n".encode())
+        digest.update(little_endian.tobytes())
+    return digest.hexdigest()[:N_DIGITS]

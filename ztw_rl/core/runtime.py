@@ -3,17 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ztw_rl.core.backends.backend import Predictor
 from ztw_rl.core.exits import ExitRule, Fallback, last
-from ztw_rl.core.segment import SegmentFunction
+from ztw_rl.core.model import SegmentFunction
 from ztw_rl.decision import Decision, answered
 from ztw_rl.errors import UserError
+
+
+class Predictor(Protocol):
+    """Runs a model exit by exit and stops where the answer is confident enough.
+
+    The exit rule is ``exits.Confidence`` with the fallback ``exits.last``.
+    """
+
+    n_exits: int
+
+    def predict(self, x: Tensor, thresholds: Sequence[float]) -> Decision:
+        """Answer a batch; samples that have left are computed no further.
+
+        Args:
+            x: (B, …), the network's input.
+            thresholds: E−1, one per IC, representable in float32.
+        """
+        ...
+
+
+class Backend(Predictor, Protocol):
+    """A predictor that also shows its segments, and runs the backbone alone to be compared with."""
+
+    name: str
+    """For tables."""
+
+    @property
+    def segments(self) -> Sequence[SegmentFunction]:
+        """One per exit, for batches of at least one, and for any rule: see ``runtime.decide``."""
+        ...
+
+    def backbone(self, x: Tensor) -> Tensor:
+        """(B, C) logits of the backbone alone: no IC is evaluated."""
+        ...
 
 
 @torch.inference_mode()
@@ -108,3 +142,52 @@ class Runtime:
                 f"{self.input_dtype} (B, {wanted})"
             )
         return self.backend.predict(x, self.thresholds)
+
+
+def as_batch(
+    x: npt.ArrayLike | Tensor, shape: Sequence[int], dtype: torch.dtype
+) -> tuple[Tensor, bool]:
+    """One input or a batch of them, channels first or last, as a batch with channels first.
+
+    Args:
+        x: (C, H, W) or (H, W, C), where the shape has three dimensions, else of that shape; or a
+            batch of such. An array, a tensor or nested lists.
+        shape: Of one input, without the batch.
+        dtype: What the model takes.
+
+    Returns:
+        (B, …) tensor, and whether ``x`` was a single input.
+
+    Raises:
+        UserError: ``x`` has another shape or type than the model takes; the message names both.
+    """
+    if isinstance(x, dict):
+        raise UserError("the model takes an array, not a dictionary")
+    tensor = x if isinstance(x, Tensor) else _tensor(x)
+    layouts = [tuple(shape)]
+    if len(shape) == 3:
+        layouts.append((shape[1], shape[2], shape[0]))
+    single = tensor.ndim == len(shape)
+    given = tuple(tensor.shape if single else tensor.shape[1:])
+    if given not in layouts or tensor.dtype != dtype:
+        wanted = " or ".join(map(str, layouts))
+        raise UserError(
+            f"the input is {_name(tensor.dtype)} {tuple(tensor.shape)}, but the model takes "
+            f"{_name(dtype)} {wanted}, one or a batch"
+        )
+    batch = tensor[None] if single else tensor
+    return batch if given == layouts[0] else batch.movedim(-1, 1).contiguous(), single
+
+
+def _tensor(x: Any) -> Tensor:
+    try:
+        array = np.asarray(x)
+        # Torch takes neither another machine's byte order nor memory that others guard.
+        native = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
+        return torch.from_numpy(np.ascontiguousarray(native)).reshape(array.shape)
+    except (TypeError, ValueError):
+        raise UserError(f"the input is no array of numbers but {type(x).__name__}") from None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ztw_rl.errors import UserError
-from ztw_rl.points.answers import collect_answers, data_of
 from ztw_rl.points.targets import DEFAULT, Proposal, Targets, flag
 
 if TYPE_CHECKING:
@@ -58,6 +57,7 @@ def choose(point: ClassifierPoint, classifier: Classifier, path: Path) -> Propos
     if target is None:
         return Proposal(Threshold(DEFAULT if point.threshold is None else point.threshold))
     from ztw_rl.core.device import resolve_device
+    from ztw_rl.supervised.evaluate import collect_answers, data_of
     from ztw_rl.supervised.trial import worth
 
     device = resolve_device(point.device)
@@ -119,7 +119,7 @@ def _costs(point: ClassifierPoint, classifier: Classifier) -> tuple[float, ...]:
     if point.cost == "macs":
         return classifier.relative_macs()
     from ztw_rl.core.backends.named import make_backend
-    from ztw_rl.core.timing import time_exits
+    from ztw_rl.core.bench import time_exits
 
     x = classifier.example()
     return time_exits(make_backend(point.cost_backend, classifier.model, x), x).relative

@@ -54,7 +54,7 @@ def choose(point: OperatingPoint, agent: Agent, folder: Path, runs_dir: Path) ->
     from ztw_rl.core.choice import Threshold, Unreachable
     from ztw_rl.points import calibration_run
     from ztw_rl.rl.atari.games import canonical
-    from ztw_rl.rl.trial import trial_of
+    from ztw_rl.rl.tables import trial_of
 
     if point.threshold is not None:
         return Proposal(Threshold(point.threshold))
@@ -134,7 +134,7 @@ def _default(agent: Agent, folder: Path, runs_dir: Path, random: float | None) -
     """What keeps most of the return in the least measured time, as the agent's own table shows."""
     from ztw_rl.core.choice import Keep, Threshold, Unreachable, choose
     from ztw_rl.points import calibration_run
-    from ztw_rl.rl.trial import trial_of
+    from ztw_rl.rl.tables import trial_of
 
     own = folder / calibration_run.CURVE
     path = own if own.is_file() else calibration_run.newest(agent, runs_dir)

@@ -10,19 +10,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ztw_rl.core.checkpoint import load_weights, save_tensors
+from ztw_rl.core.checkpoint import fingerprint, load_weights, save_tensors
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.files import load_json, save_json
-from ztw_rl.core.fingerprint import fingerprint
-from ztw_rl.core.methods import METHODS, without_ensemble
-from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.model import METHODS, EarlyExitModel, without_ensemble
 from ztw_rl.errors import UserError
 from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.atari.games import action_names
 from ztw_rl.rl.config import MethodName
 from ztw_rl.rl.networks import WIDTHS, Widths, early_exit_nature_cnn, policy_alone
 from ztw_rl.rl.student import macs
-from ztw_rl.schema import parse_stored
+from ztw_rl.settings import parse_stored
 
 FORMAT = 1
 CONFIG_FILE = "agent.json"
@@ -77,7 +75,7 @@ class AgentConfig:
 
 @dataclass(frozen=True)
 class Identity:
-    """Which weights something was made with, as ``core.fingerprint`` gives them."""
+    """Which weights something was made with, as ``core.checkpoint`` gives them."""
 
     agent: str
     """Of the whole model."""
@@ -132,7 +130,7 @@ class Agent:
         """
         model = self.model
         bare = EarlyExitModel(list(model.blocks), model.head, list(model.ics), model.attach)
-        method = cast(MethodName, without_ensemble(self.config.method))
+        method = cast("MethodName", without_ensemble(self.config.method))
         return Agent(replace(self.config, method=method), bare.eval())
 
     def identity(self) -> Identity:

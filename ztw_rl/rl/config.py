@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from ztw_rl.core.settings import (
+from ztw_rl.rl.atari.config import LONGEST_START, AtariConfig
+from ztw_rl.settings import (
     AtLeastZero,
     Count,
     Positive,
@@ -17,11 +18,10 @@ from ztw_rl.core.settings import (
     Ranged,
     Seed,
     Share,
+    added,
     require,
     require_schedule,
 )
-from ztw_rl.rl.atari.config import LONGEST_START, AtariConfig
-from ztw_rl.schema import added
 
 Schedule = Literal["constant", "linear"]
 Precision = Literal["float32", "tf32", "bfloat16"]

@@ -19,6 +19,8 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from ztw_rl.console import StopRequest, TrainingProgress, graceful_stop
+from ztw_rl.core.bench import threads
 from ztw_rl.core.checkpoint import (
     load_optimizer_tensors,
     load_state,
@@ -26,21 +28,15 @@ from ztw_rl.core.checkpoint import (
     newest_checkpoint,
     save_training,
 )
-from ztw_rl.core.dead_relu import DeadReluWatch
 from ztw_rl.core.device import n_network_threads
-from ztw_rl.core.methods import METHODS
-from ztw_rl.core.model import EarlyExitModel
-from ztw_rl.core.timing import threads
-from ztw_rl.core.training import are_finite, freeze, piecewise_rate
+from ztw_rl.core.model import METHODS, EarlyExitModel
+from ztw_rl.core.training import DeadReluWatch, are_finite, freeze, piecewise_rate
 from ztw_rl.errors import UserError
-from ztw_rl.interrupt import StopRequest, graceful_stop
-from ztw_rl.progress import TrainingProgress
 from ztw_rl.rl.batch import EnvBatch
 from ztw_rl.rl.collector import Collector, Experience
 from ztw_rl.rl.config import DistillConfig
-from ztw_rl.rl.epochs import Epochs
 from ztw_rl.rl.networks import early_exit_nature_cnn
-from ztw_rl.rl.phases import Phase, build_phases
+from ztw_rl.rl.phases import Epochs, Phase, build_phases
 from ztw_rl.rl.student import beside_teacher
 from ztw_rl.rl.teacher import Teacher
 
@@ -271,11 +267,12 @@ class _Session:
         score = f"{sum(scores) / len(scores):.1f}" if scores else "-"
         self.progress.update(done, f"loss {loss:.3f}  return {score}", phase.name)
         for m in self.watch.look():
-            self._warn_of_dead_relu(m, optimizer, done)
+            self._warn_of_dead_relu(phase, m, optimizer, done)
 
-    def _warn_of_dead_relu(self, m: int, optimizer: torch.optim.Optimizer, done: int) -> None:
+    def _warn_of_dead_relu(
+        self, phase: Phase, m: int, optimizer: torch.optim.Optimizer, done: int
+    ) -> None:
         """Say that IC m has fallen silent, and what to do about it."""
-        who = "the student" if self.config.method == "student" else f"exit {m}"
         own = {id(parameter) for parameter in self.model.ics[m].parameters()}
         (setting,) = (
             group["setting"]
@@ -283,8 +280,8 @@ class _Session:
             if any(id(parameter) in own for parameter in group["params"])
         )
         warning = (
-            f"warning: a layer of {who} answers 0 to everything and has stopped learning; a new "
-            f"run with lower distill.{setting} may keep it alive"
+            f"warning: a layer of {phase.calls(m)} answers 0 to everything and has stopped "
+            f"learning; a new run with lower distill.{setting} may keep it alive"
         )
         self.progress.note(warning)
         self.writer.add_text("warnings", warning, done)

@@ -16,16 +16,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ztw_rl.core.backends.backend import Backend
+from ztw_rl.core.bench import threads
 from ztw_rl.core.choice import Forced
+from ztw_rl.core.cost import relative_cost
 from ztw_rl.core.device import n_network_threads
-from ztw_rl.core.metrics import relative_cost
+from ztw_rl.core.runtime import Backend
 from ztw_rl.core.statistics import summarize
-from ztw_rl.core.timing import threads
 from ztw_rl.rl.batch import EnvBatch
 from ztw_rl.rl.config import ActionMode
 from ztw_rl.rl.play import Game, Slots
-from ztw_rl.rl.rows import Adaptive, Full, RandomExits, Row
+from ztw_rl.rl.tables import Adaptive, Full, RandomExits, Row
 
 
 @dataclass(frozen=True)

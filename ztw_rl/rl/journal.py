@@ -16,7 +16,7 @@ import numpy as np
 from ztw_rl.core.files import lock
 from ztw_rl.errors import UserError
 from ztw_rl.rl.play import Game
-from ztw_rl.schema import parse_stored
+from ztw_rl.settings import parse_stored
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,97 @@ Source: Mnih et al., "Human-level control through deep reinforcement learning" (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ztw_rl.core.heads import ICConfig, InternalClassifier
-from ztw_rl.core.methods import METHODS, Method
-from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.model import METHODS, EarlyExitModel, Method
 from ztw_rl.errors import UserError
-from ztw_rl.rl.pixel_head import PixelClassifier, PixelICConfig
+
+RELU_GAIN = math.sqrt(2)
+"""Makes up for what a ReLU takes."""
+
+
+@torch.no_grad()
+def orthogonal_(module: nn.Module, gain: float) -> None:
+    """Give all convolutions and linear layers orthogonal weights and zero biases, in place.
+
+    Args:
+        module: Of any memory layout, which stays.
+        gain: Length of a layer's rows, or of its columns where they are fewer.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            # Drawn apart, since torch cannot initialise weights of channels-last layout.
+            layer.weight.copy_(
+                nn.init.orthogonal_(layer.weight.new_empty(layer.weight.shape), gain)
+            )
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+KERNELS = (8, 4, 3)
+"""Side of each convolution's window, in its own input's pixels."""
+STRIDES = (4, 2, 1)
+
+
+@dataclass(frozen=True)
+class PixelICConfig:
+    """Shape of one such classifier."""
+
+    in_channels: int
+    in_size: tuple[int, int]
+    """Height and width of the picture."""
+    n_classes: int
+    channels: tuple[int, int, int] = (4, 16, 16)
+    """Of the three convolutions."""
+
+    @property
+    def conv_size(self) -> tuple[int, int]:
+        """Height and width after the convolutions."""
+        height, width = self.in_size
+        for kernel, stride in zip(KERNELS, STRIDES, strict=True):
+            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        return height, width
+
+
+class PixelClassifier(nn.Module):
+    """See the module. It is the first exit, so it never cascades.
+
+    Args:
+        config: Shape.
+    """
+
+    def __init__(self, config: PixelICConfig) -> None:
+        super().__init__()
+        self.config = config
+        layers: list[nn.Module] = []
+        before = config.in_channels
+        for channels, kernel, stride in zip(config.channels, KERNELS, STRIDES, strict=True):
+            layers += [nn.Conv2d(before, channels, kernel, stride), nn.ReLU()]
+            before = channels
+        self.convs = nn.Sequential(*layers)
+        orthogonal_(self.convs, RELU_GAIN)
+        height, width = config.conv_size
+        self.linear = nn.Linear(before * height * width, config.n_classes)
+
+    def forward(self, pixels: Tensor, previous: Tensor | None = None) -> Tensor:
+        """Logits of this IC.
+
+        Args:
+            pixels: (B, in_channels, *in_size), floats.
+            previous: Not used: no exit lies before it.
+
+        Returns:
+            (B, n_classes).
+        """
+        logits: Tensor = self.linear(self.convs(pixels).flatten(1))
+        return logits
+
 
 SCREEN_SIZE = 84
 FRAME_STACK = 4
@@ -105,7 +186,7 @@ def early_exit_nature_cnn(
     """A NatureCNN policy with internal classifiers, its parameters still random.
 
     The ICs' convolutions have stride 4, no padding, and keep the number of channels, but for the
-    one on the input (``atari.pixel_head``); cascaded logits are layer-normalised; the policy's own
+    one on the input (``PixelClassifier``); cascaded logits are layer-normalised; the policy's own
     head stays outside the ensemble.
 
     Args:

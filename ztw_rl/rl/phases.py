@@ -14,10 +14,11 @@ from torch import Tensor
 from ztw_rl.core.ensembles import Ensemble
 from ztw_rl.core.heads import InternalClassifier
 from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.training import kl_to_teacher, minibatches
 from ztw_rl.rl.collector import Experience
 from ztw_rl.rl.config import DistillConfig
-from ztw_rl.rl.pixel_head import PixelClassifier
-from ztw_rl.rl.student import StudentPhase
+from ztw_rl.rl.networks import PixelClassifier
+from ztw_rl.rl.student import Student, StudentPhase
 
 
 class Phase(Protocol):
@@ -46,6 +47,10 @@ class Phase(Protocol):
         """(B, E−1, A) log-probabilities of the samples at ``index``, with gradients."""
         ...
 
+    def calls(self, m: int) -> str:
+        """What the user knows the model's IC m as."""
+        ...
+
 
 class ICPhase:
     """Fits the ICs, cascade connections included, on what their convolutions read of the trunk."""
@@ -54,7 +59,7 @@ class ICPhase:
 
     def __init__(self, model: EarlyExitModel, batch_size: int) -> None:
         self._model = model
-        self._ics = [cast(InternalClassifier | PixelClassifier, ic) for ic in model.ics]
+        self._ics = [cast("InternalClassifier | PixelClassifier", ic) for ic in model.ics]
         self.batch_size = batch_size
 
     def parameters(self) -> Iterable[Tensor]:
@@ -90,6 +95,10 @@ class ICPhase:
                 logits.append(ic.from_patches(chosen, previous))
         return torch.log_softmax(torch.stack(logits, dim=1), dim=-1)
 
+    def calls(self, m: int) -> str:
+        """See ``Phase``."""
+        return f"exit {m}"
+
 
 class EnsemblePhase:
     """Fits the ensembles on the ICs' kept log-probabilities; the ICs no longer change."""
@@ -122,12 +131,66 @@ class EnsemblePhase:
         combined: Tensor = self._ensemble(experience.ic_log_probs[index])
         return combined
 
+    def calls(self, m: int) -> str:
+        """See ``Phase``."""
+        return f"exit {m}"
+
 
 def build_phases(model: EarlyExitModel, config: DistillConfig) -> list[Phase]:
     """The phases that the model's parts call for."""
-    if config.method == "student":
+    if isinstance(model.ics[0], Student):
         return [StudentPhase(model, config.ic_batch_size)]
     phases: list[Phase] = [ICPhase(model, config.ic_batch_size)]
     if model.ensemble is not None:
         phases.append(EnsemblePhase(model.ensemble, config.ensemble_batch_size))
     return phases
+
+
+class Epochs:
+    """Minimises KL(teacher ‖ IC), summed over the ICs, on one experience.
+
+    Args:
+        phase: What is fitted.
+        experience: On what.
+        optimizer: Of the phase's parameters.
+        n_epochs: Passes over the experience.
+        generator: Source of the minibatches' order.
+    """
+
+    def __init__(
+        self,
+        phase: Phase,
+        experience: Experience,
+        optimizer: torch.optim.Optimizer,
+        n_epochs: int,
+        generator: torch.Generator,
+    ) -> None:
+        self.experience = experience
+        self._phase = phase
+        self._optimizer = optimizer
+        n = len(experience)
+        self._order = [
+            index for _ in range(n_epochs) for index in minibatches(n, phase.batch_size, generator)
+        ]
+        self._per_epoch = len(self._order) // n_epochs
+        self._losses: list[Tensor] = []
+
+    def advance(self, share: float) -> None:
+        """Go on until this share, 0 … 1, of all minibatches is done."""
+        while len(self._losses) < share * len(self._order):
+            self._losses.append(self._update(self._order[len(self._losses)]))
+
+    def finish(self) -> float:
+        """Do what is left; returns the mean loss of the last pass, in nats."""
+        self.advance(1.0)
+        return torch.stack(self._losses[-self._per_epoch :]).mean().item()
+
+    @torch.enable_grad()
+    def _update(self, index: Tensor) -> Tensor:
+        """One step of the optimiser; returns the () loss before it."""
+        predicted = self._phase.predict(self.experience, index)
+        loss = kl_to_teacher(predicted, self.experience.teacher_log_probs[index])
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        return loss.detach()

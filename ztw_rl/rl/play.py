@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from ztw_rl.core import exits
-from ztw_rl.core.backends.backend import Backend
 from ztw_rl.core.choice import Forced, Patience, Threshold
 from ztw_rl.core.exits import Confidence, ExitRule
-from ztw_rl.core.runtime import decide
+from ztw_rl.core.runtime import Backend, decide
 from ztw_rl.rl.batch import EnvBatch
 from ztw_rl.rl.config import ActionMode
-from ztw_rl.rl.rows import RandomExits, Row
+from ztw_rl.rl.tables import RandomExits, Row
 
 NOOP = 0
 

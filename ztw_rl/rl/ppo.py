@@ -19,6 +19,7 @@ from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat, mak
 from stable_baselines3.common.vec_env import VecEnv
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
+from ztw_rl.console import StopRequest, TrainingProgress, graceful_stop
 from ztw_rl.core.checkpoint import (
     load_optimizer_tensors,
     load_state,
@@ -28,8 +29,6 @@ from ztw_rl.core.checkpoint import (
     save_checkpoint,
 )
 from ztw_rl.errors import UserError
-from ztw_rl.interrupt import StopRequest, graceful_stop
-from ztw_rl.progress import TrainingProgress
 from ztw_rl.rl.config import PPOConfig, PPOState, RecentGame, Schedule
 from ztw_rl.rl.fast_ppo import FastPPO
 from ztw_rl.rl.policy import ChannelsLastCnnPolicy

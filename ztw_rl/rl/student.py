@@ -17,13 +17,14 @@ from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.rl.networks import (
     FRAME_STACK,
+    RELU_GAIN,
     SCREEN_SIZE,
     WIDTHS,
     Widths,
     early_exit_nature_cnn,
+    orthogonal_,
     policy_alone,
 )
-from ztw_rl.rl.orthogonal import RELU_GAIN, orthogonal_
 
 if TYPE_CHECKING:
     from ztw_rl.rl.collector import Experience
@@ -163,3 +164,7 @@ class StudentPhase:
         device = next(self._student.parameters()).device
         pixels = experience.observations[index].to(device)
         return torch.log_softmax(self._student(pixels), dim=-1).unsqueeze(1)
+
+    def calls(self, m: int) -> str:
+        """See ``phases.Phase``."""
+        return "the student"

@@ -5,19 +5,99 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from ztw_rl.core.choice import Costs
+from ztw_rl.core.choice import Costs, Forced, Patience, Threshold, Trial
 from ztw_rl.core.files import load_json
 from ztw_rl.core.statistics import few_distinct
 from ztw_rl.errors import UserError
 from ztw_rl.rl.agent import WEIGHTS_FILE, Identity
 from ztw_rl.rl.atari.games import canonical
 from ztw_rl.rl.config import ActionMode, MethodName
-from ztw_rl.schema import parse_stored
+from ztw_rl.settings import parse_stored
+
+RuleName = Literal["confidence", "patience", "backbone", "forced", "random", "student"]
+"""A row's name in ``curve.csv``, ``curve.json`` and journals."""
+
+
+@dataclass(frozen=True)
+class Full:
+    """The full policy, without any exit."""
+
+
+@dataclass(frozen=True)
+class Student:
+    """A student, which answers everything itself."""
+
+
+@dataclass(frozen=True)
+class RandomExits:
+    """The control: exits drawn at random, as often as a rule took them."""
+
+    shares: tuple[float, ...]
+    """How often each exit is drawn."""
+    beside: Threshold | Patience
+    """The rule."""
+
+    @cached_property
+    def cumulated(self) -> npt.NDArray[np.float64]:
+        """(E,) cumulated shares, up to one."""
+        sums: npt.NDArray[np.float64] = np.cumsum(self.shares, dtype=np.float64)
+        sums /= sums[-1]
+        return sums
+
+
+Adaptive = Threshold | Patience
+Who = Adaptive | Forced | RandomExits | Full | Student
+"""What decides which exit answers."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table."""
+
+    who: Who
+    compared: bool = False
+    """Whether the full model is asked as well, at every decision, to see how often the greedy
+    actions differ."""
+
+    @property
+    def rule(self) -> RuleName:
+        """Its name where it is stored."""
+        return _NAMES[type(self.who)]
+
+    @property
+    def threshold(self) -> float | None:
+        """The number beside that name: τ, a patience or the exit; of a control, its rule's."""
+        who = self.who.beside if isinstance(self.who, RandomExits) else self.who
+        if isinstance(who, Threshold):
+            # A common one: rows of a table have no threshold for each exit.
+            (value,) = set(who.each(1))
+            return value
+        if isinstance(who, Patience):
+            return float(who.exits)
+        return float(who.exit) if isinstance(who, Forced) else None
+
+
+_NAMES: dict[type, RuleName] = {
+    Threshold: "confidence",
+    Patience: "patience",
+    Forced: "forced",
+    RandomExits: "random",
+    Full: "backbone",
+    Student: "student",
+}
+
+
+def adaptive(rule: Literal["confidence", "patience"], number: float) -> Adaptive:
+    """A rule with its setting, from the name and the number that are stored."""
+    return Patience(int(number)) if rule == "patience" else Threshold(number)
+
 
 CostName = Literal["macs", "time"]
 ADAPTIVE = ("confidence", "patience", "student")
@@ -225,3 +305,42 @@ def _only(kind: Any, data: dict[str, Any]) -> dict[str, Any]:
     """What a dataclass knows of ``data``; tables hold more than is read back."""
     names = {field.name for field in dataclasses.fields(kind)}
     return {name: value for name, value in data.items() if name in names}
+
+
+def trial_of(table: StoredTable, random_return: float | None, cost: CostName = "macs") -> Trial:
+    """What ``ztw-rl eval`` measured: each early exit alone, then what its rule was set to.
+
+    Args:
+        table: With the full policy on the same games.
+        random_return: What random play scores, if it is known.
+        cost: What a decision's cost counts.
+    """
+    assert table.backbone is not None
+    forced = _rising(table, "forced")[:-1]
+    swept = _rising(table, table.rule)
+    rows = [row for _, row in (*forced, *swept)]
+    n = len(rows[0].returns)
+    asked = [row.disagreement for _, row in swept]
+    disagreement = None
+    if all(each is not None for each in asked):
+        # Nobody asks where an exit is forced.
+        unknown = [(np.nan,) * n] * len(forced)
+        disagreement = np.array([*unknown, *asked], float).T
+    return Trial(
+        points=(
+            *(Forced(int(m)) for m, _ in forced),
+            *(adaptive(table.rule, threshold) for threshold, _ in swept),
+        ),
+        scores=np.array([row.returns for row in rows], float),
+        costs=decision_costs(rows, cost),
+        full=np.array(table.backbone.returns, float),
+        no_skill=random_return,
+        unit="games",
+        disagreement=disagreement,
+    )
+
+
+def _rising(table: StoredTable, rule: str) -> list[tuple[float, StoredRow]]:
+    """Rows of one rule with their thresholds, rising."""
+    rows = [(row.threshold, row) for row in table.rows if row.rule == rule]
+    return sorted(((t, row) for t, row in rows if t is not None), key=lambda pair: pair[0])

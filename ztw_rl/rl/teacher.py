@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ztw_rl.core.checkpoint import load_state, load_tensors
 from ztw_rl.core.model import EarlyExitModel
@@ -135,3 +135,34 @@ def from_zip(path: Path, atari: AtariConfig) -> Teacher:
     ):
         raise UserError(f"{path}: '{POLICY_ENTRY}' holds something else than weights")
     return Teacher(from_sb3(parameters, str(path)), atari, Provenance(imported_from=path.name))
+
+
+class UniformLogits(nn.Module):
+    """Equal logits, whatever the input is.
+
+    Args:
+        n_actions: Size of the action space.
+    """
+
+    logits: Tensor
+
+    def __init__(self, n_actions: int) -> None:
+        super().__init__()
+        self.register_buffer("logits", torch.zeros(n_actions))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, n_actions) zeros.
+
+        Args:
+            x: (B, …), anything.
+        """
+        return self.logits.expand(len(x), -1)
+
+
+def uniform_policy(n_actions: int) -> EarlyExitModel:
+    """A policy without a network; sampled, its actions are uniformly random.
+
+    Args:
+        n_actions: Size of the action space.
+    """
+    return EarlyExitModel([], UniformLogits(n_actions), ics=[], attach=[]).eval()

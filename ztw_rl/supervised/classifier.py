@@ -12,14 +12,13 @@ from torch import Tensor
 from ztw_rl.core.checkpoint import load_weights, save_tensors
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.files import load_json, save_json
-from ztw_rl.core.methods import METHODS
-from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.model import METHODS, EarlyExitModel
 from ztw_rl.errors import UserError
-from ztw_rl.schema import parse_stored
+from ztw_rl.settings import parse_stored
 from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
 from ztw_rl.supervised.config import ICRun
 from ztw_rl.supervised.data.datasets import SPECS, class_names
-from ztw_rl.supervised.data.stream import CROPPED_SHARE
+from ztw_rl.supervised.data.source import CROPPED_SHARE
 
 FORMAT = 1
 FOLDER = "classifier"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import inf, isfinite
 from typing import Annotated, Literal
 
-from ztw_rl.core.settings import (
+from ztw_rl.settings import (
     AtLeastZero,
     Count,
     Positive,

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from ztw_rl.core.budgets import BUDGETS, BudgetPoint, cross_fitted, point, transferred
+from ztw_rl.core.cost import hindsight_improvability
 from ztw_rl.core.exits import last, most_confident
-from ztw_rl.core.metrics import hindsight_improvability
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.sweep import (
     Curve,
@@ -23,8 +24,16 @@ from ztw_rl.core.sweep import (
     patience_thresholds,
     sweep,
 )
+from ztw_rl.supervised.budgets import BUDGETS, BudgetPoint, cross_fitted, point, transferred
 from ztw_rl.supervised.config import FallbackName, SelectedOn
 from ztw_rl.supervised.data.source import Source
+
+if TYPE_CHECKING:
+    import torch
+
+    from ztw_rl.supervised.classifier import Classifier
+    from ztw_rl.supervised.config import DataConfig
+    from ztw_rl.supervised.data.datasets import Split
 
 FALLBACKS = {"last": last, "most_confident": most_confident}
 RuleName = Literal["confidence", "patience"]
@@ -99,7 +108,7 @@ class Scored:
     rule: RuleName
 
     def curve(self, index: Tensor | None = None, thresholds: Tensor | None = None) -> Curve:
-        """What thresholds do to some of the samples; see ``core.budgets.CurveAt``."""
+        """What thresholds do to some of the samples; see ``budgets.CurveAt``."""
         part = slice(None) if index is None else index
         scores = self.scores[part]
         if thresholds is None:
@@ -164,7 +173,7 @@ def contenders(
     """A trained model under its exit rules: plain ICs (``sdn``) are PBEE under patience.
 
     Args:
-        method: Its name in ``core.methods.METHODS``.
+        method: Its name in ``core.model.METHODS``.
         run: Where it comes from.
         test: What it says of the test images.
         held_out: What it says of held-out training images, if it has any.
@@ -283,3 +292,49 @@ def exit_table(found: Sequence[Contender]) -> pd.DataFrame:
             )
     table: pd.DataFrame = pd.DataFrame(rows)
     return table
+
+
+def data_of(classifier: Classifier, data_path: str | None, n_test: int | None) -> DataConfig:
+    """The images that a classifier is measured on.
+
+    Args:
+        classifier: Whose data they are.
+        data_path: Where the images are, if not where they were at training.
+        n_test: Use only this many test images, if not as many as at training.
+    """
+    data = classifier.config.run.data
+    if n_test is None:
+        n_test = data.n_test
+    return replace(data, data_path=data_path or data.data_path, n_test=n_test)
+
+
+def collect_answers(
+    classifier: Classifier,
+    path: Path,
+    data: DataConfig,
+    split: Split,
+    device: torch.device,
+    batch_size: int = 256,
+) -> Answers:
+    """One pass over a split, with a progress bar.
+
+    Args:
+        classifier: Its model is left on ``device``.
+        path: What the bar calls it.
+        data: From ``data_of``.
+        split: Which images.
+        device: Where it runs.
+        batch_size: Images at once.
+
+    Raises:
+        UserError: Images are missing or unreadable.
+    """
+    from rich.progress import Progress
+
+    from ztw_rl.supervised.data.datasets import open_source
+
+    source = open_source(data, split, device)
+    with Progress(transient=True) as progress:
+        task = progress.add_task(f"{path.name}, {split}", total=len(source))
+        advance = functools.partial(progress.advance, task)
+        return collect(classifier.model.to(device), source, batch_size, advance)

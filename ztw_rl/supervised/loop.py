@@ -28,6 +28,7 @@ from rich.progress import (
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from ztw_rl.console import StopRequest
 from ztw_rl.core.checkpoint import (
     load_optimizer_tensors,
     load_state,
@@ -37,7 +38,6 @@ from ztw_rl.core.checkpoint import (
 )
 from ztw_rl.core.training import are_finite, piecewise_rate, set_learning_rate
 from ztw_rl.errors import UserError
-from ztw_rl.interrupt import StopRequest
 from ztw_rl.supervised.data.source import Batch, Source, mix_seeds
 from ztw_rl.supervised.engine import Engine
 

@@ -10,9 +10,9 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ztw_rl.console import graceful_stop
 from ztw_rl.core.checkpoint import save_tensors
 from ztw_rl.core.training import freeze
-from ztw_rl.interrupt import graceful_stop
 from ztw_rl.supervised.backbones.base import Backbone, NormalizePixels
 from ztw_rl.supervised.config import BackboneTraining, PixelConfig
 from ztw_rl.supervised.data.source import Batch, Source

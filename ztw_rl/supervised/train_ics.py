@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ztw_rl.console import StopRequest, graceful_stop
 from ztw_rl.core.checkpoint import load_state, newest_checkpoint
 from ztw_rl.core.ensembles import Ensemble
 from ztw_rl.core.model import EarlyExitModel
@@ -25,7 +26,6 @@ from ztw_rl.core.training import (
     minibatches,
 )
 from ztw_rl.errors import UserError
-from ztw_rl.interrupt import StopRequest, graceful_stop
 from ztw_rl.supervised.config import EnsembleTraining, ICTraining
 from ztw_rl.supervised.data.source import Batch, Source, mix_seeds
 from ztw_rl.supervised.engine import Engine, arithmetic

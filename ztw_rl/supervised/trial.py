@@ -25,8 +25,8 @@ from ztw_rl.core.choice import (
     by_halves,
     choose,
     mean_outcome,
+    per_exit_thresholds,
 )
-from ztw_rl.core.per_exit import per_exit_thresholds
 from ztw_rl.core.sweep import confidences, even_thresholds
 from ztw_rl.supervised.evaluate import Answers
 
@@ -110,7 +110,9 @@ def worth(answers: Answers, point: Point, costs: Sequence[float]) -> Outcome:
 def choose_per_exit(
     target: Budget, answers: Answers, costs: Sequence[float]
 ) -> Choice | Unreachable:
-    """One threshold for each exit, the most accurate found within a budget; see ``core.per_exit``.
+    """One threshold for each exit, the most accurate found within a budget.
+
+    See ``core.choice.per_exit_thresholds``.
 
     Args:
         target: The budget.

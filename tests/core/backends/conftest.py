@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from ztw_rl.core.heads import ICConfig, InternalClassifier
-from ztw_rl.core.methods import METHODS
-from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.model import METHODS, EarlyExitModel
 
 MakeModel = Callable[..., EarlyExitModel]
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from ztw_rl import deploy
-from ztw_rl.core.artefact import export_aoti
 from ztw_rl.core.backends import aoti
+from ztw_rl.core.deployable import export_aoti
 from ztw_rl.core.exits import Confidence, select
 from ztw_rl.errors import UserError
 

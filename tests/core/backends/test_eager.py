@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 
 import numpy as np
@@ -9,11 +10,11 @@ import pytest
 import torch
 from torch._dynamo import config as dynamo_config
 
-from ztw_rl.core.backends.compiled import compiled
-from ztw_rl.core.backends.eager import eager
+from ztw_rl.core.backends.eager import compiled, eager, require_compiler
+from ztw_rl.core.bench import forced_thresholds, time_exits
 from ztw_rl.core.exits import Confidence, select
 from ztw_rl.core.runtime import decide
-from ztw_rl.core.timing import forced_thresholds, time_exits
+from ztw_rl.errors import UserError
 
 needs_compiler = pytest.mark.skipif(
     shutil.which(os.environ.get("CXX", "g++")) is None,
@@ -138,3 +139,21 @@ def test_any_arithmetic(make_model, method, dtype):
     wanted = answers[torch.arange(5), predicted.exits]
     said = torch.from_numpy(predicted.log_probs)
     torch.testing.assert_close(said, wanted, rtol=0.02, atol=0.02)
+
+
+def test_no_compiler(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(UserError, match=r"no C\+\+ compiler .*; use another"):
+        require_compiler("use another")
+
+
+def test_the_compiler_is_the_one_that_pytorch_takes(monkeypatch):
+    """The program named by CXX and no other; PyTorch looks for 'ccache g++' as it stands."""
+    monkeypatch.setattr("shutil.which", lambda name: name if name in ("g++", "clang++") else None)
+    for name in ("g++", "clang++"):
+        monkeypatch.setenv("CXX", name)
+        require_compiler("use another")
+    for name in ("ccache g++", "icpx", ""):
+        monkeypatch.setenv("CXX", name)
+        with pytest.raises(UserError, match=rf"there is no C\+\+ compiler '{re.escape(name)}'"):
+            require_compiler("use another")

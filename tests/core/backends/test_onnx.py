@@ -15,8 +15,8 @@ from onnx import load_from_string
 from torch import nn
 
 from ztw_rl import deploy
-from ztw_rl.core.artefact import export_onnx
 from ztw_rl.core.backends.onnx import export_graphs, onnx
+from ztw_rl.core.deployable import export_onnx
 from ztw_rl.core.exits import Confidence, Patience, most_confident, select
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.runtime import decide

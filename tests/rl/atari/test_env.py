@@ -10,9 +10,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
 from ztw_rl.errors import UserError
 from ztw_rl.rl.atari.config import AtariConfig
-from ztw_rl.rl.atari.env import make_env
+from ztw_rl.rl.atari.env import WrappedEmulators, make_env
 from ztw_rl.rl.atari.vec_env import AtariVecEnv
-from ztw_rl.rl.atari.wrapped_emulators import WrappedEmulators
 
 BREAKOUT = AtariConfig(game="breakout", repeat_action_probability=0.0, noop_max=0)
 

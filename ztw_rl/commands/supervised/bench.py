@@ -10,9 +10,8 @@ import tyro
 
 from ztw_rl import runs
 from ztw_rl.commands._arguments import read
-from ztw_rl.commands._bench import KIND, BenchSettings, measure, report
+from ztw_rl.commands.bench import KIND, BenchSettings, measure, report
 from ztw_rl.commands.supervised._shared import newest_classifier
-from ztw_rl.points.answers import data_of
 from ztw_rl.points.classifier import ClassifierPoint, choose
 
 if TYPE_CHECKING:
@@ -55,7 +54,8 @@ def main(arguments: list[str]) -> int:
     import torch
 
     from ztw_rl.supervised.classifier import load_classifier
-    from ztw_rl.supervised.data.opening import open_source
+    from ztw_rl.supervised.data.datasets import open_source
+    from ztw_rl.supervised.evaluate import data_of
 
     classifier = load_classifier(path)
     run = classifier.config.run

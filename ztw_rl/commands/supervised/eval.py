@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ztw_rl import runs
 from ztw_rl.commands._arguments import read
-from ztw_rl.commands._console import plain_console
 from ztw_rl.commands._resume import flat
 from ztw_rl.commands.supervised._shared import newest_classifier
+from ztw_rl.console import plain_console
 from ztw_rl.errors import UserError
-from ztw_rl.points.answers import collect_answers, data_of
 from ztw_rl.supervised.config import FallbackName
 
 if TYPE_CHECKING:
@@ -155,7 +154,7 @@ def _evaluate(
     path: str, classifier: Classifier, args: Eval, device: torch.device
 ) -> list[Contender]:
     """One pass over the test images, and one over held-out ones where there are any."""
-    from ztw_rl.supervised.evaluate import contenders
+    from ztw_rl.supervised.evaluate import collect_answers, contenders, data_of
 
     run = classifier.config.run
     costs = classifier.relative_macs()
@@ -185,7 +184,7 @@ def _screen(budgets: pd.DataFrame, title: str) -> Any:
     """The table for the terminal: accuracy, realised cost below it."""
     from rich.table import Table
 
-    from ztw_rl.core.budgets import BUDGETS
+    from ztw_rl.supervised.budgets import BUDGETS
 
     heads = [b if isinstance(b, str) else f"{b:.0%}" for b in BUDGETS]
     shown = Table(title=f"{title}: accuracy (relative MACs) within a budget")

@@ -9,7 +9,7 @@ import tyro
 
 from ztw_rl import runs
 from ztw_rl.commands._arguments import read
-from ztw_rl.commands._artefact import Format, write_artefact
+from ztw_rl.commands.export import Format, write_artefact
 from ztw_rl.commands.supervised._shared import newest_classifier
 from ztw_rl.points.classifier import ClassifierPoint, choose
 

@@ -10,7 +10,6 @@ import tyro
 
 from ztw_rl import runs
 from ztw_rl.commands._arguments import help_first, peek, read
-from ztw_rl.commands._console import plain_console
 from ztw_rl.commands.supervised._shared import (
     BACKBONE_KIND,
     PRETRAINED,
@@ -20,8 +19,8 @@ from ztw_rl.commands.supervised._shared import (
     run_folder,
     sized,
 )
+from ztw_rl.console import INTERRUPTED, plain_console
 from ztw_rl.errors import UserError
-from ztw_rl.interrupt import INTERRUPTED
 from ztw_rl.supervised.config import Arch, BackboneRun, BackboneTraining, DataConfig, PixelConfig
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def _located(init: str | None) -> str | None:
 def _train(run: BackboneRun, resumed: Path | None, args: TrainBackbone) -> int:
     import torch
 
-    from ztw_rl.supervised.data.opening import open_source
+    from ztw_rl.supervised.data.datasets import open_source
     from ztw_rl.supervised.engine import make_engine
     from ztw_rl.supervised.train_backbone import train_backbone
 
@@ -152,7 +151,7 @@ def _begin(run: BackboneRun, n_classes: int, resumed: bool) -> Backbone:
     if run.init is None or resumed:
         return backbone
     if run.init == PRETRAINED:
-        from ztw_rl.supervised.backbones.resnet50 import pretrained
+        from ztw_rl.supervised.backbones.resnets import pretrained
 
         tensors = pretrained()
     else:

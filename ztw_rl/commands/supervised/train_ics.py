@@ -10,7 +10,6 @@ import tyro
 
 from ztw_rl import runs
 from ztw_rl.commands._arguments import help_first, parse, peek, read
-from ztw_rl.commands._console import plain_console
 from ztw_rl.commands._resume import flat
 from ztw_rl.commands.supervised._shared import (
     IC_KIND,
@@ -24,8 +23,8 @@ from ztw_rl.commands.supervised._shared import (
     sized,
     stored_backbone,
 )
+from ztw_rl.console import INTERRUPTED, plain_console
 from ztw_rl.errors import UserError
-from ztw_rl.interrupt import INTERRUPTED
 from ztw_rl.supervised.config import (
     Arch,
     DataConfig,
@@ -146,7 +145,7 @@ def _resumable(root: Path) -> Path:
 def _defaults(path: Path, data: str | None) -> TrainICs:
     """What the command line starts from: the backbone's network and data, the paper's schedule."""
     trained = stored_backbone(path)
-    named = cast(DataName, data) if data in get_args(DataName) else None
+    named = cast("DataName", data) if data in get_args(DataName) else None
     if trained is None:
         return TrainICs(
             backbone=path,
@@ -188,11 +187,10 @@ def _check_like(args: TrainICs, like: TrainICs) -> None:
 def _train(run: ICRun, resumed: Path | None, args: TrainICs) -> int:
     import torch
 
-    from ztw_rl.core.methods import METHODS
+    from ztw_rl.core.model import METHODS
     from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
     from ztw_rl.supervised.classifier import FOLDER, Classifier, ClassifierConfig, save_classifier
-    from ztw_rl.supervised.data.datasets import class_names
-    from ztw_rl.supervised.data.opening import open_source
+    from ztw_rl.supervised.data.datasets import class_names, open_source
     from ztw_rl.supervised.engine import make_engine
     from ztw_rl.supervised.train_ics import train_ics
 

@@ -16,11 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ztw_rl import deploy
-from ztw_rl.core.backends.compiled import require_compiler
-from ztw_rl.core.backends.eager import Segments
-from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.backends.eager import Segments, require_compiler
+from ztw_rl.core.model import EarlyExitModel, Segment, SegmentOutput
 from ztw_rl.core.runtime import Runtime
-from ztw_rl.core.segment import Segment, SegmentOutput
 from ztw_rl.decision import Decision
 from ztw_rl.errors import UserError
 
@@ -101,7 +99,7 @@ class AotiModel:
         self.metadata = metadata
         self.n_exits = len(segments)
         self._segments = Segments([_named(segment) for segment in segments])
-        dtype = cast(torch.dtype, getattr(torch, metadata["input_dtype"]))
+        dtype = cast("torch.dtype", getattr(torch, metadata["input_dtype"]))
         self._example = torch.zeros(1, *metadata["input_shape"], dtype=dtype)
         self._proposed = Runtime(self._segments, self._example, metadata["thresholds"])
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Callable, Sequence
+from types import FunctionType, MethodType
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ztw_rl.core.exits import Confidence
-from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.model import EarlyExitModel, Segment, SegmentFunction
 from ztw_rl.core.runtime import decide
-from ztw_rl.core.segment import SegmentFunction
 from ztw_rl.decision import Decision, answered
+from ztw_rl.errors import UserError
 
 
 class Segments:
@@ -75,3 +79,39 @@ def eager(model: EarlyExitModel) -> SegmentsBackend:
         model: In eval mode.
     """
     return SegmentsBackend("eager PyTorch", model.answering(), model.backbone)
+
+
+def require_compiler(remedy: str) -> None:
+    """Find out whether PyTorch can build generated C++: with the program that ``CXX`` names.
+
+    Args:
+        remedy: What else the user can do.
+
+    Raises:
+        UserError: There is no C++ compiler.
+    """
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    # As a whole: PyTorch splits no arguments off, so it cannot run "ccache g++" either.
+    if shutil.which(name) is None:
+        raise UserError(
+            f"there is no C++ compiler '{name}' (CXX names it, without arguments); {remedy}"
+        )
+
+
+def compiled(model: EarlyExitModel) -> SegmentsBackend:
+    """Segments compiled at their first call, which takes up to a minute and a C++ compiler.
+
+    Args:
+        model: In eval mode, its parameters frozen.
+    """
+    segments = [torch.compile(_alone(segment)) for segment in model.answering()]
+    return SegmentsBackend("torch.compile", segments, torch.compile(model.backbone))
+
+
+def _alone(segment: Segment) -> SegmentFunction:
+    """A segment's ``forward`` with a code object of its own.
+
+    PyTorch compiles a code object for eight cases at most, of which every segment would be one.
+    """
+    forward = Segment.forward
+    return MethodType(FunctionType(forward.__code__.replace(), forward.__globals__), segment)

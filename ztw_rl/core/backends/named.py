@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ztw_rl.core.backends.backend import Backend
-from ztw_rl.core.backends.compiled import compiled, require_compiler
-from ztw_rl.core.backends.eager import eager
+from ztw_rl.core.backends.eager import compiled, eager, require_compiler
 from ztw_rl.core.backends.onnx import onnx, require_packages
 from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.runtime import Backend
 from ztw_rl.errors import UserError
 
 BACKENDS: dict[str, Callable[[EarlyExitModel, Tensor, int], Backend]] = {

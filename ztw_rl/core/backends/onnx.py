@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from ztw_rl import deploy
 from ztw_rl.core.choice import NEVER
-from ztw_rl.core.model import EarlyExitModel
-from ztw_rl.core.segment import SegmentOutput
+from ztw_rl.core.model import EarlyExitModel, SegmentOutput
 from ztw_rl.decision import Decision
 from ztw_rl.errors import UserError
 

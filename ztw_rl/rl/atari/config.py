@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from ztw_rl.core.settings import Count, Range, Ranged, Share
-from ztw_rl.schema import added
+from ztw_rl.settings import Count, Range, Ranged, Share, added
 
 Pixels = Literal["ale", "sb3"]
 

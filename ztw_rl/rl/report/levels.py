@@ -6,14 +6,18 @@ interquartile mean (IQM) over games and the bootstrap that is stratified by game
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy import stats
 
-from ztw_rl.core.choice import Costs, Floats, Units, by_halves, cheapest_keeping, halves
+from ztw_rl.core.choice import KEEP, Costs, Floats, Units, by_halves, cheapest_keeping, halves
+from ztw_rl.errors import UserError
+from ztw_rl.rl.report.results import GameResults, Method, MethodResult, games_and_backends
+from ztw_rl.rl.tables import CostName, StoredRow, decision_costs, hardly_differ
 
 N_RESAMPLES = 2000
 
@@ -156,3 +160,210 @@ def _iqm(values: npt.NDArray[np.float64]) -> Floats:
     """(R,) interquartile mean of all episodes of all games, from (R, G, k)."""
     means: Floats = stats.trim_mean(values.reshape(len(values), -1), 0.25, axis=1)
     return means
+
+
+ALL_GAMES = "IQM over games"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table."""
+
+    game: str
+    method: Method
+    settings: tuple[str, ...]
+    """What it was chosen from."""
+    n_games: int
+    """Of each setting in each game."""
+    level: Level
+    relative_time: float
+    """Of a decision at what was chosen, on the games that the level's cost is of."""
+    alike: bool
+    """Whether few of the games that it rests on differ; see ``core.statistics.few_distinct``."""
+
+    @property
+    def chosen(self) -> str:
+        """The settings chosen on the two halves of the games."""
+        names = ["backbone" if i is None else self.settings[i] for i in self.level.selection.chosen]
+        return "/".join(dict.fromkeys(names))
+
+
+def levels(results: Sequence[GameResults]) -> list[Entry]:
+    """All lines of the table: each game's methods, then what they cost over games.
+
+    Raises:
+        UserError: A game has no random score, or a table holds too few games.
+    """
+    entries = [
+        entry
+        for game in results
+        for method in game.methods
+        for entry in _levels(game.game, [game], [method])
+    ]
+    return entries + (_over_games(results) if len(results) > 1 else [])
+
+
+def _over_games(results: Sequence[GameResults]) -> list[Entry]:
+    """Of each method that every game has, at settings that every game has."""
+    entries = []
+    tables = [{method.method: method for method in game.methods} for game in results]
+    for name in tables[0]:
+        if all(name in table for table in tables):
+            entries += _levels(ALL_GAMES, results, [table[name] for table in tables])
+    return entries
+
+
+def _levels(
+    name: str, games: Sequence[GameResults], methods: Sequence[MethodResult]
+) -> list[Entry]:
+    """One line for each share to keep."""
+    settings = [s for s in methods[0].settings if all(s in m.settings for m in methods)]
+    if not settings:
+        return []
+    # Equally many games of each.
+    n = min(method.n_games for method in methods)
+    rows = [[method.settings[s] for s in settings] for method in methods]
+    try:
+        paired = PairedScores(
+            scores=np.array([[row.returns[:n] for row in of_game] for of_game in rows]),
+            costs=_costs(rows, "macs", n),
+            full=np.array([method.backbone.returns[:n] for method in methods]),
+            random=np.array([game.random for game in games]),
+        )
+    except ValueError as error:
+        raise UserError(f"{', '.join(str(m.path) for m in methods)}: {error}") from None
+    labels, times = tuple(settings), _costs(rows, "time", n)
+    entries = []
+    for keep in KEEP:
+        level = paired.level(keep)
+        chosen = [settings[i] for i in level.selection.chosen if i is not None]
+        alike = any(_alike(method, chosen, n) for method in methods)
+        time = paired.cost_in(times, level.selection)
+        entries.append(Entry(name, methods[0].method, labels, n, level, time, alike))
+    return entries
+
+
+def _costs(rows: Sequence[Sequence[StoredRow]], name: CostName, n: int) -> Costs:
+    """(G, T, n) from G games' T settings."""
+    costs = [decision_costs(of_game, name) for of_game in rows]
+    return Costs(
+        np.array([each.means[:, :n] for each in costs]),
+        np.array([each.decisions[:, :n] for each in costs]),
+    )
+
+
+def _alike(method: MethodResult, chosen: Sequence[str], n: int) -> bool:
+    """Whether few of the full policy's first n games differ, or of a chosen setting's."""
+    full = method.backbone.first(n)
+    played = [row.first(n) for row in method.rows]
+    return any(
+        hardly_differ(row, played) for row in [full, *(method.settings[s].first(n) for s in chosen)]
+    )
+
+
+def as_frame(entries: Sequence[Entry]) -> pd.DataFrame:
+    """The table for machines.
+
+    Args:
+        entries: What ``levels`` gives.
+
+    Returns:
+        A row per entry. ``keep`` is the share asked for, ``kept`` the one found on other games,
+        with the 95 % interval ``kept_ci_low`` … ``kept_ci_high``, all of the full policy's return
+        over random play; ``relative_macs`` and ``relative_time`` are the cost on those games, the
+        full policy's being 1; ``separated`` says whether the interval stays clear of the other
+        shares; ``settings`` and ``games`` count what was chosen from; ``alike`` says whether few of
+        the full policy's games differ, or of a chosen setting's.
+    """
+    frame: pd.DataFrame = pd.DataFrame(
+        {
+            "game": entry.game,
+            "method": str(entry.method),
+            "keep": entry.level.keep,
+            "relative_macs": entry.level.selection.cost,
+            "threshold": entry.chosen,
+            "kept": entry.level.selection.kept,
+            "kept_ci_low": entry.level.low,
+            "kept_ci_high": entry.level.high,
+            "separated": "no" if entry.level.unclear(KEEP) else "yes",
+            "settings": len(entry.settings),
+            "games": entry.n_games,
+            "alike": "yes" if entry.alike else "no",
+            "relative_time": entry.relative_time,
+        }
+        for entry in entries
+    )
+    return frame
+
+
+def as_markdown(entries: Sequence[Entry], results: Sequence[GameResults]) -> str:
+    """The table for people, and how to read it.
+
+    Args:
+        entries: What ``levels`` gives.
+        results: What they come from.
+    """
+    lines = [
+        "| game | method | settings × games | "
+        + " | ".join(f"asked for {keep:.0%}: MACs, time, kept" for keep in KEEP)
+        + " |",
+        f"|---|---|---|{'---|' * len(KEEP)}",
+    ]
+    for i in range(0, len(entries), len(KEEP)):
+        cells = [
+            f"{e.level.selection.cost:.3f}, {e.relative_time:.2f}, "
+            f"{e.level.selection.kept:.1%} ({e.chosen})"
+            f"{' ~' if e.level.unclear(KEEP) else ''}{' ≈' if e.alike else ''}"
+            for e in entries[i : i + len(KEEP)]
+        ]
+        first = entries[i]
+        grid = f"{len(first.settings)} × {first.n_games}"
+        lines.append(f"| {first.game} | {first.method} | {grid} | {' | '.join(cells)} |")
+    return (
+        "\n".join(lines)
+        + f"""
+
+In each cell the cheapest cost (share of the full policy's MACs) that should keep the share asked
+for of its return over random play, the share of its time that this took, and what it kept; in
+brackets the setting: threshold, patience, exit, or the exit whose cost a student has. One exit:
+always the same one; random exits: drawn in the shares of each threshold. Each is chosen on one half
+of the seeds and reported on the other, cost, time and return alike, swapped and averaged; two
+settings mean that the halves chose differently. Times of one table compare with one another, those
+of different tables may have met other machines.
+~: the 95 % bootstrap interval of what was kept reaches another of the levels, so the games cannot
+tell them apart. Evaluation noise only: one training seed each.
+{_alike_note(entries)}{_over_games_note(results)}{_starts_note(results)}{_note(results)}.
+"""
+    )
+
+
+def _alike_note(entries: Sequence[Entry]) -> str:
+    if not any(entry.alike for entry in entries):
+        return ""
+    return """\
+≈: at most half of the full policy's games differ, or of the setting's, by return, length and
+cost, so what was kept is that of a few courses of the game: rarer ones are not in its interval.
+"""
+
+
+def _over_games_note(results: Sequence[GameResults]) -> str:
+    if len(results) < 2:
+        return ""
+    return f"""{ALL_GAMES}: of all games' episodes, each normalised by its game's full policy.
+One setting, of those that all games have, serves them all; each game counts with equally many
+episodes, its first; the cost is the games' mean.
+"""
+
+
+def _starts_note(results: Sequence[GameResults]) -> str:
+    equal = [game.game for game in results if game.own.table.noop_max == 0]
+    if not equal:
+        return ""
+    return f"""\
+Equal starts (noop_max 0, every game begins after the same frame): {", ".join(equal)}.
+"""
+
+
+def _note(results: Sequence[GameResults]) -> str:
+    """Games per setting and what measured the times."""
+    return games_and_backends([m.n_games for game in results for m in game.methods], results)

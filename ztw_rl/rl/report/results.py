@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,53 @@ from ztw_rl.core.files import subfolders
 from ztw_rl.errors import UserError
 from ztw_rl.rl.agent import CONFIG_FILE, Agent, load_agent
 from ztw_rl.rl.atari.games import action_names, canonical
-from ztw_rl.rl.report.compared import Method
 from ztw_rl.rl.tables import StoredRow, StoredTable, check_game, foreign, load_table
+
+ORDER = ("ztw", "cascade", "ensemble", "sdn", "pbee", "student")
+"""Of tables and legends: the paper's own method first."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method as it is compared with others; ``str`` gives its label."""
+
+    name: str
+    """Such as ``ztw`` or ``pbee``; ``backbone`` is the full policy."""
+    patient: bool = False
+    """Whether its exits leave by patience where the name does not say so."""
+    exits: tuple[str, ...] = ()
+    """Places of its ICs, where they are others than those of the game's own agent."""
+    variant: str = ""
+    """Name of the variant that played it, where places do not tell it."""
+    sampled: bool = False
+    """Whether actions are sampled rather than greedy."""
+    control: str = ""
+    """How exits are chosen instead of by the rule."""
+    settings: tuple[str, ...] = ()
+    """The only ones that it may choose from."""
+
+    @property
+    def qualifiers(self) -> tuple[str, ...]:
+        """What sets it apart, in words."""
+        said = (
+            "patience" if self.patient else "",
+            f"exits {' '.join(self.exits)}" if self.exits else "",
+            self.variant,
+            "sampled" if self.sampled else "",
+            self.control,
+            f"at {' '.join(self.settings)}" if self.settings else "",
+        )
+        return tuple(filter(None, said))
+
+    def __str__(self) -> str:
+        return ", ".join((self.name, *self.qualifiers))
+
+    @property
+    def rank(self) -> tuple[int, str]:
+        """Sorts methods: plain ones in ``ORDER``, then the others."""
+        place = ORDER.index(self.name) if self.name in ORDER else len(ORDER)
+        return bool(self.qualifiers) * (len(ORDER) + 1) + place, str(self)
+
 
 TABLE_FILE = "curve.json"
 PAPER = "paper"
@@ -60,10 +105,33 @@ class GameResults:
     """That of the agent that others are compared with: the paper's form, where there is one."""
     methods: tuple[MethodResult, ...]
     """All, ``own`` among them."""
+    random_return: float | None
+    """What random play scores, if it is known."""
+
+    @property
+    def random(self) -> float:
+        """What random play scores.
+
+        Raises:
+            UserError: It is not known.
+        """
+        if self.random_return is None:
+            raise UserError(
+                f"{self.own.path}: the recipe of {self.game} has no random_return to normalise by; "
+                f"measure it with: ztw-rl score --random --env {self.game}, and add it to "
+                f"envs/{self.game}.yaml"
+            )
+        return self.random_return
 
 
-def read_results(folder: Path) -> tuple[GameResults, ...]:
+def read_results(
+    folder: Path, random_return: Callable[[str], float | None]
+) -> tuple[GameResults, ...]:
     """All agents of a folder such as ``agents/``, by game.
+
+    Args:
+        folder: Of the agents' folders.
+        random_return: From a game to what random play scores, if it is known.
 
     Raises:
         UserError: There are none, or one is incomplete or holds what belongs to another.
@@ -77,14 +145,18 @@ def read_results(folder: Path) -> tuple[GameResults, ...]:
         raise UserError(
             f"{folder} holds no agents; say where they are, such as: ztw-rl report agents"
         )
-    return tuple(map(read_game, found))
+    return tuple(read_game(path, random_return(path.name)) for path in found)
 
 
-def read_game(folder: Path) -> GameResults:
+def read_game(folder: Path, random_return: float | None) -> GameResults:
     """One agent's folder, ``agents/<game>``.
 
     Agents in folders of it are variants: of the same policy, each with tables of its own. One of
     them, ``paper``, may be the same agent.
+
+    Args:
+        folder: The game's.
+        random_return: What random play scores, if it is known.
 
     Raises:
         UserError: A file is missing, damaged or belongs to another agent.
@@ -123,7 +195,7 @@ def read_game(folder: Path) -> GameResults:
         methods[method] = _joined(methods.get(method), table, method, own)
     in_order = sorted(methods.values(), key=lambda m: m.method.rank)
     itself = methods[method_of(own, agent.config.exits)]
-    return GameResults(folder.name, itself, tuple(in_order))
+    return GameResults(folder.name, itself, tuple(in_order), random_return)
 
 
 def _variant_name(variant: Path, folder: Path) -> str:

@@ -7,15 +7,12 @@ from collections.abc import Callable
 import torch
 
 from ztw_rl.core.heads import ICConfig, InternalClassifier
-from ztw_rl.core.methods import Method
-from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.model import EarlyExitModel, Method
 from ztw_rl.errors import UserError
 from ztw_rl.supervised.backbones.base import Backbone, NormalizePixels
 from ztw_rl.supervised.backbones.mobilenet import MobileNet
-from ztw_rl.supervised.backbones.resnet50 import ResNet50
-from ztw_rl.supervised.backbones.resnet_cifar import CifarResNet
+from ztw_rl.supervised.backbones.resnets import CifarResNet, ResNet50, WideResNet
 from ztw_rl.supervised.backbones.vgg import VGG16
-from ztw_rl.supervised.backbones.wide_resnet import WideResNet
 from ztw_rl.supervised.config import Arch, PixelConfig
 
 _BUILDERS: dict[Arch, Callable[[int, int], Backbone]] = {

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 
 from ztw_rl.errors import UserError
 from ztw_rl.supervised.config import DataConfig, DataName
-from ztw_rl.supervised.data.arrays import download_cifar, read_digits
-from ztw_rl.supervised.data.folders import class_folders, read_folder, split_folder
-from ztw_rl.supervised.data.listing import Listing
-from ztw_rl.supervised.data.parquet import parquet_files, read_parquet
+from ztw_rl.supervised.data.listing import Listing, decode
+from ztw_rl.supervised.data.readers import (
+    class_folders,
+    download_cifar,
+    parquet_files,
+    read_digits,
+    read_folder,
+    read_parquet,
+    split_folder,
+)
+from ztw_rl.supervised.data.source import DataSpec, MemorySource, Source, StreamSource
 
 Split = Literal["train", "held_out", "test"]
 
@@ -30,21 +38,6 @@ NAMES: dict[DataName, tuple[str, ...]] = {
     "cifar2": ("animals", "transport"),
 }
 """Of classes that the data set fixes."""
-
-
-@dataclass(frozen=True)
-class DataSpec:
-    """What sets one data set apart."""
-
-    n_classes: int | None
-    """None: as many as there are class folders."""
-    image_size: int
-    padding: int = 4
-    """Black border from which a training image is cropped, in pixels."""
-    flip: bool = True
-    """Whether a training image may be mirrored."""
-    streams: bool = False
-    """Too large for the memory: decoded anew in each epoch, cropped at random scale."""
 
 
 SPECS: dict[DataName, DataSpec] = {
@@ -130,3 +123,26 @@ def _read(config: DataConfig, split: str) -> Listing:
 def _count_classes(root: Path) -> int:
     """Classes of a parquet set that does not say how many it has: those of its training split."""
     return int(read_parquet(parquet_files(root, "train"), 0).labels.max()) + 1
+
+
+def open_source(config: DataConfig, split: Split, device: torch.device) -> Source:
+    """The images of one split, ready to train on.
+
+    Args:
+        config: Which set, and how it is split.
+        split: Which part.
+        device: Where small sets live, and where batches are wanted.
+
+    Raises:
+        UserError: Images are missing, unreadable, of another size, or wrongly labelled.
+    """
+    return from_listing(list_images(config, split), config, device)
+
+
+def from_listing(listing: Listing, config: DataConfig, device: torch.device) -> Source:
+    """See ``open_source``."""
+    spec = SPECS[config.data]
+    if spec.streams:
+        return StreamSource(listing, spec.image_size, config.n_workers, device)
+    images = decode(listing, spec.image_size, config.n_workers)
+    return MemorySource(images, torch.from_numpy(listing.labels), listing.n_classes, spec, device)

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ztw_rl.core.choice import by_halves
 from ztw_rl.core.sweep import Curve
 
 Budget = float | Literal["max"]
@@ -86,12 +87,6 @@ def transferred(chosen_on: Curve, budget: Budget, report: Callable[[Tensor], Cur
     )
 
 
-def random_halves(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Two disjoint halves of the samples 0 … n−1, in random order."""
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    return order[: n // 2], order[n // 2 :]
-
-
 def cross_fitted(curve_at: CurveAt, n: int, budget: Budget, seed: int = 0) -> BudgetPoint:
     """Choose on one random half, report on the other, swap, and average.
 
@@ -99,16 +94,19 @@ def cross_fitted(curve_at: CurveAt, n: int, budget: Budget, seed: int = 0) -> Bu
         curve_at: Curves over some of the samples.
         n: Number of samples N.
         budget: See ``choose``.
-        seed: Of the halves.
+        seed: Of the halves: images may be sorted by class.
 
     Returns:
         Averages weighted by the halves' sizes; empty if either half has no threshold.
     """
-    halves = random_halves(n, seed)
-    points = []
-    for here, there in (halves, halves[::-1]):
-        points.append(transferred(curve_at(here, None), budget, partial(curve_at, there)))
-    weights = [len(halves[1]) / n, len(halves[0]) / n]
+    drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    order = torch.empty_like(drawn)
+    order[1::2], order[::2] = drawn[: n // 2], drawn[n // 2 :]  # the halves that by_halves takes
+    chosen = by_halves(lambda units: curve_at(order[units], None), n)
+    points, weights = [], []
+    for curve, units in chosen:
+        points.append(transferred(curve, budget, partial(curve_at, order[units])))
+        weights.append(len(units) / n)
 
     def mean(values: list[float | None]) -> float | None:
         present = [v for v in values if v is not None]

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ztw_rl.rl.report.compared import Method
-from ztw_rl.rl.report.results import GameResults, MethodResult, games_and_backends
+from ztw_rl.rl.report.results import GameResults, Method, MethodResult, games_and_backends
 from ztw_rl.rl.tables import StoredRow
 
 

@@ -9,12 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ztw_rl.commands._games import random_return
-from ztw_rl.commands._report_controls import RANDOM_EXITS, of_rule
-from ztw_rl.commands._report_levels import ALL_GAMES
 from ztw_rl.core.statistics import Interval, paired_lead
-from ztw_rl.rl.report.compared import Method
-from ztw_rl.rl.report.results import GameResults, MethodResult, setting_name
+from ztw_rl.rl.report.controls import RANDOM_EXITS, of_rule
+from ztw_rl.rl.report.levels import ALL_GAMES
+from ztw_rl.rl.report.results import GameResults, Method, MethodResult, setting_name
 from ztw_rl.rl.tables import StoredRow, hardly_differ
 
 
@@ -140,7 +138,7 @@ def gains(results: Sequence[GameResults]) -> list[Gain]:
 def _of_game(game: GameResults) -> Iterator[Pairing]:
     for method in game.methods:
         controls = {setting_name(row): row for row in of_rule(method, "random")}
-        yield from _pairing(game.game, method, RANDOM_EXITS, controls, method.n_games)
+        yield from _pairing(game, method, RANDOM_EXITS, controls, method.n_games)
     own = game.own
     for other in game.methods:
         # Neither its own table once more nor the same thresholds of another rule.
@@ -151,18 +149,23 @@ def _of_game(game: GameResults) -> Iterator[Pairing]:
             and other.table.action_mode == own.table.action_mode
             and own.backbone.first(n).course == other.backbone.first(n).course
         ):
-            yield from _pairing(game.game, own, other.method, other.settings, n)
+            yield from _pairing(game, own, other.method, other.settings, n)
 
 
 def _pairing(
-    game: str, method: MethodResult, over: Method | str, others: Mapping[str, StoredRow], n: int
+    game: GameResults,
+    method: MethodResult,
+    over: Method | str,
+    others: Mapping[str, StoredRow],
+    n: int,
 ) -> Iterator[Pairing]:
     """The pairing with some rows on the first n seeds; none without settings in common."""
     pairs = {s: (row, others[s]) for s, row in method.settings.items() if s in others}
     if pairs:
-        random = random_return(game, method.path)
         played = (*method.rows, *others.values())
-        pairing = Pairing(game, method.method, over, pairs, method.backbone, random, played)
+        pairing = Pairing(
+            game.game, method.method, over, pairs, method.backbone, game.random, played
+        )
         yield pairing.first(n)
 
 

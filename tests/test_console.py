@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from ztw_rl.commands._console import plain_console
+from ztw_rl.console import plain_console
 
 
 def test_text_is_shown_as_it_is(capsys):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ztw_rl.rl.report.compared import Method
+from ztw_rl.rl.report.results import Method
 
 
 @pytest.mark.parametrize(
