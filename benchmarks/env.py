@@ -21,8 +21,7 @@ from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack
 
 from benchmarks import harness
-from ztw_rl.rl.atari.config import AtariConfig
-from ztw_rl.rl.atari.games import rom_id
+from ztw_rl.rl.atari.config import AtariConfig, rom_id
 from ztw_rl.rl.atari.vec_env import AtariVecEnv
 
 EMULATION_STEPS = 6400

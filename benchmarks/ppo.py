@@ -22,8 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from benchmarks import harness
 from benchmarks.env import emulation_rate, stock_env
 from ztw_rl.core.device import resolve_device
-from ztw_rl.rl.atari.config import AtariConfig
-from ztw_rl.rl.atari.games import rom_id
+from ztw_rl.rl.atari.config import AtariConfig, rom_id
 from ztw_rl.rl.atari.vec_env import AtariVecEnv
 from ztw_rl.rl.config import PPOConfig, Precision
 from ztw_rl.rl.policy import ChannelsLastCnnPolicy

@@ -8,8 +8,7 @@ from pathlib import Path
 from ztw_rl import runs
 from ztw_rl.core.files import load_json, subfolders
 from ztw_rl.errors import UserError
-from ztw_rl.rl.atari.config import AtariConfig
-from ztw_rl.rl.atari.games import canonical
+from ztw_rl.rl.atari.config import AtariConfig, canonical
 from ztw_rl.settings import parse_stored
 
 AGENT = "agent"

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ztw_rl.errors import UserError
-from ztw_rl.rl.atari.config import AtariConfig
-from ztw_rl.rl.atari.games import canonical, rom_id
+from ztw_rl.rl.atari.config import AtariConfig, canonical, rom_id
 from ztw_rl.rl.config import DistillConfig, EvaluationConfig, PPOConfig
 from ztw_rl.settings import parse
 

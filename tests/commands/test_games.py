@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from ztw_rl.commands._games import alike_lines, start_group_lines
+from ztw_rl.commands._games import few_distinct_lines, start_group_lines
 from ztw_rl.rl.starts import group_by_start
 
 
 def test_games_that_hardly_differ():
     same, other = (5, 9), (7, 9)
-    (line,) = alike_lines([same, same, same, other], "return and length")
+    (line,) = few_distinct_lines([same, same, same, other], "return and length")
     assert line.startswith("only 2 of the full policy's 4 games differ in return and length: ")
-    assert alike_lines([same, same, other, (7, 8)], "return and length") == []
+    assert few_distinct_lines([same, same, other, (7, 8)], "return and length") == []
 
 
 PONG_STARTS = (

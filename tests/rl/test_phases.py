@@ -141,7 +141,7 @@ def test_one_step_and_its_loss_by_hand(epochs):
     assert phase.logit.item() == pytest.approx(0.1 * 0.25)
     for _ in range(200):
         _, again = epochs()
-        again._stage.logit.data = phase.logit.data
+        again._phase.logit.data = phase.logit.data
         loss = again.finish()
     assert phase.logit.exp().item() == pytest.approx(3, rel=1e-3)
     assert loss == pytest.approx(0, abs=1e-6)

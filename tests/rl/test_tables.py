@@ -17,8 +17,8 @@ from ztw_rl.rl.tables import (
     Student,
     adaptive,
     decision_costs,
+    game_keys,
     load_table,
-    told_apart,
 )
 
 ROW = {"decisions": [10, 30], "macs": [0.4, 0.4], "time": [0.2, 0.6], "exit_share_0": 1.0}
@@ -62,16 +62,16 @@ def test_what_is_read_back(tmp_path):
 
 def test_what_tells_games_apart():
     alone = StoredRow("backbone", (1.0, 1.0, 2.0), (9, 9, 9), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))
-    assert told_apart(alone, []) == ((1.0, 9, 1.0), (1.0, 9, 1.0), (2.0, 9, 1.0))
+    assert game_keys(alone, []) == ((1.0, 9, 1.0), (1.0, 9, 1.0), (2.0, 9, 1.0))
     early = replace(alone, rule="confidence", macs=(0.5, 0.6, 0.6))
-    assert told_apart(alone, [early]) == ((1.0, 9, 0.5), (1.0, 9, 0.6), (2.0, 9, 0.6))
+    assert game_keys(alone, [early]) == ((1.0, 9, 0.5), (1.0, 9, 0.6), (2.0, 9, 0.6))
     # Another setting's games, if one of them went another way, are not this row's.
     for other in (replace(early, returns=(1.0, 1.0, 1.0)), replace(early, decisions=(9, 9, 8))):
-        assert told_apart(alone, [other]) == told_apart(alone, [])
+        assert game_keys(alone, [other]) == game_keys(alone, [])
     # Nor do random draws tell games apart that are one and the same.
     drawn = replace(early, rule="random")
-    assert told_apart(alone, [drawn]) == told_apart(alone, [])
-    assert told_apart(drawn, [drawn]) == ((1.0, 9, 0.0), (1.0, 9, 0.0), (2.0, 9, 0.0))
+    assert game_keys(alone, [drawn]) == game_keys(alone, [])
+    assert game_keys(drawn, [drawn]) == ((1.0, 9, 0.0), (1.0, 9, 0.0), (2.0, 9, 0.0))
 
 
 def test_a_students_table_has_no_backbone(tmp_path):

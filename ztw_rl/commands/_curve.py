@@ -53,7 +53,7 @@ def write(
     """The three files, each at once or not at all; a student's single row has no picture."""
     from ztw_rl.core.files import save_json, write_atomically
     from ztw_rl.plots import plot_curve
-    from ztw_rl.rl.atari.games import canonical
+    from ztw_rl.rl.atari.config import canonical
 
     game = canonical(agent.config.atari.game)
     write_atomically(output / CSV, lambda p: frame.to_csv(p, index=False))

@@ -72,7 +72,7 @@ def start_group_lines(groupings: Sequence[StartGroups]) -> list[str]:
     return lines
 
 
-def alike_lines(games: Collection[Hashable], told_by: str) -> list[str]:
+def few_distinct_lines(games: Collection[Hashable], told_by: str) -> list[str]:
     """A warning where few of the full policy's games differ.
 
     Args:

@@ -13,8 +13,7 @@ from ztw_rl.commands._arguments import parse, peek
 from ztw_rl.commands.train_ppo import KIND as PPO_KIND
 from ztw_rl.core.files import load_json
 from ztw_rl.errors import UserError
-from ztw_rl.rl.atari.config import AtariConfig
-from ztw_rl.rl.atari.games import canonical, rom_id
+from ztw_rl.rl.atari.config import AtariConfig, canonical, rom_id
 from ztw_rl.rl.config import PPORun
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ztw_rl import agents, recipes, runs
-from ztw_rl.commands._arguments import help_first, peek, read
+from ztw_rl.commands._arguments import check_resumable, help_first, peek, read
 from ztw_rl.commands._policy import (
     TEACHER_FILE,
     PolicyArguments,
@@ -20,11 +20,9 @@ from ztw_rl.commands._policy import (
     load_teacher,
     parse_with_policy,
 )
-from ztw_rl.commands._resume import check_resumable
 from ztw_rl.console import INTERRUPTED, next_line, plain_console
 from ztw_rl.errors import UserError
-from ztw_rl.rl.atari.config import AtariConfig
-from ztw_rl.rl.atari.games import canonical
+from ztw_rl.rl.atari.config import AtariConfig, canonical
 from ztw_rl.rl.config import DistillConfig, MethodName
 from ztw_rl.settings import Ranged, Seed
 

@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from ztw_rl import agents, recipes, runs
-from ztw_rl.commands._arguments import help_first, parse, parse_thresholds, peek, read
+from ztw_rl.commands._arguments import (
+    check_resumable,
+    help_first,
+    parse,
+    parse_thresholds,
+    peek,
+    read,
+)
 from ztw_rl.commands._curve import CSV, JOURNAL, JSON, PNG, EvalRun, kept_lines, screen, write
-from ztw_rl.commands._games import alike_lines, reference_line, starts_lines
-from ztw_rl.commands._resume import check_resumable
+from ztw_rl.commands._games import few_distinct_lines, reference_line, starts_lines
 from ztw_rl.console import INTERRUPTED, next_line, plain_console
 from ztw_rl.errors import UserError
-from ztw_rl.rl.atari.games import canonical
+from ztw_rl.rl.atari.config import canonical
 from ztw_rl.rl.config import EvaluationConfig
 from ztw_rl.settings import Ranged, Seed, require
 
@@ -220,7 +226,7 @@ def _finish(
 
     from ztw_rl.commands import _playing
     from ztw_rl.rl.evaluate import table
-    from ztw_rl.rl.tables import load_table, told_apart
+    from ztw_rl.rl.tables import game_keys, load_table
 
     console = plain_console()
     run, times = begun.run, begun.times
@@ -244,8 +250,8 @@ def _finish(
     for line in kept:
         print(line)
     if stored.backbone is not None:
-        games = told_apart(stored.backbone, stored.rows)
-        for line in alike_lines(games, "return, length and cost"):
+        games = game_keys(stored.backbone, stored.rows)
+        for line in few_distinct_lines(games, "return, length and cost"):
             print(line)
     if recipe.reference_return is not None:
         print(reference_line(game, recipe.reference_return))

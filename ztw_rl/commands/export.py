@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> int:
     folder = agents.find(args.agent, args.runs_dir)
 
     from ztw_rl.rl.agent import load_agent
-    from ztw_rl.rl.atari.games import canonical
+    from ztw_rl.rl.atari.config import canonical
 
     agent = load_agent(folder)
     game = canonical(agent.config.atari.game)

@@ -11,7 +11,7 @@ import tyro
 from ztw_rl import recipes
 from ztw_rl.commands._arguments import peek, read
 from ztw_rl.commands._games import (
-    alike_lines,
+    few_distinct_lines,
     reference_line,
     start_group_lines,
     starts_lines,
@@ -19,8 +19,7 @@ from ztw_rl.commands._games import (
 from ztw_rl.commands._policy import PolicyArguments, load_teacher, parse_with_policy
 from ztw_rl.console import counted_games, plain_console
 from ztw_rl.errors import UserError
-from ztw_rl.rl.atari.config import AtariConfig
-from ztw_rl.rl.atari.games import canonical, rom_id
+from ztw_rl.rl.atari.config import AtariConfig, canonical, rom_id
 from ztw_rl.rl.config import EvaluationConfig
 from ztw_rl.settings import Ranged, Seed
 
@@ -77,7 +76,7 @@ def main(arguments: list[str]) -> int:
     groups = group_by_start(result.starts, result.returns, teacher.atari.frame_skip)
     for line in start_group_lines(groups):
         print(line)
-    for line in alike_lines(result.films, "their frames"):
+    for line in few_distinct_lines(result.films, "their frames"):
         print(line)
     game = canonical(teacher.atari.game)
     recipe = recipes.load(game)

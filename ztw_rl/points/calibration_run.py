@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ztw_rl import runs
 from ztw_rl.errors import UserError
-from ztw_rl.rl.atari.games import canonical
+from ztw_rl.rl.atari.config import canonical
 from ztw_rl.rl.tables import StoredTable, check_game, foreign, load_table
 
 if TYPE_CHECKING:

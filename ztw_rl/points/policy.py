@@ -53,7 +53,7 @@ def choose(point: OperatingPoint, agent: Agent, folder: Path, runs_dir: Path) ->
     from ztw_rl.core import choice
     from ztw_rl.core.choice import Threshold, Unreachable
     from ztw_rl.points import calibration_run
-    from ztw_rl.rl.atari.games import canonical
+    from ztw_rl.rl.atari.config import canonical
     from ztw_rl.rl.tables import trial_of
 
     if point.threshold is not None:

@@ -15,8 +15,7 @@ from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.files import load_json, save_json
 from ztw_rl.core.model import METHODS, EarlyExitModel, without_ensemble
 from ztw_rl.errors import UserError
-from ztw_rl.rl.atari.config import AtariConfig
-from ztw_rl.rl.atari.games import action_names
+from ztw_rl.rl.atari.config import AtariConfig, action_names
 from ztw_rl.rl.config import MethodName
 from ztw_rl.rl.networks import WIDTHS, Widths, early_exit_nature_cnn, policy_alone
 from ztw_rl.rl.student import macs

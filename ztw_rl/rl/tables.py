@@ -17,7 +17,7 @@ from ztw_rl.core.files import load_json
 from ztw_rl.core.statistics import few_distinct
 from ztw_rl.errors import UserError
 from ztw_rl.rl.agent import WEIGHTS_FILE, Identity
-from ztw_rl.rl.atari.games import canonical
+from ztw_rl.rl.atari.config import canonical
 from ztw_rl.rl.config import ActionMode, MethodName
 from ztw_rl.settings import parse_stored
 
@@ -134,13 +134,13 @@ class StoredRow:
         )
 
     @property
-    def course(self) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    def episodes(self) -> tuple[tuple[float, ...], tuple[int, ...]]:
         """Returns and lengths: rows that agree in these have played the same games."""
         return self.returns, self.decisions
 
     @property
     def games(self) -> tuple[tuple[float, int, float], ...]:
-        """Return, decisions and operations of each game; see ``told_apart``.
+        """Return, decisions and operations of each game; see ``game_keys``.
 
         Where exits are drawn at random, operations are the draw's, not the game's: 0.
         """
@@ -206,7 +206,7 @@ class StoredTable:
         return next((row for row in self.rows if row.rule == "backbone"), None)
 
 
-def told_apart(row: StoredRow, rows: Sequence[StoredRow]) -> tuple[tuple[float, int, float], ...]:
+def game_keys(row: StoredRow, rows: Sequence[StoredRow]) -> tuple[tuple[float, int, float], ...]:
     """What tells a row's games from one another.
 
     Return and length alone do not: many games can end with equal points after equally many
@@ -220,7 +220,7 @@ def told_apart(row: StoredRow, rows: Sequence[StoredRow]) -> tuple[tuple[float, 
     Returns:
         The games of the row among these that tells most of them apart.
     """
-    same = [row, *(other for other in rows if other.course == row.course)]
+    same = [row, *(other for other in rows if other.episodes == row.episodes)]
     return max((each.games for each in same), key=lambda games: len(set(games)))
 
 
@@ -231,7 +231,7 @@ def hardly_differ(row: StoredRow, rows: Sequence[StoredRow]) -> bool:
         row: Whose games.
         rows: What else was played on the same seeds.
     """
-    return few_distinct(told_apart(row, rows)) is not None
+    return few_distinct(game_keys(row, rows)) is not None
 
 
 def decision_costs(rows: Sequence[StoredRow], kind: CostName) -> Costs:

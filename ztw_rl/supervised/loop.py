@@ -7,12 +7,14 @@ resumed, at any minibatch, ends as one that never was.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
@@ -36,10 +38,129 @@ from ztw_rl.core.checkpoint import (
     newest_checkpoint,
     save_training,
 )
+from ztw_rl.core.device import resolve_device
 from ztw_rl.core.training import are_finite, piecewise_rate, set_learning_rate
 from ztw_rl.errors import UserError
-from ztw_rl.supervised.data.source import Batch, Source, mix_seeds
-from ztw_rl.supervised.engine import Engine
+from ztw_rl.supervised.config import Precision
+from ztw_rl.supervised.data.source import Batch, Shard, Source, mix_seeds
+
+
+class Engine(Protocol):
+    """What training needs to know of processes."""
+
+    device: torch.device
+    shard: Shard
+    """This process's number and the number of all."""
+
+    def prepare(self, module: nn.Module) -> nn.Module:
+        """The module, its gradients averaged over the processes in the backward pass."""
+        ...
+
+    def share(self, value: Any) -> Any:
+        """The first process's ``value``, in every process."""
+        ...
+
+    def any_stopped(self, stopped: bool) -> bool:
+        """Whether the user stopped any process."""
+        ...
+
+
+class SingleProcess:
+    """No other processes.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda``, ….
+
+    Raises:
+        UserError: This machine has no such device.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = resolve_device(device)
+        self.shard = Shard()
+
+    def prepare(self, module: nn.Module) -> nn.Module:
+        """See ``Engine``."""
+        return module
+
+    def share(self, value: Any) -> Any:
+        """See ``Engine``."""
+        return value
+
+    def any_stopped(self, stopped: bool) -> bool:
+        """See ``Engine``."""
+        return stopped
+
+
+class SeveralProcesses:
+    """One of the processes that ``torchrun`` started; accelerate connects them.
+
+    Args:
+        device: ``cpu`` for gloo; ``cuda`` for the process's own GPU; ``auto``.
+
+    Raises:
+        UserError: accelerate is not installed, this machine has no such device or too few GPUs,
+            or ``device`` is a single GPU.
+    """
+
+    def __init__(self, device: str) -> None:
+        requested = resolve_device(device)
+        if device.startswith("cuda:"):
+            raise UserError(
+                f"--device {device} is one GPU, but each process takes its own; use --device cuda "
+                "and choose GPUs with CUDA_VISIBLE_DEVICES"
+            )
+        if requested.type == "cuda":
+            resolve_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+        try:
+            from accelerate import Accelerator
+            from accelerate.utils import DistributedDataParallelKwargs
+        except ModuleNotFoundError:
+            raise UserError(
+                "accelerate is needed for several processes; "
+                "install it with: pip install 'ztw-rl[distributed]'"
+            ) from None
+        # An IC whose pooling has nothing to do leaves its mixing weight out of the loss.
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self._accelerator = Accelerator(cpu=requested.type == "cpu", kwargs_handlers=[unused])
+        self.device = self._accelerator.device
+        self.shard = Shard(self._accelerator.process_index, self._accelerator.num_processes)
+
+    def prepare(self, module: nn.Module) -> nn.Module:
+        """See ``Engine``."""
+        prepared: nn.Module = self._accelerator.prepare_model(module)
+        return prepared
+
+    def share(self, value: Any) -> Any:
+        """See ``Engine``."""
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([value])[0]
+
+    def any_stopped(self, stopped: bool) -> bool:
+        """See ``Engine``."""
+        flag = torch.tensor(float(stopped), device=self.device)
+        total: Tensor = self._accelerator.reduce(flag, reduction="sum")
+        return bool(total.item() > 0)
+
+
+def make_engine(device: str) -> Engine:
+    """The engine that suits how the program was started: alone, or by ``torchrun``.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda``, ….
+
+    Raises:
+        UserError: This machine has no such device, or accelerate is missing.
+    """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return SeveralProcesses(device) if several else SingleProcess(device)
+
+
+def arithmetic(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """The context in which a forward pass computes in ``precision``."""
+    enabled = precision == "bfloat16"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 class Learner(Protocol):
@@ -75,8 +196,8 @@ class State:
 
 
 @dataclass
-class Desk:
-    """Where a training writes: folder, logs, progress. Only the first process has a desk."""
+class RunLog:
+    """Where a training writes: folder, logs, progress. Only the first process has one."""
 
     run_dir: Path
     console: Console
@@ -99,11 +220,11 @@ class Desk:
         )
 
 
-def add_task(desk: Desk | None, name: str, total: int, done: int = 0) -> TaskID | None:
+def add_task(run_log: RunLog | None, name: str, total: int, done: int = 0) -> TaskID | None:
     """A line in the progress display, where there is one."""
-    if desk is None:
+    if run_log is None:
         return None
-    return desk.progress.add_task(name, total=total, completed=done, rate="", loss=0.0)
+    return run_log.progress.add_task(name, total=total, completed=done, rate="", loss=0.0)
 
 
 def restore(run_dir: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -131,7 +252,7 @@ def run(
     engine: Engine,
     seed: int,
     stop: StopRequest,
-    desk: Desk | None,
+    run_log: RunLog | None,
     done: int = 0,
     on_epoch: Callable[[], dict[str, float]] | None = None,
 ) -> bool:
@@ -146,7 +267,7 @@ def run(
         engine: Processes.
         seed: Of order and augmentation.
         stop: The user's wish.
-        desk: Where to write; None in all processes but the first.
+        run_log: Where to write; None in all processes but the first.
         done: Minibatches done already.
         on_epoch: Figures to log after each epoch.
 
@@ -159,14 +280,14 @@ def run(
     per_epoch = -(-len(source) // schedule.batch_size)
     total = per_epoch * schedule.n_epochs
     first, began, rate = done, time.monotonic(), 0.0
-    task = add_task(desk, learner.name, total, done)
+    task = add_task(run_log, learner.name, total, done)
     while done < total:
         epoch, skip = divmod(done, per_epoch)
         losses, hits, seen = 0.0, torch.zeros(()), 0
         batches = source.epoch(schedule.batch_size, mix_seeds(seed, epoch), engine.shard, skip)
         for batch in _until(batches, engine, stop):
-            if desk and done == epoch * per_epoch:
-                _write(desk, learner.name, learner.figures(batch), done + 1)
+            if run_log and done == epoch * per_epoch:
+                _write(run_log, learner.name, learner.figures(batch), done + 1)
             rate = piecewise_rate(done / total, schedule.learning_rates, schedule.milestones)
             set_learning_rate(optimizer, rate)
             optimizer.zero_grad(set_to_none=True)
@@ -183,9 +304,9 @@ def run(
                 raise _diverged(learner, done)
             hits = hits.to(right) + right
             seen += len(batch.labels)
-            if desk is not None and task is not None:
+            if run_log is not None and task is not None:
                 images = (done - first) * schedule.batch_size / (time.monotonic() - began)
-                desk.progress.update(
+                run_log.progress.update(
                     task,
                     completed=done,
                     rate=f"{images:.0f} images/s  ",
@@ -193,20 +314,20 @@ def run(
                 )
         if not are_finite(chain(module.parameters(), module.buffers())):
             raise _diverged(learner, done)
-        if desk and seen:
+        if run_log and seen:
             figures = {"loss": losses / seen, "learning_rate": rate}
             shares = (hits / seen).tolist()
             figures |= {f"train_accuracy/exit_{m}": share for m, share in enumerate(shares)}
             if done % per_epoch == 0 and on_epoch:
                 figures |= on_epoch()
-            _write(desk, learner.name, figures, done)
-            if not desk.console.is_terminal:
-                desk.console.print(
+            _write(run_log, learner.name, figures, done)
+            if not run_log.console.is_terminal:
+                run_log.console.print(
                     f"{learner.name}: epoch {done / per_epoch:.2f} of {schedule.n_epochs}  "
                     f"loss {losses / seen:.4f}  accuracy {shares[-1]:.2%} at the last exit learnt"
                 )
-        if desk:
-            save_training(desk.run_dir, done, module, optimizer, State(done))
+        if run_log:
+            save_training(run_log.run_dir, done, module, optimizer, State(done))
         if engine.any_stopped(stop.requested):
             break
     return done >= total
@@ -227,6 +348,6 @@ def _until(batches: Iterator[Batch], engine: Engine, stop: StopRequest) -> Itera
             return
 
 
-def _write(desk: Desk, name: str, figures: dict[str, float], step: int) -> None:
+def _write(run_log: RunLog, name: str, figures: dict[str, float], step: int) -> None:
     for key, value in figures.items():
-        desk.writer.add_scalar(f"{name}/{key}", value, step)
+        run_log.writer.add_scalar(f"{name}/{key}", value, step)

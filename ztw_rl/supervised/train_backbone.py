@@ -16,8 +16,7 @@ from ztw_rl.core.training import freeze
 from ztw_rl.supervised.backbones.base import Backbone, NormalizePixels
 from ztw_rl.supervised.config import BackboneTraining, PixelConfig
 from ztw_rl.supervised.data.source import Batch, Source
-from ztw_rl.supervised.engine import Engine, arithmetic
-from ztw_rl.supervised.loop import Desk, Schedule, restore, run
+from ztw_rl.supervised.loop import Engine, RunLog, Schedule, arithmetic, restore, run
 
 WEIGHTS = "backbone.safetensors"
 """The result, under the network's usual parameter names."""
@@ -121,9 +120,9 @@ def train_backbone(
         weight_decay=config.weight_decay,
     )
     done = restore(run_dir, backbone, optimizer) if resume else 0
-    desk = None
+    run_log = None
     if engine.shard.rank == 0:
-        desk = Desk(run_dir, console or Console(quiet=True), done + 1 if resume else None)
+        run_log = RunLog(run_dir, console or Console(quiet=True), done + 1 if resume else None)
 
     def measure() -> dict[str, float]:
         if held_out is None:
@@ -138,8 +137,8 @@ def train_backbone(
         config.n_epochs, config.batch_size, config.learning_rates, config.milestones
     )
     with graceful_stop() as stop:
-        if desk:
-            desk.progress.start()
+        if run_log:
+            run_log.progress.start()
         try:
             finished = run(
                 learner,
@@ -150,16 +149,16 @@ def train_backbone(
                 engine=engine,
                 seed=seed,
                 stop=stop,
-                desk=desk,
+                run_log=run_log,
                 done=done,
                 on_epoch=measure,
             )
         finally:
-            if desk:
-                desk.progress.stop()
-                desk.writer.close()
+            if run_log:
+                run_log.progress.stop()
+                run_log.writer.close()
     reached = measure().get("held_out_accuracy")
     freeze(backbone)
-    if desk and finished:
+    if run_log and finished:
         save_tensors(run_dir / WEIGHTS, backbone.state_dict())
     return BackboneResult(finished, reached)

@@ -28,8 +28,16 @@ from ztw_rl.core.training import (
 from ztw_rl.errors import UserError
 from ztw_rl.supervised.config import EnsembleTraining, ICTraining
 from ztw_rl.supervised.data.source import Batch, Source, mix_seeds
-from ztw_rl.supervised.engine import Engine, arithmetic
-from ztw_rl.supervised.loop import Desk, Schedule, State, add_task, restore, run
+from ztw_rl.supervised.loop import (
+    Engine,
+    RunLog,
+    Schedule,
+    State,
+    add_task,
+    arithmetic,
+    restore,
+    run,
+)
 
 LOWEST_LOG_PROB = -60.0
 """Cached log-probabilities stop here, so that none is infinite."""
@@ -79,7 +87,7 @@ class _ICLearner:
         return F.nll_loss(log_probs.transpose(1, 2), targets, reduction="sum"), right
 
     def figures(self, batch: Batch) -> dict[str, float]:
-        """See ``Learner``: how far the other ICs pull the first one off its own course."""
+        """See ``Learner``: how far the other ICs pull the first one away."""
         log_probs = self._log_probs(self._alone, batch.images)
         return {"gradient_cosine": first_ic_cosine(log_probs, batch.labels, self._first)}
 
@@ -92,7 +100,7 @@ def fit_ensemble(
     *,
     seed: int,
     stop: StopRequest,
-    desk: Desk | None = None,
+    run_log: RunLog | None = None,
     step: int = 0,
 ) -> bool:
     """Minimise the ensembles' cross-entropy, summed over the exits, on cached answers.
@@ -105,7 +113,7 @@ def fit_ensemble(
         config: Settings.
         seed: Of the order.
         stop: The user's wish; the ensembles are then left as they are at that point.
-        desk: Where to show progress, if anywhere.
+        run_log: Where to show progress, if anywhere.
         step: What the logs count on from.
 
     Returns:
@@ -119,7 +127,7 @@ def fit_ensemble(
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.SGD
     optimizer = kind(ensemble.parameters(), lr=config.learning_rate)
     generator = torch.Generator().manual_seed(seed)
-    task = add_task(desk, "ensemble", config.n_epochs)
+    task = add_task(run_log, "ensemble", config.n_epochs)
     for epoch in range(config.n_epochs):
         if stop.requested:
             break
@@ -138,9 +146,9 @@ def fit_ensemble(
                 "the ensembles' loss or weights are no finite numbers; begin a new run with a "
                 "lower --ensemble.learning-rate"
             )
-        if desk is not None and task is not None:
-            desk.writer.add_scalar("ensemble/loss", mean, step + epoch + 1)
-            desk.progress.update(task, completed=epoch + 1, loss=mean)
+        if run_log is not None and task is not None:
+            run_log.writer.add_scalar("ensemble/loss", mean, step + epoch + 1)
+            run_log.progress.update(task, completed=epoch + 1, loss=mean)
     freeze(ensemble)
     return not stop.requested
 
@@ -185,10 +193,10 @@ def train_ics(
     hidden_from = 0 if fit_only_ensemble else None
     if resume:
         hidden_from = load_state(State, newest_checkpoint(run_dir)).n_batches + 1
-    desk = None
+    run_log = None
     if engine.shard.rank == 0:
-        desk = Desk(run_dir, console or Console(quiet=True), hidden_from)
-        desk.progress.start()
+        run_log = RunLog(run_dir, console or Console(quiet=True), hidden_from)
+        run_log.progress.start()
     try:
         with graceful_stop() as stop:
             finished, step = True, 0
@@ -210,13 +218,13 @@ def train_ics(
                     engine=engine,
                     seed=seed,
                     stop=stop,
-                    desk=desk,
+                    run_log=run_log,
                     done=done,
                 )
                 freeze(model)
                 # Ensembles count on, so that a resumed session hides what it logs anew.
-                step = load_state(State, newest_checkpoint(run_dir)).n_batches if desk else 0
-            if finished and model.ensemble is not None and desk:
+                step = load_state(State, newest_checkpoint(run_dir)).n_batches if run_log else 0
+            if finished and model.ensemble is not None and run_log:
                 log_probs, labels = _cache(model, source, config, mix_seeds(seed, config.n_epochs))
                 finished = fit_ensemble(
                     model.ensemble,
@@ -225,13 +233,13 @@ def train_ics(
                     config.ensemble,
                     seed=seed,
                     stop=stop,
-                    desk=desk,
+                    run_log=run_log,
                     step=step,
                 )
     finally:
-        if desk:
-            desk.progress.stop()
-            desk.writer.close()
+        if run_log:
+            run_log.progress.stop()
+            run_log.writer.close()
     return finished
 
 

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ztw_rl import runs
-from ztw_rl.commands import _resume
-from ztw_rl.commands._resume import SettingsT
+from ztw_rl.commands import _arguments
+from ztw_rl.commands._arguments import SettingsT
 from ztw_rl.errors import UserError
 from ztw_rl.supervised.config import BackboneRun, DataConfig, PixelConfig
 
 if TYPE_CHECKING:
     from ztw_rl.supervised.backbones.base import Backbone
     from ztw_rl.supervised.config import Arch, ICRun
-    from ztw_rl.supervised.engine import Engine
+    from ztw_rl.supervised.loop import Engine
 
 BACKBONE_KIND = "backbone"
 IC_KIND = "ics"
@@ -63,11 +63,11 @@ def newest(root: Path, kind: str, remedy: str, holding: str = runs.CONFIG) -> Pa
 def check_resumable(
     run_dir: Path, given: Sequence[Path] | None, stored: SettingsT, wanted: SettingsT
 ) -> None:
-    """Find out whether a training may be gone on with; see ``_resume.check_resumable``.
+    """Find out whether a training may be gone on with; see ``_arguments.check_resumable``.
 
     Where the images lie and who decodes them may change: they stay the same images.
     """
-    _resume.check_resumable(
+    _arguments.check_resumable(
         run_dir,
         given,
         stored,

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ztw_rl import runs
-from ztw_rl.commands._arguments import read
-from ztw_rl.commands._resume import flat
+from ztw_rl.commands._arguments import flat, read
 from ztw_rl.commands.supervised._shared import newest_classifier
 from ztw_rl.console import plain_console
 from ztw_rl.errors import UserError

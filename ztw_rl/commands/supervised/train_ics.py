@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import tyro
 
 from ztw_rl import runs
-from ztw_rl.commands._arguments import help_first, parse, peek, read
-from ztw_rl.commands._resume import flat
+from ztw_rl.commands._arguments import flat, help_first, parse, peek, read
 from ztw_rl.commands.supervised._shared import (
     IC_KIND,
     check_resumable,
@@ -191,7 +190,7 @@ def _train(run: ICRun, resumed: Path | None, args: TrainICs) -> int:
     from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
     from ztw_rl.supervised.classifier import FOLDER, Classifier, ClassifierConfig, save_classifier
     from ztw_rl.supervised.data.datasets import class_names, open_source
-    from ztw_rl.supervised.engine import make_engine
+    from ztw_rl.supervised.loop import make_engine
     from ztw_rl.supervised.train_ics import train_ics
 
     engine = make_engine(args.device)

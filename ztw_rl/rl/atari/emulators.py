@@ -19,8 +19,7 @@ from ale_py.vector_env import AtariVectorEnv
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode
 
-from ztw_rl.rl.atari.config import AtariConfig
-from ztw_rl.rl.atari.games import rom_id
+from ztw_rl.rl.atari.config import AtariConfig, rom_id
 from ztw_rl.rl.batch import EnvBatch, Flags, Frames, Observations, checked_actions
 
 FIRE = 1

@@ -27,9 +27,8 @@ from stable_baselines3.common.atari_wrappers import (
     WarpFrame,
 )
 
-from ztw_rl.rl.atari.config import AtariConfig
+from ztw_rl.rl.atari.config import AtariConfig, rom_id
 from ztw_rl.rl.atari.emulators import FIRE, AtariTransition
-from ztw_rl.rl.atari.games import rom_id
 from ztw_rl.rl.batch import Flags, Frames, Observations, checked_actions
 
 Observation = npt.NDArray[np.uint8]

@@ -69,7 +69,7 @@ class Pairing:
         own, other = self.pairs[setting]
         return (own.returns, own.decisions) != (other.returns, other.decisions)
 
-    def alike(self, settings: Sequence[str]) -> bool:
+    def rests_on_few(self, settings: Sequence[str]) -> bool:
         """Whether, where the rows differ, few games of either do."""
         return any(
             hardly_differ(row, self.played)
@@ -104,9 +104,9 @@ class Gain:
         return sum(any(p.differs(s) for p in self.pairings) for s in self.settings)
 
     @property
-    def alike(self) -> bool:
+    def rests_on_few(self) -> bool:
         """Whether it rests on few different games."""
-        return any(p.alike(self.settings) for p in self.pairings)
+        return any(p.rests_on_few(self.settings) for p in self.pairings)
 
     @property
     def relative_macs(self) -> tuple[float, float]:
@@ -147,7 +147,7 @@ def _of_game(game: GameResults) -> Iterator[Pairing]:
             other.table is not own.table
             and other.table.rule == own.table.rule
             and other.table.action_mode == own.table.action_mode
-            and own.backbone.first(n).course == other.backbone.first(n).course
+            and own.backbone.first(n).episodes == other.backbone.first(n).episodes
         ):
             yield from _pairing(game, own, other.method, other.settings, n)
 
@@ -209,7 +209,7 @@ def as_frame(found: Sequence[Gain]) -> pd.DataFrame:
             g.n_differing,
             g.n_games,
         )
-        how_much = (lead.center, lead.low, lead.high, "yes" if g.alike else "no")
+        how_much = (lead.center, lead.low, lead.high, "yes" if g.rests_on_few else "no")
         rows.append((*what, *how_much, *g.relative_macs))
     frame: pd.DataFrame = pd.DataFrame(rows, columns=columns)
     return frame

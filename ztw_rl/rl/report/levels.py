@@ -178,7 +178,7 @@ class Entry:
     level: Level
     relative_time: float
     """Of a decision at what was chosen, on the games that the level's cost is of."""
-    alike: bool
+    rests_on_few: bool
     """Whether few of the games that it rests on differ; see ``core.statistics.few_distinct``."""
 
     @property
@@ -237,9 +237,9 @@ def _levels(
     for keep in KEEP:
         level = paired.level(keep)
         chosen = [settings[i] for i in level.selection.chosen if i is not None]
-        alike = any(_alike(method, chosen, n) for method in methods)
+        few = any(_rests_on_few(method, chosen, n) for method in methods)
         time = paired.cost_in(times, level.selection)
-        entries.append(Entry(name, methods[0].method, labels, n, level, time, alike))
+        entries.append(Entry(name, methods[0].method, labels, n, level, time, few))
     return entries
 
 
@@ -252,7 +252,7 @@ def _costs(rows: Sequence[Sequence[StoredRow]], name: CostName, n: int) -> Costs
     )
 
 
-def _alike(method: MethodResult, chosen: Sequence[str], n: int) -> bool:
+def _rests_on_few(method: MethodResult, chosen: Sequence[str], n: int) -> bool:
     """Whether few of the full policy's first n games differ, or of a chosen setting's."""
     full = method.backbone.first(n)
     played = [row.first(n) for row in method.rows]
@@ -288,7 +288,7 @@ def as_frame(entries: Sequence[Entry]) -> pd.DataFrame:
             "separated": "no" if entry.level.unclear(KEEP) else "yes",
             "settings": len(entry.settings),
             "games": entry.n_games,
-            "alike": "yes" if entry.alike else "no",
+            "alike": "yes" if entry.rests_on_few else "no",
             "relative_time": entry.relative_time,
         }
         for entry in entries
@@ -313,7 +313,7 @@ def as_markdown(entries: Sequence[Entry], results: Sequence[GameResults]) -> str
         cells = [
             f"{e.level.selection.cost:.3f}, {e.relative_time:.2f}, "
             f"{e.level.selection.kept:.1%} ({e.chosen})"
-            f"{' ~' if e.level.unclear(KEEP) else ''}{' ≈' if e.alike else ''}"
+            f"{' ~' if e.level.unclear(KEEP) else ''}{' ≈' if e.rests_on_few else ''}"
             for e in entries[i : i + len(KEEP)]
         ]
         first = entries[i]
@@ -332,13 +332,13 @@ settings mean that the halves chose differently. Times of one table compare with
 of different tables may have met other machines.
 ~: the 95 % bootstrap interval of what was kept reaches another of the levels, so the games cannot
 tell them apart. Evaluation noise only: one training seed each.
-{_alike_note(entries)}{_over_games_note(results)}{_starts_note(results)}{_note(results)}.
+{_few_distinct_note(entries)}{_over_games_note(results)}{_starts_note(results)}{_note(results)}.
 """
     )
 
 
-def _alike_note(entries: Sequence[Entry]) -> str:
-    if not any(entry.alike for entry in entries):
+def _few_distinct_note(entries: Sequence[Entry]) -> str:
+    if not any(entry.rests_on_few for entry in entries):
         return ""
     return """\
 ≈: at most half of the full policy's games differ, or of the setting's, by return, length and

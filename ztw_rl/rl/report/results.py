@@ -11,7 +11,7 @@ import numpy as np
 from ztw_rl.core.files import subfolders
 from ztw_rl.errors import UserError
 from ztw_rl.rl.agent import CONFIG_FILE, Agent, load_agent
-from ztw_rl.rl.atari.games import action_names, canonical
+from ztw_rl.rl.atari.config import action_names, canonical
 from ztw_rl.rl.tables import StoredRow, StoredTable, check_game, foreign, load_table
 
 ORDER = ("ztw", "cascade", "ensemble", "sdn", "pbee", "student")

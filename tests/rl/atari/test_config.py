@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ztw_rl.errors import UserError
-from ztw_rl.rl.atari.games import action_names, canonical, rom_id
+from ztw_rl.rl.atari.config import action_names, canonical, rom_id
 
 
 @pytest.mark.parametrize(
