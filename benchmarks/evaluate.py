@@ -34,7 +34,7 @@ from ztw_rl.rl.atari.emulators import make_batches
 from ztw_rl.rl.atari.vec_env import AtariVecEnv
 from ztw_rl.rl.batch import EnvBatch
 from ztw_rl.rl.evaluate import play
-from ztw_rl.rl.tables import Full, RandomExits, Row
+from ztw_rl.rl.rows import Full, RandomExits, Row
 
 THRESHOLDS = tuple(k / 10 for k in range(1, 10))
 EAGER, ONNX = "ztw-rl, side by side", "+ ONNX Runtime"

@@ -19,7 +19,8 @@ from ztw_rl.rl.agent import load_agent, policy_fingerprint
 from ztw_rl.rl.atari.emulators import make_emulators
 from ztw_rl.rl.evaluate import play
 from ztw_rl.rl.networks import from_sb3
-from ztw_rl.rl.tables import Full, RandomExits, Row, adaptive, decision_costs, load_table
+from ztw_rl.rl.rows import Full, RandomExits, Row
+from ztw_rl.rl.tables import decision_costs, load_table
 
 AGENTS = Path(__file__).parents[1] / "agents"
 FOLDERS = sorted(path.parent for path in AGENTS.glob("*/agent.json"))
@@ -60,10 +61,8 @@ def test_an_agent_reproduces_its_table(folder):
     """
     agent, table = load_agent(folder), load_table(folder / "curve.json")
     middle = table.adaptive[len(table.adaptive) // 2]
-    random = next(
-        row for row in table.rows if (row.rule, row.threshold) == ("random", middle.threshold)
-    )
-    others = [row for row in table.rows if row.rule in ("forced", "backbone")]
+    random = next(r for r in table.of(RandomExits) if r.threshold == middle.threshold)
+    others = table.of(Forced, Full)
     assert len(others) == agent.model.n_exits + 1
     emulators = make_emulators(replace(agent.config.atari, noop_max=table.noop_max), 2 * N_GAMES)
 
@@ -79,10 +78,8 @@ def test_an_agent_reproduces_its_table(folder):
         )
 
     try:
-        rule = adaptive(table.rule, middle.threshold)
-        alone = [Full() if r.rule == "backbone" else Forced(int(r.threshold)) for r in others]
-        played = again([Row(who) for who in (rule, *alone)])
-        (control,) = again([Row(RandomExits(played[0].exit_shares, rule))])
+        played = again([Row(row.who) for row in (middle, *others)])
+        (control,) = again([Row(replace(random.who, shares=played[0].exit_shares))])
     finally:
         emulators.close()
     for found, stored in zip([*played, control], (middle, *others, random), strict=True):
@@ -90,7 +87,7 @@ def test_an_agent_reproduces_its_table(folder):
         pooled = (n * np.var(found.returns) + m * stored.std**2) / (n + m - 2)
         error = sqrt(pooled * (1 / n + 1 / m))
         difference = abs(np.mean(found.returns) - stored.mean)
-        assert difference <= 4 * error, (stored.rule, stored.threshold)
+        assert difference <= 4 * error, stored.who
     costs = exit_costs(agent.model, agent.example()).relative_macs
     wanted = decision_costs([middle], "macs").on()[0]
     assert relative_cost(played[0].exit_shares, costs) == pytest.approx(wanted, rel=0.1)

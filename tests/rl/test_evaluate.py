@@ -11,7 +11,7 @@ from ztw_rl.core.backends.eager import eager
 from ztw_rl.core.choice import Forced, Patience, Threshold
 from ztw_rl.core.statistics import Summary, summarize
 from ztw_rl.rl.evaluate import RowResult, evaluate, n_games, table
-from ztw_rl.rl.tables import Full, RandomExits, Row
+from ztw_rl.rl.rows import Full, RandomExits, Row
 
 CPU = torch.device("cpu")
 N_EPISODES, SEED = 4, 10

@@ -10,7 +10,7 @@ from ztw_rl.core.choice import Forced, Patience, Threshold
 from ztw_rl.errors import UserError
 from ztw_rl.rl.journal import Journal
 from ztw_rl.rl.play import Game
-from ztw_rl.rl.tables import Full, RandomExits, Row
+from ztw_rl.rl.rows import Full, RandomExits, Row
 
 HEAD = {"seed": 3}
 

@@ -15,7 +15,7 @@ from ztw_rl.rl.atari.vec_env import AtariVecEnv
 from ztw_rl.rl.config import DistillConfig, PPOConfig
 from ztw_rl.rl.distill import distill
 from ztw_rl.rl.evaluate import play
-from ztw_rl.rl.tables import Full, Row
+from ztw_rl.rl.rows import Full, Row
 from ztw_rl.rl.teacher import from_checkpoint
 
 CPU = torch.device("cpu")

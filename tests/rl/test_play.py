@@ -12,7 +12,7 @@ from ztw_rl.core.backends.onnx import onnx
 from ztw_rl.core.choice import Forced, Patience, Threshold
 from ztw_rl.rl.evaluate import play
 from ztw_rl.rl.play import NOOP
-from ztw_rl.rl.tables import Full, RandomExits, Row
+from ztw_rl.rl.rows import Full, RandomExits, Row
 
 CPU = torch.device("cpu")
 N_EPISODES, SEED = 4, 10

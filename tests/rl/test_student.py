@@ -18,8 +18,8 @@ from ztw_rl.rl.config import DistillConfig
 from ztw_rl.rl.distill import build_early_exit_model, distill
 from ztw_rl.rl.evaluate import play
 from ztw_rl.rl.networks import WIDTHS, early_exit_nature_cnn, policy_alone
+from ztw_rl.rl.rows import Full, Row
 from ztw_rl.rl.student import exit_macs, macs, student_of, widths_for
-from ztw_rl.rl.tables import Full, Row
 from ztw_rl.rl.teacher import Provenance, Teacher, from_agent
 
 CPU = torch.device("cpu")

@@ -3,23 +3,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from ztw_rl.core.choice import Forced, Patience, Threshold
+from ztw_rl.core.choice import Threshold
 from ztw_rl.errors import UserError
 from ztw_rl.rl.agent import Identity
-from ztw_rl.rl.tables import (
-    Full,
-    RandomExits,
-    Row,
-    StoredRow,
-    Student,
-    adaptive,
-    decision_costs,
-    game_keys,
-    load_table,
-)
+from ztw_rl.rl.rows import Full, RandomExits
+from ztw_rl.rl.tables import StoredRow, decision_costs, game_keys, load_table
 
 ROW = {"decisions": [10, 30], "macs": [0.4, 0.4], "time": [0.2, 0.6], "exit_share_0": 1.0}
 TABLE = {
@@ -61,15 +51,15 @@ def test_what_is_read_back(tmp_path):
 
 
 def test_what_tells_games_apart():
-    alone = StoredRow("backbone", (1.0, 1.0, 2.0), (9, 9, 9), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))
+    alone = StoredRow(Full(), (1.0, 1.0, 2.0), (9, 9, 9), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))
     assert game_keys(alone, []) == ((1.0, 9, 1.0), (1.0, 9, 1.0), (2.0, 9, 1.0))
-    early = replace(alone, rule="confidence", macs=(0.5, 0.6, 0.6))
+    early = replace(alone, who=Threshold(0.5), macs=(0.5, 0.6, 0.6))
     assert game_keys(alone, [early]) == ((1.0, 9, 0.5), (1.0, 9, 0.6), (2.0, 9, 0.6))
     # Another setting's games, if one of them went another way, are not this row's.
     for other in (replace(early, returns=(1.0, 1.0, 1.0)), replace(early, decisions=(9, 9, 8))):
         assert game_keys(alone, [other]) == game_keys(alone, [])
     # Nor do random draws tell games apart that are one and the same.
-    drawn = replace(early, rule="random")
+    drawn = replace(early, who=RandomExits((1.0,), Threshold(0.5)))
     assert game_keys(alone, [drawn]) == game_keys(alone, [])
     assert game_keys(drawn, [drawn]) == ((1.0, 9, 0.0), (1.0, 9, 0.0), (2.0, 9, 0.0))
 
@@ -97,6 +87,11 @@ def without(index):
         ({"rows": [*TABLE["rows"], {**TABLE["rows"][0], "returns": [1.0]}]}, "differ in their"),
         ({"rows": [*TABLE["rows"], {**TABLE["rows"][0], "macs": [0.4]}]}, "differ in their"),
         ({"rows": [{**row, "returns": []} for row in TABLE["rows"]]}, "differ in their"),
+        (
+            {"rows": [{**TABLE["rows"][0], "threshold": None}]},
+            "has no threshold",
+        ),
+        ({"rows": [{**TABLE["rows"][0], "rule": "magic"}]}, "rule is 'magic'"),
         ({"game": 3}, "game is 3"),
         ({"rule": "magic"}, "rule is 'magic'"),
         ({"evaluation": None}, "is no table of ztw-rl eval"),
@@ -118,25 +113,3 @@ def test_other_json(tmp_path, text):
     path.write_text(text)
     with pytest.raises(UserError, match=r"curve\.json is no table of ztw-rl eval"):
         load_table(path)
-
-
-@pytest.mark.parametrize(
-    ("who", "rule", "threshold"),
-    [
-        (Threshold(0.5), "confidence", 0.5),
-        (Patience(2), "patience", 2.0),
-        (Forced(1), "forced", 1.0),
-        (RandomExits((0.5, 0.5), Threshold(0.3)), "random", 0.3),
-        (RandomExits((0.5, 0.5), Patience(3)), "random", 3.0),
-        (Full(), "backbone", None),
-        (Student(), "student", None),
-    ],
-)
-def test_how_a_row_is_stored(who, rule, threshold):
-    assert (Row(who).rule, Row(who).threshold) == (rule, threshold)
-    if rule in ("confidence", "patience"):
-        assert adaptive(rule, threshold) == who
-
-
-def test_shares_are_cumulated_up_to_one():
-    np.testing.assert_allclose(RandomExits((1, 1, 2), Threshold(0.5)).cumulated, [0.25, 0.5, 1])

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ztw_rl import agents
-from ztw_rl.commands._curve import CSV, JOURNAL, JSON, PNG, EvalRun
 from ztw_rl.console import counted_games
 from ztw_rl.core.bench import ExitTimes
 from ztw_rl.errors import UserError
 from ztw_rl.rl.agent import Agent, AgentConfig, Identity
+from ztw_rl.rl.config import CSV, JOURNAL, JSON, PNG, EvalRun
 from ztw_rl.rl.journal import Journal, taken
 from ztw_rl.settings import parse_stored
 
@@ -183,7 +183,7 @@ def play(
     from ztw_rl.core.device import n_network_threads
     from ztw_rl.rl import evaluate
     from ztw_rl.rl.play import Game
-    from ztw_rl.rl.tables import Row, Student, adaptive
+    from ztw_rl.rl.rows import Row, Student, adaptive
 
     backend = make_backend(
         run.backend, agent.model.to(device), agent.example().to(device), n_network_threads()

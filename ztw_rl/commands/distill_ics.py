@@ -221,7 +221,7 @@ def _show_imported(
 
     from ztw_rl.core.backends.eager import eager
     from ztw_rl.rl.evaluate import play
-    from ztw_rl.rl.tables import Full, Row
+    from ztw_rl.rl.rows import Full, Row
 
     (result,) = play(
         eager(teacher.model()),

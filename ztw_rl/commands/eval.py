@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -19,19 +19,21 @@ from ztw_rl.commands._arguments import (
     peek,
     read,
 )
-from ztw_rl.commands._curve import CSV, JOURNAL, JSON, PNG, EvalRun, kept_lines, screen, write
 from ztw_rl.commands._games import few_distinct_lines, reference_line, starts_lines
 from ztw_rl.console import INTERRUPTED, next_line, plain_console
 from ztw_rl.errors import UserError
 from ztw_rl.rl.atari.config import canonical
-from ztw_rl.rl.config import EvaluationConfig
+from ztw_rl.rl.config import CSV, JOURNAL, JSON, PNG, EvalRun, EvaluationConfig
 from ztw_rl.settings import Ranged, Seed, require
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ztw_rl.commands._playing import Begun
     from ztw_rl.rl.agent import Agent
     from ztw_rl.rl.batch import EnvBatch
     from ztw_rl.rl.journal import Journal
+    from ztw_rl.rl.tables import StoredTable
 
 PROG = "ztw-rl eval"
 KIND = "eval"
@@ -225,16 +227,15 @@ def _finish(
     import torch
 
     from ztw_rl.commands import _playing
-    from ztw_rl.rl.evaluate import table
-    from ztw_rl.rl.tables import game_keys, load_table
+    from ztw_rl.rl.tables import game_keys, save_table
 
     console = plain_console()
     run, times = begun.run, begun.times
-    costs = agent.relative_macs()
     try:
         results = _playing.play(run, agent, batches, torch.device(run.device), journal, console)
-        frame = table(results, costs, times.relative)
-        write(output, agent, run, frame, results, costs, times)
+        table, frame = save_table(output, agent, run, results, times)
+        if agent.has_exits:
+            _picture(run, frame, table, output / PNG)
     except KeyboardInterrupt:
         total = _playing.n_games(run, agent)
         again = ["ztw-rl", "eval", "--resume", str(output)]
@@ -243,14 +244,13 @@ def _finish(
     journal.remove()
     game = canonical(agent.config.atari.game)
     print(f"agent: {run.agent}")
-    console.print(screen(frame, game, agent.config.exits))
+    console.print(_screen(frame, game, agent.config.exits))
     recipe = recipes.load(game)
-    stored = load_table(output / JSON)
-    kept = kept_lines(stored, recipe.random_return)
+    kept = _kept_lines(table, recipe.random_return)
     for line in kept:
         print(line)
-    if stored.backbone is not None:
-        games = game_keys(stored.backbone, stored.rows)
+    if table.backbone is not None:
+        games = game_keys(table.backbone, table.rows)
         for line in few_distinct_lines(games, "return, length and cost"):
             print(line)
     if recipe.reference_return is not None:
@@ -266,3 +266,86 @@ def _finish(
         chosen_from = ("--keep", "0.95", "--calibration", str(output))
         print(next_line("ztw-rl", "export", "--agent", run.agent, *chosen_from))
     return 0
+
+
+def _picture(run: EvalRun, frame: pd.DataFrame, table: StoredTable, path: Path) -> None:
+    """Return against cost."""
+    from ztw_rl.plots import plot_curve
+
+    settings = run.evaluation
+    note = (
+        f"{settings.n_episodes} full games per point, {settings.action_mode} actions, seeds from "
+        f"{run.seed}, noop_max {settings.noop_max}; bands: 95 % bootstrap over episodes "
+        f"(evaluation noise only); time: {table.backend}, one thread"
+    )
+    plot_curve(frame, f"{table.game}: return against inference cost", note, path)
+
+
+def _kept_lines(table: StoredTable, random_return: float | None) -> list[str]:
+    """What keeping each share of ``KEEP`` costs, in words; nothing where that cannot be told.
+
+    Args:
+        table: ``curve.json``.
+        random_return: Mean return of random play, if the recipe knows it.
+    """
+    from ztw_rl.core.choice import KEEP, Keep, expected
+    from ztw_rl.rl.tables import trial_of
+
+    if random_return is None or table.backbone is None:
+        return []
+    trial = trial_of(table, random_return)
+    if len(trial) < EvaluationConfig.n_episodes:
+        few = f"{len(trial)} games are too few to tell what keeping a share of the return costs"
+        return [f"{few}; play more with --n-episodes"]
+    lines = []
+    for keep in KEEP:
+        found = expected(Keep(keep), trial)
+        if found is None or found.kept is None:  # too few games, or no better than random play
+            break
+        lines.append(
+            f"to keep {keep:.0%} of the backbone's return over random play: {found.cost:.3f} of "
+            f"its MACs, {found.kept:.1%} kept (chosen and reported on different games)"
+        )
+    return lines
+
+
+def _screen(frame: pd.DataFrame, game: str, exits: Sequence[str]) -> Any:
+    """The table for the terminal.
+
+    Args:
+        frame: The table.
+        game: Whose title it gets.
+        exits: Where the ICs are.
+    """
+    import pandas as pd
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    shares = [c for c in frame.columns if c.startswith("exit_share_")]
+    places = [f"x{m}: {place}" for m, place in enumerate([*exits, "the policy"])]
+    shown = Table(
+        title=f"{game}: full games on raw points",
+        caption="at: threshold, or the exit forced; MACs and time of a decision: the backbone's "
+        "are 1; share of decisions that each exit took, " + ", ".join(places),
+        box=SIMPLE,
+        padding=0,
+        pad_edge=False,
+    )
+    heads = ["rule", "at", "mean", "std", "IQM", "95 %", "MACs", "time"]
+    for head in [*heads, *(f"x{m}" for m in range(len(shares)))]:
+        shown.add_column(head, justify="left" if head == "rule" else "right", no_wrap=True)
+    previous = None
+    for _, row in frame.iterrows():
+        if previous not in (None, row["rule"]):
+            shown.add_section()
+        previous = row["rule"]
+        threshold = "" if pd.isna(row["threshold"]) else f"{row['threshold']:g}"
+        shown.add_row(
+            row["rule"],
+            threshold,
+            *(f"{row[f'return_{name}']:.1f}" for name in ("mean", "std", "iqm")),
+            f"{row['return_ci_low']:.1f}…{row['return_ci_high']:.1f}",
+            *(f"{row[cost]:.3f}" for cost in ("relative_macs", "relative_time")),
+            *(f"{row[share]:.0%}" for share in shares),
+        )
+    return shown

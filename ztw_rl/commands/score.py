@@ -148,7 +148,7 @@ def _play(
     from ztw_rl.core.device import exact_device
     from ztw_rl.rl.atari.emulators import make_batches
     from ztw_rl.rl.evaluate import play
-    from ztw_rl.rl.tables import Full, Row
+    from ztw_rl.rl.rows import Full, Row
 
     device = exact_device(args.device)
     settings = args.evaluation

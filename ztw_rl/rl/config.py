@@ -184,3 +184,26 @@ class EvaluationConfig(Ranged):
     noop_max: Annotated[int, Range(0, LONGEST_START)] = added(30, before=0)
     """Games begin with fewer than this many frames of no-op, whatever the policy was trained on;
     0 begins all games alike."""
+
+
+CSV, JSON, PNG = "curve.csv", "curve.json", "curve.png"
+"""What an evaluation leaves."""
+JOURNAL = "games.jsonl"
+"""The games of an evaluation that is not finished."""
+
+
+@dataclass(frozen=True)
+class EvalRun:
+    """Resolved settings, saved beside the results."""
+
+    agent: str
+    thresholds: tuple[float, ...]
+    rule: Literal["confidence", "patience"]
+    disagreement: bool
+    ensembles: bool
+    seed: int
+    evaluation: EvaluationConfig
+    backend: Literal["eager", "compiled", "onnx"]
+    """Its name on the command line; in ``curve.json``, the name for tables."""
+    device: str
+    """Where the games' network ran."""

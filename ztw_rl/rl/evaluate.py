@@ -25,7 +25,7 @@ from ztw_rl.core.statistics import summarize
 from ztw_rl.rl.batch import EnvBatch
 from ztw_rl.rl.config import ActionMode
 from ztw_rl.rl.play import Game, Slots
-from ztw_rl.rl.tables import Adaptive, Full, RandomExits, Row
+from ztw_rl.rl.rows import Adaptive, Full, RandomExits, Row
 
 
 @dataclass(frozen=True)

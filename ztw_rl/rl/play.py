@@ -18,7 +18,7 @@ from ztw_rl.core.exits import Confidence, ExitRule
 from ztw_rl.core.runtime import Backend, decide
 from ztw_rl.rl.batch import EnvBatch
 from ztw_rl.rl.config import ActionMode
-from ztw_rl.rl.tables import RandomExits, Row
+from ztw_rl.rl.rows import RandomExits, Row
 
 NOOP = 0
 

@@ -1,114 +1,40 @@
-"""Evaluation tables as they were stored: ``curve.json``, read back and checked."""
+"""An agent's evaluation as a table: ``curve.csv`` and ``curve.json``, written, read and checked."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ztw_rl.core.choice import Costs, Forced, Patience, Threshold, Trial
-from ztw_rl.core.files import load_json
+from ztw_rl.core.files import load_json, save_json, write_atomically
 from ztw_rl.core.statistics import few_distinct
 from ztw_rl.errors import UserError
 from ztw_rl.rl.agent import WEIGHTS_FILE, Identity
 from ztw_rl.rl.atari.config import canonical
-from ztw_rl.rl.config import ActionMode, MethodName
+from ztw_rl.rl.config import CSV, JSON, ActionMode, EvalRun, MethodName
+from ztw_rl.rl.evaluate import RowResult, table
+from ztw_rl.rl.rows import AdaptiveName, Full, RandomExits, Row, RuleName, Student, Who, stored
 from ztw_rl.settings import parse_stored
 
-RuleName = Literal["confidence", "patience", "backbone", "forced", "random", "student"]
-"""A row's name in ``curve.csv``, ``curve.json`` and journals."""
+if TYPE_CHECKING:
+    import pandas as pd
 
-
-@dataclass(frozen=True)
-class Full:
-    """The full policy, without any exit."""
-
-
-@dataclass(frozen=True)
-class Student:
-    """A student, which answers everything itself."""
-
-
-@dataclass(frozen=True)
-class RandomExits:
-    """The control: exits drawn at random, as often as a rule took them."""
-
-    shares: tuple[float, ...]
-    """How often each exit is drawn."""
-    beside: Threshold | Patience
-    """The rule."""
-
-    @cached_property
-    def cumulated(self) -> npt.NDArray[np.float64]:
-        """(E,) cumulated shares, up to one."""
-        sums: npt.NDArray[np.float64] = np.cumsum(self.shares, dtype=np.float64)
-        sums /= sums[-1]
-        return sums
-
-
-Adaptive = Threshold | Patience
-Who = Adaptive | Forced | RandomExits | Full | Student
-"""What decides which exit answers."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of the table."""
-
-    who: Who
-    compared: bool = False
-    """Whether the full model is asked as well, at every decision, to see how often the greedy
-    actions differ."""
-
-    @property
-    def rule(self) -> RuleName:
-        """Its name where it is stored."""
-        return _NAMES[type(self.who)]
-
-    @property
-    def threshold(self) -> float | None:
-        """The number beside that name: τ, a patience or the exit; of a control, its rule's."""
-        who = self.who.beside if isinstance(self.who, RandomExits) else self.who
-        if isinstance(who, Threshold):
-            # A common one: rows of a table have no threshold for each exit.
-            (value,) = set(who.each(1))
-            return value
-        if isinstance(who, Patience):
-            return float(who.exits)
-        return float(who.exit) if isinstance(who, Forced) else None
-
-
-_NAMES: dict[type, RuleName] = {
-    Threshold: "confidence",
-    Patience: "patience",
-    Forced: "forced",
-    RandomExits: "random",
-    Full: "backbone",
-    Student: "student",
-}
-
-
-def adaptive(rule: Literal["confidence", "patience"], number: float) -> Adaptive:
-    """A rule with its setting, from the name and the number that are stored."""
-    return Patience(int(number)) if rule == "patience" else Threshold(number)
-
+    from ztw_rl.core.bench import ExitTimes
+    from ztw_rl.rl.agent import Agent
 
 CostName = Literal["macs", "time"]
-ADAPTIVE = ("confidence", "patience", "student")
-"""Rules of the rows that a table is about; the others are its controls."""
 
 
 @dataclass(frozen=True)
 class StoredRow:
-    """One row: who decided which exit answers, and what came of it."""
+    """One row: what decided which exit answers, and what came of it."""
 
-    rule: str
+    who: Who
     returns: tuple[float, ...]
     """Raw points of each game, in the order of the seeds."""
     decisions: tuple[int, ...]
@@ -117,7 +43,6 @@ class StoredRow:
     """Mean operations of a decision in each game, relative to the backbone's."""
     time: tuple[float, ...]
     """The same for measured time."""
-    threshold: float | None = None
     disagreement: tuple[float, ...] | None = None
     """Share of each game's decisions that differ from the full model's, if it was asked."""
 
@@ -144,8 +69,13 @@ class StoredRow:
 
         Where exits are drawn at random, operations are the draw's, not the game's: 0.
         """
-        macs = (0.0,) * len(self.macs) if self.rule == "random" else self.macs
+        macs = (0.0,) * len(self.macs) if isinstance(self.who, RandomExits) else self.macs
         return tuple(zip(self.returns, self.decisions, macs, strict=True))
+
+    @property
+    def threshold(self) -> float | None:
+        """The number that it is stored with; see ``rows.Row.threshold``."""
+        return Row(self.who).threshold
 
     @property
     def mean(self) -> float:
@@ -173,7 +103,7 @@ class StoredTable:
     """One ``curve.json``."""
 
     game: str
-    rule: Literal["confidence", "patience"]
+    rule: AdaptiveName
     seed: int
     action_mode: ActionMode
     backend: str
@@ -198,12 +128,16 @@ class StoredTable:
     @property
     def adaptive(self) -> tuple[StoredRow, ...]:
         """The rows that the table is about."""
-        return tuple(row for row in self.rows if row.rule in ADAPTIVE)
+        return self.of(Threshold, Patience, Student)
 
     @property
     def backbone(self) -> StoredRow | None:
         """The full policy's row; a student's table has none."""
-        return next((row for row in self.rows if row.rule == "backbone"), None)
+        return next(iter(self.of(Full)), None)
+
+    def of(self, *kinds: type[Who]) -> tuple[StoredRow, ...]:
+        """The rows in which one of these decides."""
+        return tuple(row for row in self.rows if isinstance(row.who, kinds))
 
 
 def game_keys(row: StoredRow, rows: Sequence[StoredRow]) -> tuple[tuple[float, int, float], ...]:
@@ -245,6 +179,88 @@ def decision_costs(rows: Sequence[StoredRow], kind: CostName) -> Costs:
     return Costs(means, np.array([row.decisions for row in rows], float))
 
 
+@dataclass(frozen=True)
+class _Line:
+    """One row as it is stored, as far as it is read back."""
+
+    rule: RuleName
+    returns: tuple[float, ...]
+    decisions: tuple[int, ...]
+    macs: tuple[float, ...]
+    time: tuple[float, ...]
+    threshold: float | None = None
+    disagreement: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _File:
+    """A table as it is stored, as far as it is read back."""
+
+    game: str
+    rule: AdaptiveName
+    seed: int
+    backend: str
+    method: MethodName
+    identity: Identity
+    rows: tuple[_Line, ...]
+    action_mode: ActionMode
+    exits: tuple[str, ...] | None = None
+    student_of: str | None = None
+    noop_max: int = 0
+
+
+def save_table(
+    folder: Path,
+    agent: Agent,
+    run: EvalRun,
+    results: Sequence[RowResult],
+    times: ExitTimes,
+) -> tuple[StoredTable, pd.DataFrame]:
+    """Write ``curve.csv`` and ``curve.json``, each at once or not at all.
+
+    Args:
+        folder: Where to.
+        agent: Who played.
+        run: The evaluation's settings.
+        results: What was played.
+        times: Measured times of leaving at each exit.
+
+    Returns:
+        The table as ``load_table`` reads it, and ``curve.csv``, a line per row; see
+        ``evaluate.table``.
+    """
+    macs = agent.relative_macs()
+    frame = table(results, macs, times.relative)
+    write_atomically(folder / CSV, lambda path: frame.to_csv(path, index=False))
+    rows = [
+        {name: None if value != value else value for name, value in line.items()}
+        for line in frame.to_dict("records")
+    ]
+    for row, result in zip(rows, results, strict=True):
+        row |= {
+            "returns": result.returns,
+            "decisions": tuple(map(sum, result.exits)),
+            "macs": result.costs(macs),
+            "time": result.costs(times.relative),
+        }
+        if result.disagreement is not None:
+            row["disagreement"] = result.disagreement
+    save_json(
+        folder / JSON,
+        {
+            "game": canonical(agent.config.atari.game),
+            "method": agent.config.method,
+            "exits": agent.config.exits,
+            "student_of": agent.config.student_of,
+            "identity": dataclasses.asdict(agent.identity()),
+            **dataclasses.asdict(run),
+            "backend": times.backend,
+            "rows": rows,
+        },
+    )
+    return load_table(folder / JSON), frame
+
+
 def load_table(path: Path) -> StoredTable:
     """Read a table.
 
@@ -257,26 +273,44 @@ def load_table(path: Path) -> StoredTable:
     data = load_json(path)
     if not isinstance(data, dict) or not isinstance(data.get("evaluation"), dict):
         raise UserError(f"{path} is no table of ztw-rl eval; make one with: ztw-rl eval")
-    known = _only(StoredTable, data)
-    known.pop("path", None)
+    known, lines = _only(_File, data), data.get("rows")
+    if isinstance(lines, list):
+        known["rows"] = [_only(_Line, line) if isinstance(line, dict) else line for line in lines]
     evaluation = data["evaluation"]
     known |= {"action_mode": evaluation.get("action_mode")}
     known |= {"noop_max": evaluation["noop_max"]} if "noop_max" in evaluation else {}
-    rows = data.get("rows")
-    if isinstance(rows, list):
-        known["rows"] = [_only(StoredRow, row) if isinstance(row, dict) else row for row in rows]
-    table = dataclasses.replace(parse_stored(StoredTable, known, path), path=path)
-    if not table.adaptive or (table.backbone is None and table.method != "student"):
+    file = parse_stored(_File, known, path)
+    try:
+        rows = tuple(
+            StoredRow(
+                stored(line.rule, line.threshold, file.rule, _shares(whole)),
+                *(line.returns, line.decisions, line.macs, line.time, line.disagreement),
+            )
+            for line, whole in zip(file.rows, data["rows"], strict=True)
+        )
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    found = StoredTable(
+        **{field.name: getattr(file, field.name) for field in dataclasses.fields(file)}
+        | {"rows": rows, "path": path}
+    )
+    if not found.adaptive or (found.backbone is None and not found.of(Student)):
         raise UserError(f"{path} lacks rows; evaluate the agent again with: ztw-rl eval")
     lengths = {
         len(each)
-        for row in table.rows
+        for row in found.rows
         for each in (row.returns, row.decisions, row.macs, row.time, row.disagreement)
         if each is not None
     }
-    if lengths != {table.n_games} or not table.n_games:
+    if lengths != {found.n_games} or not found.n_games:
         raise UserError(f"{path}: its rows differ in their number of games; evaluate again")
-    return table
+    return found
+
+
+def _shares(line: dict[str, Any]) -> tuple[float, ...]:
+    """How often each exit answered, as far as a stored row tells."""
+    shares = (value for name, value in line.items() if name.startswith("exit_share_"))
+    return tuple(share for share in shares if isinstance(share, int | float))
 
 
 def check_game(table: StoredTable, game: str) -> None:
@@ -316,21 +350,19 @@ def trial_of(table: StoredTable, random_return: float | None, cost: CostName = "
         cost: What a decision's cost counts.
     """
     assert table.backbone is not None
-    forced = _rising(table, "forced")[:-1]
-    swept = _rising(table, table.rule)
-    rows = [row for _, row in (*forced, *swept)]
+    # The last exit is the full model at a higher price.
+    forced = _rising(table.of(Forced))[:-1]
+    swept = _rising(table.of(Threshold, Patience))
+    rows = [*forced, *swept]
     n = len(rows[0].returns)
-    asked = [row.disagreement for _, row in swept]
+    asked = [row.disagreement for row in swept]
     disagreement = None
     if all(each is not None for each in asked):
         # Nobody asks where an exit is forced.
         unknown = [(np.nan,) * n] * len(forced)
         disagreement = np.array([*unknown, *asked], float).T
     return Trial(
-        points=(
-            *(Forced(int(m)) for m, _ in forced),
-            *(adaptive(table.rule, threshold) for threshold, _ in swept),
-        ),
+        points=tuple(row.who for row in rows if isinstance(row.who, Forced | Threshold | Patience)),
         scores=np.array([row.returns for row in rows], float),
         costs=decision_costs(rows, cost),
         full=np.array(table.backbone.returns, float),
@@ -340,7 +372,6 @@ def trial_of(table: StoredTable, random_return: float | None, cost: CostName = "
     )
 
 
-def _rising(table: StoredTable, rule: str) -> list[tuple[float, StoredRow]]:
-    """Rows of one rule with their thresholds, rising."""
-    rows = [(row.threshold, row) for row in table.rows if row.rule == rule]
-    return sorted(((t, row) for t, row in rows if t is not None), key=lambda pair: pair[0])
+def _rising(rows: Sequence[StoredRow]) -> list[StoredRow]:
+    """Rows of one kind by their number."""
+    return sorted(rows, key=lambda row: row.threshold or 0)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ztw_rl.core.choice import Forced
 from ztw_rl.rl.report.results import GameResults, MethodResult, setting_name
+from ztw_rl.rl.rows import RandomExits, Who
 from ztw_rl.rl.tables import StoredRow
 
 ONE_EXIT, RANDOM_EXITS = "one exit", "random exits"
@@ -25,11 +27,11 @@ def with_controls(results: Sequence[GameResults]) -> list[GameResults]:
 
 
 def _controls(own: MethodResult) -> list[MethodResult]:
-    exits = {f"exit {row.threshold:.0f}": row for row in of_rule(own, "forced")}
+    exits = {f"exit {row.threshold:.0f}": row for row in of_kind(own, Forced)}
     rows = {
         # The last exit is the full policy, at a higher price.
         ONE_EXIT: dict(list(exits.items())[:-1]),
-        RANDOM_EXITS: {setting_name(row): row for row in of_rule(own, "random")},
+        RANDOM_EXITS: {setting_name(row): row for row in of_kind(own, RandomExits)},
     }
     return [
         replace(own, method=replace(own.method, control=name), settings=settings)
@@ -38,9 +40,9 @@ def _controls(own: MethodResult) -> list[MethodResult]:
     ]
 
 
-def of_rule(method: MethodResult, rule: str) -> list[StoredRow]:
-    """A method's rows of one rule, such as ``random``."""
-    return [row for row in method.rows if row.rule == rule]
+def of_kind(method: MethodResult, kind: type[Who]) -> list[StoredRow]:
+    """A method's rows in which one kind of rule decides."""
+    return [row for row in method.rows if isinstance(row.who, kind)]
 
 
 def with_terms(results: Sequence[GameResults]) -> list[GameResults]:

@@ -10,9 +10,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from ztw_rl.core.statistics import Interval, paired_lead
-from ztw_rl.rl.report.controls import RANDOM_EXITS, of_rule
+from ztw_rl.rl.report.controls import RANDOM_EXITS, of_kind
 from ztw_rl.rl.report.levels import ALL_GAMES
 from ztw_rl.rl.report.results import GameResults, Method, MethodResult, setting_name
+from ztw_rl.rl.rows import RandomExits
 from ztw_rl.rl.tables import StoredRow, hardly_differ
 
 
@@ -137,7 +138,7 @@ def gains(results: Sequence[GameResults]) -> list[Gain]:
 
 def _of_game(game: GameResults) -> Iterator[Pairing]:
     for method in game.methods:
-        controls = {setting_name(row): row for row in of_rule(method, "random")}
+        controls = {setting_name(row): row for row in of_kind(method, RandomExits)}
         yield from _pairing(game, method, RANDOM_EXITS, controls, method.n_games)
     own = game.own
     for other in game.methods:
