@@ -27,8 +27,8 @@ from ztw_rl.core.bench import threads
 from ztw_rl.core.device import n_network_threads
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.training import kl_to_teacher, set_learning_rate
+from ztw_rl.rl.atari.batches import in_background, make_emulators
 from ztw_rl.rl.atari.config import AtariConfig, rom_id
-from ztw_rl.rl.atari.emulators import in_background, make_emulators
 from ztw_rl.rl.atari.vec_env import AtariVecEnv
 from ztw_rl.rl.collector import Collector, Experience
 from ztw_rl.rl.config import DistillConfig

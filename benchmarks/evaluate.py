@@ -30,7 +30,7 @@ from ztw_rl.core.exits import Confidence, select
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.runtime import Backend
 from ztw_rl.rl.agent import load_agent
-from ztw_rl.rl.atari.emulators import make_batches
+from ztw_rl.rl.atari.batches import make_batches
 from ztw_rl.rl.atari.vec_env import AtariVecEnv
 from ztw_rl.rl.batch import EnvBatch
 from ztw_rl.rl.evaluate import play

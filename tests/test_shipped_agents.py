@@ -16,7 +16,7 @@ from ztw_rl.core.checkpoint import load_tensors
 from ztw_rl.core.choice import Forced, normalized
 from ztw_rl.core.cost import exit_costs, relative_cost
 from ztw_rl.rl.agent import load_agent, policy_fingerprint
-from ztw_rl.rl.atari.emulators import make_emulators
+from ztw_rl.rl.atari.batches import make_emulators
 from ztw_rl.rl.evaluate import play
 from ztw_rl.rl.networks import from_sb3
 from ztw_rl.rl.rows import Full, RandomExits, Row

@@ -147,7 +147,7 @@ def emulators_for(run: EvalRun, agent: Agent) -> Iterator[Sequence[EnvBatch]]:
     Raises:
         UserError: It has not their number of actions.
     """
-    from ztw_rl.rl.atari.emulators import make_batches
+    from ztw_rl.rl.atari.batches import make_batches
 
     config = agent.config
     atari = replace(config.atari, noop_max=run.evaluation.noop_max)

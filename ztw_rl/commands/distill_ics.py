@@ -203,7 +203,7 @@ def _go_on(run_dir: Path, run: DistillRun, args: DistillICs) -> int:
 @contextmanager
 def _games(teacher: Teacher, n_envs: int) -> Iterator[EnvBatch]:
     """Emulators that the teacher can play on."""
-    from ztw_rl.rl.atari.emulators import in_background, make_emulators
+    from ztw_rl.rl.atari.batches import in_background, make_emulators
 
     emulators = in_background(lambda: make_emulators(teacher.atari, n_envs))
     try:

@@ -146,7 +146,7 @@ def _play(
     """All games of a model, made for the game's number of actions."""
     from ztw_rl.core.backends.eager import eager
     from ztw_rl.core.device import exact_device
-    from ztw_rl.rl.atari.emulators import make_batches
+    from ztw_rl.rl.atari.batches import make_batches
     from ztw_rl.rl.evaluate import play
     from ztw_rl.rl.rows import Full, Row
 

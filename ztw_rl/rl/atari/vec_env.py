@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvObs, VecEnvStepReturn
 
+from ztw_rl.rl.atari.batches import make_emulators
 from ztw_rl.rl.atari.config import AtariConfig
-from ztw_rl.rl.atari.emulators import make_emulators
 from ztw_rl.rl.atari.env import N_SEEDS
 
 
