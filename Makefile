@@ -25,8 +25,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: install ## Evaluate the shipped Breakout agent at nine confidence thresholds.
-	$(BIN)/ztw-rl eval --agent breakout --thresholds 0.1:0.9 --n-episodes 5 --backend onnx
+demo: install ## Evaluate the shipped Pong agent at nine confidence thresholds.
+	$(BIN)/ztw-rl eval --agent pong --thresholds 0.1:0.9 --n-episodes 5 --backend onnx
 
 test: install ## Check style, types and import rules, and run the tests.
 	$(BIN)/ruff check
