@@ -21,7 +21,7 @@ from ztw_rl.settings import parse_stored
 
 @dataclass(frozen=True)
 class EndedGame:
-    """How game ``number`` of a row went; see ``slots.Game``."""
+    """How game ``number`` of a row went; see ``play.Game``."""
 
     rule: str
     threshold: float | None

@@ -89,7 +89,7 @@ class AotiModel:
     """An exported file of the format aoti.
 
     Args:
-        segments: One per exit, see ``segment.Segment``; for batches of at least one.
+        segments: One per exit, see ``model.Segment``; for batches of at least one.
         metadata: What ``metadata.json`` holds.
     """
 

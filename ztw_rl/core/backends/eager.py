@@ -20,10 +20,10 @@ from ztw_rl.errors import UserError
 
 
 class Segments:
-    """Runs one segment after another, with compaction in between; see ``backend.Predictor``.
+    """Runs one segment after another, with compaction in between; see ``runtime.Predictor``.
 
     Args:
-        segments: One per exit, see ``segment.Segment``.
+        segments: One per exit, see ``model.Segment``.
     """
 
     def __init__(self, segments: Sequence[SegmentFunction]) -> None:
@@ -51,11 +51,11 @@ class Segments:
 
 
 class SegmentsBackend(Segments):
-    """Segments, and the backbone beside them; see ``backend.Backend``.
+    """Segments, and the backbone beside them; see ``runtime.Backend``.
 
     Args:
         name: For tables.
-        segments: One per exit, see ``segment.Segment``.
+        segments: One per exit, see ``model.Segment``.
         backbone: From the network's input to logits.
     """
 

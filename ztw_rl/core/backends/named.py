@@ -46,7 +46,7 @@ def make_backend(name: str, model: EarlyExitModel, x: Tensor, n_threads: int = 1
         name: ``eager``, ``compiled`` or ``onnx``.
         model: In eval mode; for ``onnx`` on the CPU.
         x: (1, …), any input of the right shape and type, where the model is.
-        n_threads: Of ONNX Runtime; PyTorch's are set with ``timing.threads``.
+        n_threads: Of ONNX Runtime; PyTorch's are set with ``core.bench.threads``.
 
     Raises:
         UserError: The name is unknown, or what the backend needs is not installed.

@@ -185,7 +185,7 @@ def interface(model: EarlyExitModel, x: Tensor) -> dict[str, Any]:
 
 
 class OnnxBackend:
-    """ONNX Runtime; see ``backend.Backend``.
+    """ONNX Runtime; see ``runtime.Backend``.
 
     Args:
         model: The segments.
@@ -201,7 +201,7 @@ class OnnxBackend:
         self.segments = tuple(partial(self._segment, m) for m in range(model.n_exits))
 
     def _segment(self, m: int, features: Tensor, logits: Tensor | None) -> SegmentOutput:
-        """Exit m of a batch; see ``segment.SegmentFunction``."""
+        """Exit m of a batch; see ``model.SegmentFunction``."""
         history = None if logits is None else logits.numpy()
         outputs = self._model.run_exit(m, features.numpy(), history)
         *state, log_probs, confidence = (torch.from_numpy(output) for output in outputs)
