@@ -12,8 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from ztw_rl import __version__
-from ztw_rl.console import INTERRUPTED
-from ztw_rl.errors import UserError
+from ztw_rl.errors import INTERRUPTED, UserError
 
 COMMANDS = {
     "train-ppo": "train a PPO policy on an Atari game",

@@ -107,10 +107,6 @@ class TrainingProgress:
             )
 
 
-INTERRUPTED = 130
-"""Exit code of a command that the user stopped: shells' own for SIGINT."""
-
-
 class StopRequest:
     """Whether the user asked to stop; read it where stopping is safe."""
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 from scipy import stats
-from stable_baselines3.common.buffers import RolloutBuffer
 
 from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.atari.emulators import Emulators
-from ztw_rl.rl.collector import Collector, FrameBuffer, choose
+from ztw_rl.rl.collector import Collector, choose
 from ztw_rl.rl.networks import early_exit_nature_cnn
 
 CPU = torch.device("cpu")
@@ -190,58 +188,3 @@ def test_sampling_also_reaches_the_actions(model, games):
     assert stats.chisquare(np.bincount(found.actions.numpy(), minlength=6)).pvalue > 0.01
     greedy = found.teacher_log_probs.argmax(-1)
     assert not torch.equal(found.teacher_actions, greedy)
-
-
-LENGTH, GAMES = 3, 2
-SHAPE = (4, 6, 5)
-
-
-@pytest.fixture
-def buffers():
-    """Both kinds, filled with the same rollout."""
-    made = [
-        kind(LENGTH, spaces.Box(0, 255, SHAPE, np.uint8), spaces.Discrete(3), "cpu", 0.95, 0.99, 2)
-        for kind in (FrameBuffer, RolloutBuffer)
-    ]
-    fill(made, seed=0)
-    return made
-
-
-def fill(buffers, seed):
-    rng = np.random.default_rng(seed)
-    for _ in range(LENGTH):
-        obs = rng.integers(0, 256, (GAMES, *SHAPE), np.uint8)
-        action = rng.integers(0, 3, GAMES)
-        reward, start = rng.normal(size=GAMES), rng.integers(0, 2, GAMES)
-        value, log_prob = torch.tensor(rng.normal(size=(2, GAMES)), dtype=torch.float32)
-        for buffer in buffers:
-            buffer.add(obs, action, reward, start, value, log_prob)
-        obs[:] = 0  # The games reuse their memory.
-    for buffer in buffers:
-        buffer.compute_returns_and_advantage(torch.zeros(GAMES), np.zeros(GAMES))
-
-
-def minibatches(buffer):
-    np.random.seed(0)  # noqa: NPY002 - SB3 shuffles minibatches with the global generator.
-    return list(buffer.get(4))
-
-
-def test_minibatches_are_those_of_sb3s_buffer(buffers):
-    for rollout in range(2):
-        ours, stock = map(minibatches, buffers)
-        assert [len(m.actions) for m in ours] == [4, 2]
-        for a, b in zip(ours, stock, strict=True):
-            torch.testing.assert_close(a._asdict(), b._asdict(), rtol=0, atol=0)
-        # A second epoch sees the same.
-        torch.testing.assert_close(minibatches(buffers[0])[1]._asdict(), ours[1]._asdict())
-        # The next rollout goes into the same memory.
-        for buffer in buffers:
-            buffer.reset()
-        fill(buffers, seed=1 + rollout)
-
-
-def test_pictures_are_channels_last(buffers):
-    pictures = minibatches(buffers[0])[0].observations
-    assert pictures.dtype is torch.uint8
-    assert pictures.shape == (4, *SHAPE)
-    assert pictures.is_contiguous(memory_format=torch.channels_last)

@@ -81,6 +81,11 @@ def without(index):
         ({"rows": without(2)}, "lacks rows; evaluate the agent again"),
         ({"rows": without(0)}, "lacks rows"),
         ({"rows": []}, "lacks rows"),
+        ({"rows": [{**TABLE["rows"][0], "rule": "student"}]}, "lacks rows"),
+        (
+            {"rows": [*TABLE["rows"], {**TABLE["rows"][0], "rule": "patience", "threshold": 1}]},
+            "rule is confidence, but it has rows of another",
+        ),
         ({"rows": 3}, "rows is 3"),
         ({"rows": [3]}, r"found 3 \(a number\), expected a mapping|rows\[0\] is 3"),
         ({"rows": [{"rule": "backbone"}]}, r"key 'rows\[0\].returns' is missing"),

@@ -1,4 +1,4 @@
-"""Full games: counted while a command waits for them, and what others score in them."""
+"""What is said about full games: their starts, how few differ, what others score."""
 
 from __future__ import annotations
 

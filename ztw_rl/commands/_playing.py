@@ -21,11 +21,8 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
-    from ztw_rl.core.bench import ExitTimes
-    from ztw_rl.rl.agent import Agent
     from ztw_rl.rl.batch import EnvBatch
     from ztw_rl.rl.evaluate import RowResult
-    from ztw_rl.rl.journal import Journal
 
 
 @dataclass(frozen=True)

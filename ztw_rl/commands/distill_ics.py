@@ -20,8 +20,8 @@ from ztw_rl.commands._policy import (
     load_teacher,
     parse_with_policy,
 )
-from ztw_rl.console import INTERRUPTED, next_line, plain_console
-from ztw_rl.errors import UserError
+from ztw_rl.console import next_line, plain_console
+from ztw_rl.errors import INTERRUPTED, UserError
 from ztw_rl.rl.atari.config import AtariConfig, canonical
 from ztw_rl.rl.config import DistillConfig, MethodName
 from ztw_rl.settings import Ranged, Seed

@@ -20,8 +20,8 @@ from ztw_rl.commands._arguments import (
     read,
 )
 from ztw_rl.commands._games import few_distinct_lines, reference_line, starts_lines
-from ztw_rl.console import INTERRUPTED, next_line, plain_console
-from ztw_rl.errors import UserError
+from ztw_rl.console import next_line, plain_console
+from ztw_rl.errors import INTERRUPTED, UserError
 from ztw_rl.rl.atari.config import canonical
 from ztw_rl.rl.config import CSV, JOURNAL, JSON, PNG, EvalRun, EvaluationConfig
 from ztw_rl.settings import Ranged, Seed, require

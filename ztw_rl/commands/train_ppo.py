@@ -11,8 +11,8 @@ import tyro
 
 from ztw_rl import recipes, runs
 from ztw_rl.commands._arguments import check_resumable, help_first, peek, read
-from ztw_rl.console import INTERRUPTED, next_line, plain_console
-from ztw_rl.errors import UserError
+from ztw_rl.console import next_line, plain_console
+from ztw_rl.errors import INTERRUPTED, UserError
 from ztw_rl.rl.atari.config import AtariConfig, canonical, rom_id
 from ztw_rl.rl.config import PPOConfig, PPORun
 

@@ -18,7 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from ztw_rl.core.device import replayable, tf32_convolutions
 from ztw_rl.core.training import are_finite
-from ztw_rl.rl.collector import FrameBuffer
+from ztw_rl.rl.frame_buffer import FrameBuffer
 from ztw_rl.rl.policy import ChannelsLastCnnPolicy
 
 

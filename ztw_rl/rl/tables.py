@@ -17,8 +17,17 @@ from ztw_rl.errors import UserError
 from ztw_rl.rl.agent import WEIGHTS_FILE, Identity
 from ztw_rl.rl.atari.config import canonical
 from ztw_rl.rl.config import CSV, JSON, ActionMode, EvalRun, MethodName
-from ztw_rl.rl.evaluate import RowResult, table
-from ztw_rl.rl.rows import AdaptiveName, Full, RandomExits, Row, RuleName, Student, Who, stored
+from ztw_rl.rl.rows import (
+    AdaptiveName,
+    Full,
+    RandomExits,
+    Row,
+    RuleName,
+    Student,
+    Who,
+    adaptive,
+    stored,
+)
 from ztw_rl.settings import parse_stored
 
 if TYPE_CHECKING:
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
 
     from ztw_rl.core.bench import ExitTimes
     from ztw_rl.rl.agent import Agent
+    from ztw_rl.rl.evaluate import RowResult
 
 CostName = Literal["macs", "time"]
 
@@ -229,6 +239,8 @@ def save_table(
         The table as ``load_table`` reads it, and ``curve.csv``, a line per row; see
         ``evaluate.table``.
     """
+    from ztw_rl.rl.evaluate import table
+
     macs = agent.relative_macs()
     frame = table(results, macs, times.relative)
     write_atomically(folder / CSV, lambda path: frame.to_csv(path, index=False))
@@ -294,8 +306,13 @@ def load_table(path: Path) -> StoredTable:
         **{field.name: getattr(file, field.name) for field in dataclasses.fields(file)}
         | {"rows": rows, "path": path}
     )
-    if not found.adaptive or (found.backbone is None and not found.of(Student)):
+    if not found.adaptive or (found.backbone is None and found.method != "student"):
         raise UserError(f"{path} lacks rows; evaluate the agent again with: ztw-rl eval")
+    others = {type(row.who) for row in found.adaptive} - {type(adaptive(found.rule, 1)), Student}
+    if others:
+        raise UserError(
+            f"{path}: its rule is {found.rule}, but it has rows of another; evaluate again"
+        )
     lengths = {
         len(each)
         for row in found.rows

@@ -29,8 +29,6 @@ from ztw_rl.supervised.config import FallbackName, SelectedOn
 from ztw_rl.supervised.data.source import Source
 
 if TYPE_CHECKING:
-    import torch
-
     from ztw_rl.supervised.classifier import Classifier
     from ztw_rl.supervised.config import DataConfig
     from ztw_rl.supervised.data.datasets import Split

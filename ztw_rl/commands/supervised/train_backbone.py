@@ -19,8 +19,8 @@ from ztw_rl.commands.supervised._shared import (
     run_folder,
     sized,
 )
-from ztw_rl.console import INTERRUPTED, plain_console
-from ztw_rl.errors import UserError
+from ztw_rl.console import plain_console
+from ztw_rl.errors import INTERRUPTED, UserError
 from ztw_rl.supervised.config import Arch, BackboneRun, BackboneTraining, DataConfig, PixelConfig
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from ztw_rl.commands.supervised._shared import (
     sized,
     stored_backbone,
 )
-from ztw_rl.console import INTERRUPTED, plain_console
-from ztw_rl.errors import UserError
+from ztw_rl.console import plain_console
+from ztw_rl.errors import INTERRUPTED, UserError
 from ztw_rl.supervised.config import (
     Arch,
     DataConfig,

@@ -145,10 +145,10 @@ def read_results(
         raise UserError(
             f"{folder} holds no agents; say where they are, such as: ztw-rl report agents"
         )
-    return tuple(read_game(path, random_return(path.name)) for path in found)
+    return tuple(read_game(path, random_return) for path in found)
 
 
-def read_game(folder: Path, random_return: float | None) -> GameResults:
+def read_game(folder: Path, random_return: Callable[[str], float | None]) -> GameResults:
     """One agent's folder, ``agents/<game>``.
 
     Agents in folders of it are variants: of the same policy, each with tables of its own. One of
@@ -156,7 +156,7 @@ def read_game(folder: Path, random_return: float | None) -> GameResults:
 
     Args:
         folder: The game's.
-        random_return: What random play scores, if it is known.
+        random_return: From a game to what random play scores, if it is known.
 
     Raises:
         UserError: A file is missing, damaged or belongs to another agent.
@@ -195,7 +195,7 @@ def read_game(folder: Path, random_return: float | None) -> GameResults:
         methods[method] = _joined(methods.get(method), table, method, own)
     in_order = sorted(methods.values(), key=lambda m: m.method.rank)
     itself = methods[method_of(own, agent.config.exits)]
-    return GameResults(folder.name, itself, tuple(in_order), random_return)
+    return GameResults(folder.name, itself, tuple(in_order), random_return(folder.name))
 
 
 def _variant_name(variant: Path, folder: Path) -> str:

@@ -1,1 +1,1 @@
-"""The networks, one per file; ``registry`` finds them by name."""
+"""The networks; ``registry`` finds them by name."""
