@@ -3,7 +3,7 @@
 Each learner plays the game with the same hyperparameters and writes the mean return of its last
 100 games after every update; then all curves in the folder are drawn. ``SB3-our-games`` differs
 from ours in the learner alone, ``SB3`` in the wrappers around the game as well. A few seeds show
-what to expect of each, not whether they are equal: that is what tests/rl/test_ppo_update.py and
+what to expect of each, not whether they are equal: that is what tests/rl/test_fast_ppo.py and
 tests/rl/test_learning_curves.py are for. Run it with ``python -m benchmarks.learning``.
 """
 

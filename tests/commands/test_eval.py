@@ -42,8 +42,8 @@ def test_the_newest_agent_at_several_thresholds(distill_run, capfd):
     assert f"agent: {distill_run}/agent" in out
     assert "runs/eval/pong-001/curve.csv" in out
     assert "runs/eval/pong-001/curve.png" in out
-    following = f"ztw-rl export --agent {distill_run}/agent --keep 0.95 --calibration"
-    assert out.endswith(f"next: {following} runs/eval/pong-001")
+    # Two games are too few to choose from.
+    assert out.endswith(f"next: ztw-rl eval --agent {distill_run}/agent --n-episodes 30")
     assert "full policies that others trained on pong score 20 to 21" in out
 
     rows = rows_of(Path("runs/eval/pong-001/curve.csv"))
@@ -273,7 +273,11 @@ def test_unusable_flags(distill_run, capfd, arguments, message):
 
 def test_a_student_is_one_row(ppo_run, distill, capfd):
     assert distill("--method=student") == 0
-    for asked in (["--thresholds=1,2"], ["--rule=patience", "--thresholds=1"], ["--disagreement"]):
+    for asked in (
+        ["--thresholds=0.1,1"],
+        ["--rule=patience", "--thresholds=1"],
+        ["--disagreement"],
+    ):
         capfd.readouterr()
         assert cli.main(["eval", "--device=cpu", "--n-episodes=1", *asked]) == 2
         assert "is a student, which has no exits; leave out --" in capfd.readouterr().err
@@ -288,6 +292,11 @@ def test_a_student_is_one_row(ppo_run, distill, capfd):
     stored = json.loads(Path("s/curve.json").read_text())
     assert (stored["method"], stored["student_of"]) == ("student", "conv1")
     assert len(stored["rows"][0]["returns"]) == 2
+
+
+def test_a_percentage_is_no_threshold(distill_run, one_error):
+    error = one_error(*SMALL, "--thresholds=0.5,50")
+    assert "--thresholds 0.5,50: a confidence lies between 0 and 1, such as 0.5" in error
 
 
 @pytest.mark.parametrize("name", ["curve.json", "curve.csv", "curve.png"])

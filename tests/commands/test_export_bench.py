@@ -195,7 +195,7 @@ def test_bench_writes_its_table(agent, capsys):
         (["--threshold", "0.5", "--keep", "0.9"], "exclude one another"),
         (["--budget", "0.1"], "--budget 0.1 is below the lowest cost"),
         *(
-            ([f"--threshold={value}"], f"--threshold must be finite and at least 0, not {value}")
+            ([f"--threshold={value}"], f"--threshold must be between 0 and 1, not {value}")
             for value in ("nan", "inf", "-3")
         ),
         *(
@@ -238,8 +238,8 @@ def test_a_folder_in_the_files_place(agent, capsys):
     assert sorted(Path(".").rglob("*")) == before
 
 
-def test_a_threshold_above_one_never_leaves(agent):
-    assert cli.main(["export", "--agent", str(agent), "--threshold=2"]) == 0
+def test_a_threshold_of_one_never_leaves(agent):
+    assert cli.main(["export", "--agent", str(agent), "--threshold=1"]) == 0
     answer = deploy.load("pong.zip").predict(np.zeros((3, 4, 84, 84), np.uint8))
     assert answer.exits.tolist() == [2, 2, 2]
 

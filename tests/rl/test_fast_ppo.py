@@ -1,4 +1,4 @@
-"""The rollout of our PPO is SB3's; tests/rl/test_ppo_update.py compares the updates."""
+"""Rollout and update of our PPO are SB3's."""
 
 from __future__ import annotations
 

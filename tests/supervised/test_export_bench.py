@@ -166,7 +166,7 @@ def test_a_threshold_is_chosen_for_each_target(make_run, monkeypatch):
     ("arguments", "message"),
     [
         (["--threshold=0.5", "--keep=0.9"], "exclude one another"),
-        (["--threshold=inf"], "--threshold must be finite and at least 0, not inf"),
+        (["--threshold=inf"], "--threshold must be between 0 and 1, not inf"),
         (["--per-exit"], "--per-exit needs --budget"),
         (["--per-exit", "--keep=0.9"], "--per-exit needs --budget"),
         (["--budget=0.01"], f"{RUN}: --budget 0.01 is below the lowest cost"),

@@ -112,6 +112,11 @@ def main(arguments: list[str]) -> int:
     )
     folder = find()
     thresholds = parse_thresholds(args.thresholds)
+    if args.rule == "confidence" and max(thresholds) > 1:
+        raise UserError(
+            f"--thresholds {args.thresholds}: a confidence lies between 0 and 1, such as 0.5; at 1 "
+            "no exit answers before the last"
+        )
     if args.rule == "patience" and any(t < 1 or t != int(t) for t in thresholds):
         raise UserError(f"--thresholds {args.thresholds}: patience counts exits, such as 1,2,3")
     runs.check_writable(args.output or args.runs_dir / KIND)
@@ -262,7 +267,9 @@ def _finish(
     if agent.has_exits:
         print(f"picture: {output}/{PNG}")
     greedy = run.evaluation.action_mode == "greedy"
-    if kept and run.rule == "confidence" and greedy and run.ensembles:
+    if run.evaluation.n_episodes < EvaluationConfig.n_episodes:
+        print(next_line("ztw-rl", "eval", "--agent", run.agent, "--n-episodes", "30"))
+    elif kept and run.rule == "confidence" and greedy and run.ensembles:
         chosen_from = ("--keep", "0.95", "--calibration", str(output))
         print(next_line("ztw-rl", "export", "--agent", run.agent, *chosen_from))
     return 0

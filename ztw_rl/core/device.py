@@ -1,4 +1,4 @@
-"""Choice of the device."""
+"""Choice of the device, threads for it, and CUDA graphs."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from ztw_rl.errors import UserError
@@ -39,10 +38,10 @@ class Targets:
             raise UserError(
                 "--threshold, --budget, --keep and --risk exclude one another; give one"
             )
-        if self.threshold is not None and not 0 <= self.threshold < inf:
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UserError(
-                f"--threshold must be finite and at least 0, not {self.threshold:g}; above 1 no "
-                "exit answers before the last"
+                f"--threshold must be between 0 and 1, not {self.threshold:g}; at 1 no exit "
+                "answers before the last"
             )
         for name, wish in (("budget", self.budget), ("keep", self.keep)):
             # Far above 1, a percentage is meant.

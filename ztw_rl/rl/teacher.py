@@ -1,4 +1,4 @@
-"""A trained policy, and the files that it is read from."""
+"""A trained policy, and the files that it is read from; random play as a policy."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from ztw_rl.core.sweep import (
     patience_thresholds,
     sweep,
 )
+from ztw_rl.errors import UserError
 from ztw_rl.supervised.budgets import BUDGETS, BudgetPoint, cross_fitted, point, transferred
 from ztw_rl.supervised.config import FallbackName, SelectedOn
 from ztw_rl.supervised.data.source import Source
@@ -227,6 +228,8 @@ def budget_table(found: Sequence[Contender]) -> pd.DataFrame:
 
 
 def _selected(contender: Contender, budget: float | Literal["max"]) -> BudgetPoint:
+    if len(contender.answers) < 2:
+        raise UserError(f"{contender.run}: one image is too few to choose on; give two or more")
     if contender.held_out is None:
         return cross_fitted(contender.test.curve, len(contender.answers.labels), budget)
     return transferred(

@@ -1,4 +1,4 @@
-"""How the emulator's frames become observations; imports nothing heavy, for ``--help`` reads it."""
+"""How frames become observations, and games' names; imports nothing heavy, for help reads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report's controls: choices of the exit that ask for no confidence."""
+"""Methods that the report adds: controls, and the agent's own with as little as others had."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Agents' folders as a collection: each complete, and with tables that belong to its agent."""
+"""Agents' folders as a collection: each complete, its tables its own, by method."""
 
 from __future__ import annotations
 
