@@ -36,7 +36,7 @@ from ztw_rl.rl.distill import build_optimizer
 from ztw_rl.rl.phases import Epochs, build_phases
 
 LEARNING_RATE = 1e-3
-STAGES = ("ics", "ensemble")
+PHASES = ("ics", "ensemble")
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def main(settings: Settings) -> float:
     config = DistillConfig(n_envs=n_envs, n_steps=settings.n_steps)
     contenders: dict[str, Callable[[], int]] = {}
     closing: list[Callable[[], None]] = []
-    for phase, name in enumerate(STAGES):
+    for phase, name in enumerate(PHASES):
         emulators = in_background(lambda: make_emulators(atari, n_envs))
         n_actions = int(emulators.action_space.n)
         ours = plain.random_network(n_actions, seed)
@@ -174,7 +174,7 @@ def main(settings: Settings) -> float:
         }
         closing += [emulators.close, stock.close, games.close, layouts.close]
     rates = harness.interleave(contenders, settings.rounds)
-    own = {name: contenders[f"{name}: ztw-rl"] for name in STAGES}
+    own = {name: contenders[f"{name}: ztw-rl"] for name in PHASES}
     busy = {name: harness.busy_rate(contender) for name, contender in own.items()}
     emulation = emulation_rate(atari, n_envs, n_actions, seed)
     peak = harness.peak_macs()
@@ -185,7 +185,7 @@ def main(settings: Settings) -> float:
         close()
     print(f"distill: {machine}")
     ratios, bounds = {}, {}
-    for name in STAGES:
+    for name in PHASES:
         rows = {who: each for who, each in rates.items() if who.startswith(name)}
         harness.show(rows, f"{name}: plain way")
         ratios[f"ratio_{name}"] = round(

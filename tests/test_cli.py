@@ -48,6 +48,19 @@ def test_help_loads_nothing_heavy(arguments):
     assert "train-ppo" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("ztw_rl.cli", "rich"),
+        ("ztw_rl.rl.tables", "pandas"),
+        ("ztw_rl.rl.distill", "stable_baselines3"),
+    ],
+)
+def test_what_modules_do_not_need(module, unwanted):
+    done = python("-c", f"import sys, {module}; print('{unwanted}' in sys.modules)")
+    assert done.stdout == "False\n", done.stderr
+
+
 def test_every_command_has_its_module_and_help(capsys):
     for name in cli.COMMANDS:
         assert cli.main([*name.split(), "--help"]) == 0

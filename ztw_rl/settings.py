@@ -1,4 +1,4 @@
-"""Plain data (YAML, JSON) into nested dataclasses, with every key and type checked."""
+"""Plain data (YAML, JSON) into nested dataclasses, with every key, type and range checked."""
 
 from __future__ import annotations
 

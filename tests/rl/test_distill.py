@@ -67,7 +67,7 @@ def changed(before, after, prefix):
     ]
 
 
-def test_each_stage_changes_its_own_part_and_nothing_else(teacher, games, tmp_path):
+def test_each_phase_changes_its_own_part_and_nothing_else(teacher, games, tmp_path):
     untouched = {name: tensor.clone() for name, tensor in teacher.parameters.items()}
     torch.manual_seed(0)
     begin = build_early_exit_model(teacher, TINY).state_dict()
@@ -108,7 +108,7 @@ def test_the_trunk_runs_once_per_step_and_never_again(teacher, games, tmp_path, 
 @pytest.mark.parametrize(
     ("method", "phases"), [("ztw", 2), ("ensemble", 2), ("sdn", 1), ("cascade", 1)]
 )
-def test_methods_have_the_stages_they_need(teacher, games, tmp_path, method, phases):
+def test_methods_have_the_phases_they_need(teacher, games, tmp_path, method, phases):
     config = replace(TINY, method=method, n_timesteps=16)
     result = run(teacher, games, tmp_path, config)
     assert result.n_timesteps == 16 * phases
@@ -135,7 +135,7 @@ def scalars(run_dir):
     }
 
 
-def test_rates_follow_each_stages_own_progress(teacher, games, tmp_path):
+def test_rates_follow_each_phases_own_progress(teacher, games, tmp_path):
     config = replace(TINY, n_timesteps=64, learning_rates=(0.01, 0.001), milestones=(0.5,))
     run(teacher, games, tmp_path, config)
     logged = scalars(tmp_path)
@@ -214,7 +214,7 @@ def test_ctrl_c_saves_and_a_resumed_run_goes_on(teacher, patch_games, tmp_path):
 
 
 @pytest.mark.parametrize("stop_at", [48, 64])
-def test_a_run_resumed_in_its_second_stage_leaves_the_ics_alone(
+def test_a_run_resumed_in_its_second_phase_leaves_the_ics_alone(
     teacher, patch_games, tmp_path, stop_at
 ):
     class Interrupted(patch_games):

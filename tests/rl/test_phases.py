@@ -16,11 +16,11 @@ N_ENVS, N_STEPS = 4, 3
 def collected(patch_games):
     """By a phase's name: the phase, and what it keeps of some steps."""
 
-    def collect(exits, stage_name):
+    def collect(exits, phase_name):
         torch.manual_seed(0)
         model = early_exit_nature_cnn(3, exits).eval()
         phases = {"ics": ICPhase(model, 8), "ensemble": EnsemblePhase(model.ensemble, 8)}
-        phase = phases[stage_name]
+        phase = phases[phase_name]
         collector = Collector(
             model,
             patch_games(N_ENVS, size=84),

@@ -64,6 +64,17 @@ def test_what_tells_games_apart():
     assert game_keys(drawn, [drawn]) == ((1.0, 9, 0.0), (1.0, 9, 0.0), (2.0, 9, 0.0))
 
 
+def test_random_exits_are_drawn_as_often_as_the_rule_took_them(tmp_path):
+    rule, control, full = TABLE["rows"]
+    rows = [
+        {**rule, "exit_share_0": 0.75, "exit_share_1": 0.25},
+        {**control, "exit_share_0": 0.5, "exit_share_1": 0.5},
+        full,
+    ]
+    (found,) = load_table(written(tmp_path, rows=rows)).of(RandomExits)
+    assert found.who == RandomExits((0.75, 0.25), Threshold(0.5))
+
+
 def test_a_students_table_has_no_backbone(tmp_path):
     rows = [{"rule": "student", "threshold": None, "returns": [1.0, 2.0], **ROW}]
     table = load_table(written(tmp_path, rows=rows, method="student", student_of="conv1"))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ztw_rl.core.exits import last
+from ztw_rl.errors import UserError
 from ztw_rl.supervised.evaluate import (
     Answers,
     budget_table,
@@ -36,6 +37,11 @@ def test_one_pass_gives_what_the_model_says(tiny_model, tiny_source):
     with torch.no_grad():
         torch.testing.assert_close(found.log_probs, model(images))
         assert torch.equal(found.backbone, model.backbone(images).argmax(dim=-1))
+
+
+def test_one_image_is_too_few_to_choose_on():
+    with pytest.raises(UserError, match="a: one image is too few to choose on"):
+        budget_table(contenders("ztw", "a", answers(0, n=1), None, COSTS, "last"))
 
 
 def test_budgets_of_two_seeds_and_of_held_out_images():

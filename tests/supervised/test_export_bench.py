@@ -172,7 +172,7 @@ def test_a_threshold_is_chosen_for_each_target(make_run, monkeypatch):
         (["--budget=0.01"], f"{RUN}: --budget 0.01 is below the lowest cost"),
         (["--budget=0.01", "--per-exit"], f"{RUN}: --budget 0.01 is below the lowest cost"),
         (["--keep=9"], f"{RUN}: --keep 9 needs a score of"),
-        (["--keep=95"], "--keep is a share of the full model's, such as 0.6, and must be above 0"),
+        (["--keep=95"], "--keep must be above 0 and at most 10, not 95: it is a share"),
         (["--risk=0.01"], f"{RUN}: --risk 0.01 cannot be shown by 20 images"),
         (["--budget=0.5", "--cost=time", "--cost-backend=jit"], "unknown backend 'jit'"),
         (["--budget=0.5", "--n-test=1"], "n_test must be at least 2"),

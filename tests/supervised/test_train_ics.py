@@ -15,7 +15,7 @@ from ztw_rl.errors import UserError
 from ztw_rl.supervised import loop, train_ics
 from ztw_rl.supervised.config import EnsembleTraining, ICTraining
 from ztw_rl.supervised.data.source import Batch
-from ztw_rl.supervised.loop import SingleProcess
+from ztw_rl.supervised.engine import SingleProcess
 
 TINY = ICTraining(n_epochs=2, batch_size=8, ensemble=EnsembleTraining(n_epochs=3, batch_size=8))
 

@@ -236,6 +236,7 @@ def _finish(
 
     console = plain_console()
     run, times = begun.run, begun.times
+    print(f"agent: {run.agent}", flush=True)
     try:
         results = _playing.play(run, agent, batches, torch.device(run.device), journal, console)
         table, frame = save_table(output, agent, run, results, times)
@@ -248,7 +249,6 @@ def _finish(
         return INTERRUPTED
     journal.remove()
     game = canonical(agent.config.atari.game)
-    print(f"agent: {run.agent}")
     console.print(_screen(frame, game, agent.config.exits))
     recipe = recipes.load(game)
     kept = _kept_lines(table, recipe.random_return)

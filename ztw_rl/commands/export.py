@@ -65,7 +65,7 @@ class Export:
     """A shipped agent's name, an agent's folder or a distillation run; by default the newest
     distillation run, else the shipped agent."""
     format: Format = "onnx"
-    """A zip with metadata.json and, per exit, an ONNX graph or a stage compiled by AOTInductor."""
+    """A zip with metadata.json and, per exit, an ONNX graph or code compiled by AOTInductor."""
     output: Path | None = None
     """The file; by default <game>.zip, or such as pong-input.zip, in the current folder. It is
     replaced if it is there."""

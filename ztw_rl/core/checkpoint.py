@@ -1,4 +1,4 @@
-"""Checkpoints and weights: safetensors for tensors, JSON for everything else."""
+"""Checkpoints, weights and their fingerprints: safetensors for tensors, JSON for all else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What leaving at each exit costs, in operations and parameters.
+"""What leaving at each exit costs, in operations and parameters, and what hindsight would gain.
 
 One multiply-accumulate (MAC) counts as one operation; torch's counter, which is used here,
 counts two. Counted are convolutions and matrix products. Element-wise work (activations, pooling,

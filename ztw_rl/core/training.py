@@ -1,4 +1,4 @@
-"""Losses and schedules that fit internal classifiers and ensembles."""
+"""What fits internal classifiers and ensembles: losses, schedules, a watch for dead ReLUs."""
 
 from __future__ import annotations
 

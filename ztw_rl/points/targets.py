@@ -47,8 +47,8 @@ class Targets:
             # Far above 1, a percentage is meant.
             if wish is not None and not 0 < wish <= 10:
                 raise UserError(
-                    f"--{name} is a share of the full model's, such as 0.6, and must be above 0 "
-                    f"and at most 10, not {wish:g}"
+                    f"--{name} must be above 0 and at most 10, not {wish:g}: it is a share of the "
+                    "full model's, such as 0.95"
                 )
         for name, share in (("risk", self.risk), ("confidence", self.confidence)):
             if share is not None and not 0 < share < 1:

@@ -99,13 +99,13 @@ def play(
     games = [Game(row, k) for k in range(n_episodes) for row in rows]
     queue = deque(game for game in games if not recall(game))
     with threads(n_network_threads() if device.type == "cpu" else torch.get_num_threads()):
-        tables = [
+        groups = [
             Slots(backend, emulators, queue, seed, action_mode, device) for emulators in batches
         ]
-        for slots in tables:
+        for slots in groups:
             slots.send()
-        while any(slots.busy for slots in tables):
-            for slots in tables:
+        while any(slots.busy for slots in groups):
+            for slots in groups:
                 for game in slots.receive():
                     on_game(game)
                 slots.send()

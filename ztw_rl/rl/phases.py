@@ -1,4 +1,4 @@
-"""The two phases of distillation: what each fits, and on what.
+"""The phases of distillation, what each fits and on what, and the passes over what was played.
 
 Source: Wołczyk et al., "Zero Time Waste" (2021), appendix A.2.
 """

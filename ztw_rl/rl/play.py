@@ -1,4 +1,4 @@
-"""Emulators with the games that they play: who sits where, what is decided, who is next."""
+"""Emulators with the games that they play: which game each plays, what is decided, what is next."""
 
 from __future__ import annotations
 

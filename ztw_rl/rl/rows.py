@@ -100,7 +100,7 @@ def stored(
         rule: The row's name.
         threshold: The number beside it.
         beside: The rule of the table, which random exits stand beside.
-        shares: How often each exit answered.
+        shares: How often each exit is drawn, of random exits.
 
     Raises:
         UserError: The number is missing.

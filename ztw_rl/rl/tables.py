@@ -108,9 +108,9 @@ class StoredRow:
         return float(decision_costs([self], "time").on()[0])
 
 
-@dataclass(frozen=True)
-class StoredTable:
-    """One ``curve.json``."""
+@dataclass(frozen=True, kw_only=True)
+class _Head:
+    """What a table is of, as it is stored."""
 
     game: str
     rule: AdaptiveName
@@ -120,14 +120,20 @@ class StoredTable:
     method: MethodName
     identity: Identity
     """Weights it was made with."""
-    rows: tuple[StoredRow, ...]
     exits: tuple[str, ...] | None = None
     """Places of the ICs; early tables do not tell."""
     student_of: str | None = None
     """Students only: the exit whose operations they match."""
     noop_max: int = 0
     """How its games began; 0 is equal starts, which older tables do not mention."""
-    path: Path = Path()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTable(_Head):
+    """One ``curve.json``."""
+
+    rows: tuple[StoredRow, ...]
+    path: Path
     """The file."""
 
     @property
@@ -202,21 +208,11 @@ class _Line:
     disagreement: tuple[float, ...] | None = None
 
 
-@dataclass(frozen=True)
-class _File:
+@dataclass(frozen=True, kw_only=True)
+class _File(_Head):
     """A table as it is stored, as far as it is read back."""
 
-    game: str
-    rule: AdaptiveName
-    seed: int
-    backend: str
-    method: MethodName
-    identity: Identity
     rows: tuple[_Line, ...]
-    action_mode: ActionMode
-    exits: tuple[str, ...] | None = None
-    student_of: str | None = None
-    noop_max: int = 0
 
 
 def save_table(
@@ -292,20 +288,24 @@ def load_table(path: Path) -> StoredTable:
     known |= {"action_mode": evaluation.get("action_mode")}
     known |= {"noop_max": evaluation["noop_max"]} if "noop_max" in evaluation else {}
     file = parse_stored(_File, known, path)
+    # Exits are drawn as often as the rule took them.
+    shares = {
+        line.threshold: _shares(whole)
+        for line, whole in zip(file.rows, data["rows"], strict=True)
+        if line.rule == file.rule
+    }
     try:
         rows = tuple(
             StoredRow(
-                stored(line.rule, line.threshold, file.rule, _shares(whole)),
+                stored(line.rule, line.threshold, file.rule, shares.get(line.threshold, ())),
                 *(line.returns, line.decisions, line.macs, line.time, line.disagreement),
             )
-            for line, whole in zip(file.rows, data["rows"], strict=True)
+            for line in file.rows
         )
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    found = StoredTable(
-        **{field.name: getattr(file, field.name) for field in dataclasses.fields(file)}
-        | {"rows": rows, "path": path}
-    )
+        raise UserError(f"{path}: {error}; evaluate again") from None
+    head = {field.name: getattr(file, field.name) for field in dataclasses.fields(_Head)}
+    found = StoredTable(**head, rows=rows, path=path)
     if not found.adaptive or (found.backbone is None and found.method != "student"):
         raise UserError(f"{path} lacks rows; evaluate the agent again with: ztw-rl eval")
     others = {type(row.who) for row in found.adaptive} - {type(adaptive(found.rule, 1)), Student}

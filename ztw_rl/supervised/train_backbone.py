@@ -16,7 +16,8 @@ from ztw_rl.core.training import freeze
 from ztw_rl.supervised.backbones.base import Backbone, NormalizePixels
 from ztw_rl.supervised.config import BackboneTraining, PixelConfig
 from ztw_rl.supervised.data.source import Batch, Source
-from ztw_rl.supervised.loop import Engine, RunLog, Schedule, arithmetic, restore, run
+from ztw_rl.supervised.engine import Engine, arithmetic
+from ztw_rl.supervised.loop import RunLog, Schedule, restore, run
 
 WEIGHTS = "backbone.safetensors"
 """The result, under the network's usual parameter names."""

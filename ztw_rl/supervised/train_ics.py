@@ -28,16 +28,8 @@ from ztw_rl.core.training import (
 from ztw_rl.errors import UserError
 from ztw_rl.supervised.config import EnsembleTraining, ICTraining
 from ztw_rl.supervised.data.source import Batch, Source, mix_seeds
-from ztw_rl.supervised.loop import (
-    Engine,
-    RunLog,
-    Schedule,
-    State,
-    add_task,
-    arithmetic,
-    restore,
-    run,
-)
+from ztw_rl.supervised.engine import Engine, arithmetic
+from ztw_rl.supervised.loop import RunLog, Schedule, State, add_task, restore, run
 
 LOWEST_LOG_PROB = -60.0
 """Cached log-probabilities stop here, so that none is infinite."""

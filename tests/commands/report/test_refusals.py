@@ -226,6 +226,12 @@ def test_what_does_not_belong_together(pong, one_error, damage):
     assert not Path("agents/games.csv").exists()
 
 
+def test_a_folder_that_is_no_agent(pong, one_error):
+    # Nobody asks what random play scores in it.
+    Path("agents/notes").mkdir()
+    assert "agents/notes/agent.json is missing; is its folder complete?" in one_error("report")
+
+
 def test_a_game_without_a_random_score(pong, one_error):
     Path("envs").mkdir()
     Path("envs/pong.yaml").write_text("{}")

@@ -17,7 +17,7 @@ from ztw_rl.supervised.config import BackboneRun, DataConfig, PixelConfig
 if TYPE_CHECKING:
     from ztw_rl.supervised.backbones.base import Backbone
     from ztw_rl.supervised.config import Arch, ICRun
-    from ztw_rl.supervised.loop import Engine
+    from ztw_rl.supervised.engine import Engine
 
 BACKBONE_KIND = "backbone"
 IC_KIND = "ics"

@@ -28,7 +28,7 @@ class Export:
     model: Path | None = None
     """A run of train-ics, or its classifier folder; by default the newest run."""
     format: Format = "onnx"
-    """A zip with metadata.json and, per exit, an ONNX graph or a stage compiled by AOTInductor."""
+    """A zip with metadata.json and, per exit, an ONNX graph or code compiled by AOTInductor."""
     output: Path | None = None
     """The file; by default <network>-<data>.zip in the current folder."""
     runs_dir: Path = Path("runs")

@@ -107,7 +107,7 @@ def _train(run: BackboneRun, resumed: Path | None, args: TrainBackbone) -> int:
     import torch
 
     from ztw_rl.supervised.data.datasets import open_source
-    from ztw_rl.supervised.loop import make_engine
+    from ztw_rl.supervised.engine import make_engine
     from ztw_rl.supervised.train_backbone import train_backbone
 
     engine = make_engine(args.device)

@@ -190,7 +190,7 @@ def _train(run: ICRun, resumed: Path | None, args: TrainICs) -> int:
     from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
     from ztw_rl.supervised.classifier import FOLDER, Classifier, ClassifierConfig, save_classifier
     from ztw_rl.supervised.data.datasets import class_names, open_source
-    from ztw_rl.supervised.loop import make_engine
+    from ztw_rl.supervised.engine import make_engine
     from ztw_rl.supervised.train_ics import train_ics
 
     engine = make_engine(args.device)

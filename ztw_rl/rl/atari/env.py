@@ -1,4 +1,4 @@
-"""One Atari game as a gymnasium environment: to render, to use, and as the batch's reference.
+"""One Atari game as a gymnasium environment, and a batch of such: to use, and as a reference.
 
 With the same seed and actions it gives the pixels, rewards and lives of
 ``ztw_rl.rl.atari.emulators.Emulators`` exactly, sticky actions included.

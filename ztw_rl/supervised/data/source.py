@@ -1,4 +1,4 @@
-"""Batches of uint8 images and labels."""
+"""Batches of uint8 images and labels, from the memory or the disk, cropped and mirrored."""
 
 from __future__ import annotations
 

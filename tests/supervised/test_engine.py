@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ztw_rl.errors import UserError
-from ztw_rl.supervised.loop import SeveralProcesses
+from ztw_rl.supervised.engine import SeveralProcesses
 
 
 def gpus(monkeypatch, n: int) -> None:
