@@ -198,7 +198,7 @@ def test_an_input_that_has_a_default():
         (
             Branches(),
             ["layer"],
-            "cannot be traced .*; give its blocks and head",
+            "torch.fx cannot trace the network .*; take that out of it",
         ),
         (Pair(), ["layer"], "takes more than one input: 'y'"),
         (Both(), ["split"], "'split' gives no single tensor"),

@@ -43,7 +43,7 @@ def test_a_threshold_is_no_target():
     [
         ({"keep": 0.9, "risk": 0.1}, "exclude one another; give one"),
         ({"threshold": -0.1}, "--threshold must be between 0 and 1"),
-        ({"keep": 95}, "--keep is a share of the full model's, such as 0.6"),
+        ({"keep": 95}, "--keep must be above 0 and at most 10, not"),
         ({"risk": 1.0}, "--risk must be between 0 and 1, not 1"),
         ({"confidence": 0.0}, "--confidence must be between 0 and 1, not 0"),
     ],

@@ -81,8 +81,8 @@ def cut(network: nn.Module, example: Tensor, places: Sequence[str] | int) -> Cut
         raise UserError(f"the network must give (B, C) logits, not {found}")
     if not torch.equal(logits, whole):
         raise UserError(
-            "the network does something else when it is traced, so it depends on its input's "
-            "values; give its blocks and head instead"
+            "the network does something else when torch.fx has traced it; take what depends on its "
+            "input's values out of it"
         )
     return Cut(tuple(blocks), parts[-1], names, tuple(shapes), logits.shape[1])
 
@@ -112,7 +112,7 @@ def _traced(network: nn.Module) -> tuple[fx.Graph, dict[str, list[fx.Node | None
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"the network cannot be traced ({reason}); give its blocks and head instead"
+            f"torch.fx cannot trace the network ({reason}); take that out of it"
         ) from None
     # Checks of shapes would tie a part to what lies before it.
     for node in reversed(graph.nodes):
