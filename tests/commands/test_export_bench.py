@@ -199,7 +199,7 @@ def test_bench_writes_its_table(agent, capsys):
             for value in ("nan", "inf", "-3")
         ),
         *(
-            ([f"--{name}={value}"], f"--{name} is a share of the full model's, such as 0.6, and")
+            ([f"--{name}={value}"], f"--{name} must be above 0 and at most 10, not {value}")
             for name in ("budget", "keep")
             for value in ("nan", "inf", "0", "-0.5", "95")
         ),
