@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from ztw_rl.core.checkpoint import newest_checkpoint
-from ztw_rl.core.heads import ICConfig, InternalClassifier
+from ztw_rl.core.heads import Connection, MapClassifier, MapConfig
 from ztw_rl.core.model import METHODS, EarlyExitModel
 from ztw_rl.rl.atari.emulators import AtariTransition
 from ztw_rl.rl.networks import ScalePixels
@@ -74,16 +74,14 @@ def _make_model(
         blocks, attach = [ScalePixels(), *blocks], [place + 1 for place in attach]
     parts = METHODS[method]
     ics = [
-        InternalClassifier(
-            ICConfig(
-                channels,
-                size,
+        MapClassifier(
+            MapConfig(channels, size, 3),
+            Connection(
                 n_classes,
-                3,
                 cascade=parts.cascade and m > 0,
                 stop_gradient=parts.stop_gradient,
                 layer_norm=m % 2 == 0,
-            )
+            ),
         )
         for m in range(n_ics)
     ]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ztw_rl.core.heads import ICConfig, InternalClassifier, SDNPool, uniform_bins
+from ztw_rl.core.heads import Connection, MapClassifier, MapConfig, SDNPool, uniform_bins
 
 
 def pooled(gamma: float, x: torch.Tensor) -> torch.Tensor:
@@ -15,11 +15,9 @@ def pooled(gamma: float, x: torch.Tensor) -> torch.Tensor:
         return pool(x)
 
 
-def ic(cascade: bool = True, **settings) -> InternalClassifier:
-    config = ICConfig(
-        in_channels=2, in_size=(6, 6), n_classes=3, out_channels=2, cascade=cascade, **settings
-    )
-    return InternalClassifier(config)
+def ic(cascade: bool = True, **settings) -> MapClassifier:
+    config = MapConfig(in_channels=2, in_size=(6, 6), out_channels=2)
+    return MapClassifier(config, Connection(3, cascade=cascade, **settings))
 
 
 def test_pooling_by_hand():
@@ -72,25 +70,15 @@ def test_small_axes_pass_through():
 
 @pytest.mark.parametrize(("size", "after"), [(20, 5), (9, 2), (7, 2), (84, 21)])
 def test_the_convolutions_size(size, after):
-    config = ICConfig(
-        in_channels=1, in_size=(size, size), n_classes=2, out_channels=1, stride=4, padding=0
-    )
+    config = MapConfig(in_channels=1, in_size=(size, size), out_channels=1, stride=4, padding=0)
     assert config.conv_size == (after, after)
     conv = nn.Conv2d(1, 1, 3, stride=4)
     assert conv(torch.zeros(1, 1, size, size)).shape[-2:] == (after, after)
 
 
 def test_an_ic_by_hand():
-    config = ICConfig(
-        in_channels=1,
-        in_size=(3, 3),
-        n_classes=2,
-        out_channels=1,
-        padding=0,
-        cascade=True,
-        layer_norm=True,
-    )
-    head = InternalClassifier(config)
+    config = MapConfig(in_channels=1, in_size=(3, 3), out_channels=1, padding=0)
+    head = MapClassifier(config, Connection(2, cascade=True, layer_norm=True))
     with torch.no_grad():
         head.conv.weight.fill_(1)
         head.conv.bias.fill_(-5)
@@ -144,14 +132,14 @@ def test_a_plain_ic_ignores_its_predecessor():
     [((20, 20), 4, 0), ((9, 9), 4, 0), ((7, 7), 4, 0), ((8, 6), 1, 1), ((9, 5), 2, 1)],
 )
 def test_kept_patches_give_the_same_logits_and_gradients(size, stride, padding):
-    config = ICConfig(3, size, 4, 5, stride=stride, padding=padding, layer_norm=True)
-    head = InternalClassifier(config)
+    config = MapConfig(3, size, 5, stride=stride, padding=padding)
+    head = MapClassifier(config, Connection(4, layer_norm=True))
     features, previous = torch.randn(6, 3, *size), torch.randn(6, 4)
     for x in (features, features.to(memory_format=torch.channels_last)):
         gradients = []
-        for logits in (head(x, previous), head.from_patches(head.patches(x), previous)):
+        for logits in (head(x, previous), head.from_kept(head.keep(x), previous)):
             head.zero_grad()
             logits.square().sum().backward()
             gradients.append([p.grad for p in head.parameters()])
-        torch.testing.assert_close(head.from_patches(head.patches(x), previous), head(x, previous))
+        torch.testing.assert_close(head.from_kept(head.keep(x), previous), head(x, previous))
         torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ztw_rl.core.ensembles import GeometricEnsemble
-from ztw_rl.core.heads import ICConfig, InternalClassifier
+from ztw_rl.core.heads import Connection, MapClassifier, MapConfig
 from ztw_rl.core.model import METHODS, EarlyExitModel, without_ensemble
 
 
@@ -100,7 +100,7 @@ def test_the_second_ics_loss_reaches_the_first_only_without_stop_gradient(
 
 
 def ic(cascade=False):
-    return InternalClassifier(ICConfig(2, (4, 4), 3, 2, cascade=cascade))
+    return MapClassifier(MapConfig(2, (4, 4), 2), Connection(3, cascade=cascade))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch import nn
 
 from ztw_rl.core.backends.eager import eager
 from ztw_rl.core.exits import Confidence, Patience, last, most_confident, select
-from ztw_rl.core.heads import ICConfig, InternalClassifier
+from ztw_rl.core.heads import Connection, MapClassifier, MapConfig
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.runtime import Runtime, as_batch, decide
 from ztw_rl.errors import UserError
@@ -192,7 +192,7 @@ def test_the_mixture_by_hand():
         def forward(self, x):
             return x[:, 2 * self.half : 2 * self.half + 2, 0, 0]
 
-    ic = InternalClassifier(ICConfig(4, (1, 1), 2, 1, cascade=False))
+    ic = MapClassifier(MapConfig(4, (1, 1), 1), Connection(2, cascade=False))
     ic.forward = lambda features, previous=None: Half(0)(features)
     model = EarlyExitModel([nn.Identity()], Half(1), [ic], [1]).eval()
     p = torch.tensor([[0.9, 0.1, 0.3, 0.7], [0.6, 0.4, 0.2, 0.8], [0.2, 0.8, 0.5, 0.5]])

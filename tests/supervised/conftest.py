@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ztw_rl.core.heads import ICConfig, InternalClassifier
+from ztw_rl.core.heads import Connection, MapClassifier, MapConfig
 from ztw_rl.core.model import METHODS, EarlyExitModel
 from ztw_rl.supervised.backbones.base import NormalizePixels
 from ztw_rl.supervised.config import PixelConfig
@@ -52,15 +52,13 @@ def _tiny_model(method: str = "ztw", n_classes: int = 3) -> EarlyExitModel:
 
     blocks = [NormalizePixels(pixels.mean, pixels.std), block(3), block(4), block(4)]
     ics = [
-        InternalClassifier(
-            ICConfig(
-                4,
-                (size, size),
+        MapClassifier(
+            MapConfig(4, (size, size), 4),
+            Connection(
                 n_classes,
-                4,
                 cascade=chosen.cascade and size < 16,
                 stop_gradient=chosen.stop_gradient,
-            )
+            ),
         )
         for size in (16, 8, 4)
     ]

@@ -1,4 +1,4 @@
-"""The internal classifier (IC): convolution, SDN pooling, linear layer.
+"""Internal classifiers (ICs): what features say, and a linear layer that sees the exit before.
 
 Source: Kaya et al., "Shallow-Deep Networks" (2019) for the pooling; Wołczyk et al., "Zero Time
 Waste" (2021) for the cascade connection.
@@ -6,9 +6,11 @@ Waste" (2021) for the cascade connection.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -94,23 +96,102 @@ class SDNPool(nn.Module):
 
 
 @dataclass(frozen=True)
-class ICConfig:
-    """Shape of one internal classifier."""
+class Connection:
+    """What an IC answers with: the classes, and what it sees of its predecessor's logits."""
 
-    in_channels: int
-    in_size: tuple[int, int]
-    """Height and width of the features it reads."""
     n_classes: int
-    out_channels: int
-    """Of its convolution."""
-    stride: int = 1
-    padding: int = 1
     cascade: bool = True
     """Whether its linear layer also sees the predecessor's logits."""
     stop_gradient: bool = True
     """Whether the predecessor is shielded from this IC's loss."""
     layer_norm: bool = False
     """Whether the predecessor's logits are layer-normalised first."""
+
+
+class InternalClassifier(nn.Module, ABC):
+    """A linear layer on pooled features, which may also see the predecessor's logits.
+
+    A subclass makes its own layers and then calls ``connect``.
+    """
+
+    connection: Connection
+
+    def connect(self, n_features: int, connection: Connection) -> None:
+        """Make the linear layer.
+
+        Args:
+            n_features: Of the pooled features.
+            connection: The first IC has no predecessor, so its ``cascade`` must be False.
+        """
+        self.connection = connection
+        n_classes = connection.n_classes
+        normalises = connection.cascade and connection.layer_norm
+        self.norm = nn.LayerNorm(n_classes) if normalises else nn.Identity()
+        self.linear = nn.Linear(n_features + n_classes * connection.cascade, n_classes)
+
+    @abstractmethod
+    def keep(self, features: Tensor) -> Tensor:
+        """What training on a frozen trunk keeps of the features, to read it again and again.
+
+        Args:
+            features: (B, …) as ``forward`` takes them.
+
+        Returns:
+            (B, …).
+        """
+
+    @abstractmethod
+    def summary(self, kept: Tensor) -> Tensor:
+        """(B, n_features) pooled features, from what ``keep`` returned."""
+
+    def from_kept(self, kept: Tensor, previous: Tensor | None = None) -> Tensor:
+        """Logits of this IC, as ``forward`` gives them up to rounding.
+
+        Args:
+            kept: What ``keep`` returned for the features.
+            previous: As in ``forward``.
+
+        Returns:
+            (B, n_classes).
+        """
+        return self.answer(self.summary(kept), previous)
+
+    def forward(self, features: Tensor, previous: Tensor | None = None) -> Tensor:
+        """Logits of this IC.
+
+        Args:
+            features: (B, …), what the trunk gives here.
+            previous: (B, n_classes), the logits of the IC before it; needed if it cascades.
+
+        Returns:
+            (B, n_classes).
+        """
+        return self.from_kept(self.keep(features), previous)
+
+    def answer(self, pooled: Tensor, previous: Tensor | None) -> Tensor:
+        """(B, n_classes) logits from (B, n_features) pooled features; see ``forward``."""
+        if self.connection.cascade:
+            if previous is None:
+                raise ValueError("a cascading IC needs its predecessor's logits")
+            if self.connection.stop_gradient:
+                previous = previous.detach()
+            pooled = torch.cat([pooled, self.norm(previous.to(pooled.dtype))], dim=1)
+        logits: Tensor = self.linear(pooled)
+        return logits
+
+
+@dataclass(frozen=True)
+class MapConfig:
+    """Shape of the convolution of an IC on maps."""
+
+    in_channels: int
+    in_size: tuple[int, int]
+    """Height and width of the features it reads."""
+    out_channels: int
+    stride: int = 1
+    padding: int = 1
+    channels_last: bool = False
+    """Whether the features are (H, W, C), as those of a Swin transformer."""
 
     @property
     def conv_size(self) -> tuple[int, int]:
@@ -119,14 +200,15 @@ class ICConfig:
         return height, width
 
 
-class InternalClassifier(nn.Module):
-    """conv 3×3 → ReLU → SDN pool → linear, the linear layer also seeing the predecessor's logits.
+class MapClassifier(InternalClassifier):
+    """An IC on maps (C, H, W): conv 3×3 → ReLU → SDN pool → linear.
 
     Args:
-        config: Shape. The first IC has no predecessor, so its ``cascade`` must be False.
+        config: Shape.
+        connection: See ``InternalClassifier``.
     """
 
-    def __init__(self, config: ICConfig) -> None:
+    def __init__(self, config: MapConfig, connection: Connection) -> None:
         super().__init__()
         self.config = config
         self.conv = nn.Conv2d(
@@ -138,63 +220,95 @@ class InternalClassifier(nn.Module):
         )
         self.pool = SDNPool()
         height, width = SDNPool.output_size(*config.conv_size)
-        cascaded = config.n_classes if config.cascade else 0
-        normalises = config.cascade and config.layer_norm
-        self.norm = nn.LayerNorm(config.n_classes) if normalises else nn.Identity()
-        self.linear = nn.Linear(config.out_channels * height * width + cascaded, config.n_classes)
+        self.connect(config.out_channels * height * width, connection)
 
-    def patches(self, features: Tensor) -> Tensor:
-        """Copy what the convolution reads, one row for each place it is put on.
+    @property
+    def _gaps(self) -> bool:
+        """Whether the convolution reads no cell more than once."""
+        return self.config.stride >= self.conv.kernel_size[0]
 
-        Where a stride leaves gaps this is less than the features themselves, and training on kept
-        features reads it again and again.
+    def keep(self, features: Tensor) -> Tensor:
+        """See ``InternalClassifier``: where a stride leaves gaps, only what the convolution reads.
 
         Args:
-            features: (B, in_channels, *in_size).
+            features: (B, C, H, W), or (B, H, W, C) if the configuration says so.
 
         Returns:
-            (B, places, 9·in_channels), each row ordered by row, column and channel.
+            (B, places, 9·C), each row ordered by row, column and channel; or the features.
         """
+        return self._patches(self._channels_first(features)) if self._gaps else features
+
+    def summary(self, kept: Tensor) -> Tensor:
+        """See ``InternalClassifier``."""
+        if not self._gaps:
+            return self._pooled(self.conv(self._channels_first(kept)))
+        weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)
+        rows = F.linear(kept, weight, self.conv.bias)
+        convolved = rows.view(len(rows), *self.config.conv_size, -1).permute(0, 3, 1, 2)
+        return self._pooled(convolved)
+
+    def forward(self, features: Tensor, previous: Tensor | None = None) -> Tensor:
+        """See ``InternalClassifier``: copies nothing."""
+        return self.answer(self._pooled(self.conv(self._channels_first(features))), previous)
+
+    def _channels_first(self, features: Tensor) -> Tensor:
+        return features.permute(0, 3, 1, 2) if self.config.channels_last else features
+
+    def _patches(self, features: Tensor) -> Tensor:
         stride, padding = self.config.stride, self.config.padding
         cells = F.pad(features, [padding] * 4).permute(0, 2, 3, 1)
         windows = cells.unfold(1, 3, stride).unfold(2, 3, stride)
         return windows.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(1, 2)
 
-    def from_patches(self, patches: Tensor, previous: Tensor | None = None) -> Tensor:
-        """Logits of this IC, as ``forward`` gives them up to rounding.
+    def _pooled(self, convolved: Tensor) -> Tensor:
+        """From the convolution's output, (B, out_channels, *conv_size)."""
+        pooled: Tensor = self.pool(F.relu(convolved))
+        return pooled.flatten(1)
 
-        Args:
-            patches: What ``patches`` returned for the features.
-            previous: As in ``forward``.
 
-        Returns:
-            (B, n_classes).
-        """
-        weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)
-        rows = F.linear(patches, weight, self.conv.bias)
-        convolved = rows.view(len(rows), *self.config.conv_size, -1).permute(0, 3, 1, 2)
-        return self._classify(convolved, previous)
+class VectorClassifier(InternalClassifier):
+    """An IC on vectors (D,): a linear layer.
 
-    def forward(self, features: Tensor, previous: Tensor | None = None) -> Tensor:
-        """Logits of this IC.
+    Args:
+        n_features: D.
+        connection: See ``InternalClassifier``.
+    """
 
-        Args:
-            features: (B, in_channels, *in_size).
-            previous: (B, n_classes), the logits of the IC before it; needed if it cascades.
+    def __init__(self, n_features: int, connection: Connection) -> None:
+        super().__init__()
+        self.connect(n_features, connection)
 
-        Returns:
-            (B, n_classes).
-        """
-        return self._classify(self.conv(features), previous)
+    def keep(self, features: Tensor) -> Tensor:
+        """See ``InternalClassifier``: the (B, D) features."""
+        return features
 
-    def _classify(self, convolved: Tensor, previous: Tensor | None) -> Tensor:
-        """Logits from the convolution's output, (B, out_channels, *conv_size)."""
-        pooled = self.pool(F.relu(convolved)).flatten(1)
-        if self.config.cascade:
-            if previous is None:
-                raise ValueError("a cascading IC needs its predecessor's logits")
-            if self.config.stop_gradient:
-                previous = previous.detach()
-            pooled = torch.cat([pooled, self.norm(previous.to(pooled.dtype))], dim=1)
-        logits: Tensor = self.linear(pooled)
-        return logits
+    def summary(self, kept: Tensor) -> Tensor:
+        """See ``InternalClassifier``: the features."""
+        return kept
+
+
+Tokens = Literal["mean", "class"]
+"""What stands for a sequence of tokens: their mean, or the first."""
+
+
+class TokenClassifier(InternalClassifier):
+    """An IC on tokens (T, D): their mean or the class token, then a linear layer.
+
+    Args:
+        n_features: D.
+        tokens: Which of the two.
+        connection: See ``InternalClassifier``.
+    """
+
+    def __init__(self, n_features: int, tokens: Tokens, connection: Connection) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.connect(n_features, connection)
+
+    def keep(self, features: Tensor) -> Tensor:
+        """See ``InternalClassifier``: (B, D) of (B, T, D)."""
+        return features.mean(dim=1) if self.tokens == "mean" else features[:, 0]
+
+    def summary(self, kept: Tensor) -> Tensor:
+        """See ``InternalClassifier``: the same."""
+        return kept

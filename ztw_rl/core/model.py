@@ -142,7 +142,7 @@ class EarlyExitModel(nn.Module):
             raise ValueError(f"places must be positive and increasing, not {list(attach)}")
         if attach and attach[-1] > len(blocks):
             raise ValueError(f"an IC after block {attach[-1]}, but there are {len(blocks)} blocks")
-        if ics and isinstance(ics[0], InternalClassifier) and ics[0].config.cascade:
+        if ics and isinstance(ics[0], InternalClassifier) and ics[0].connection.cascade:
             raise ValueError("the first IC has no predecessor to cascade from")
         if ensemble is not None and ensemble.n_exits not in (len(ics), len(ics) + 1):
             raise ValueError(f"an ensemble of {ensemble.n_exits} exits over {len(ics)} ICs")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ztw_rl.core.heads import ICConfig, InternalClassifier
+from ztw_rl.core.heads import Connection, MapClassifier, MapConfig
 from ztw_rl.core.model import METHODS, EarlyExitModel, Method
 from ztw_rl.errors import UserError
 
@@ -214,18 +214,14 @@ def early_exit_nature_cnn(
             ics.append(PixelClassifier(PixelICConfig(channels, (size, size), n_actions)))
             continue
         ics.append(
-            InternalClassifier(
-                ICConfig(
-                    in_channels=channels,
-                    in_size=(size, size),
-                    n_classes=n_actions,
-                    out_channels=channels,
-                    stride=4,
-                    padding=0,
+            MapClassifier(
+                MapConfig(channels, (size, size), channels, stride=4, padding=0),
+                Connection(
+                    n_actions,
                     cascade=method.cascade and place > 0,
                     stop_gradient=method.stop_gradient,
                     layer_norm=True,
-                )
+                ),
             )
         )
     model = EarlyExitModel(

@@ -78,7 +78,7 @@ class ICPhase:
     def reads(self, activations: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """See ``Phase``: what each plain IC's convolution is put on; the pixels are kept anyway."""
         pairs = zip(self._ics, activations, strict=True)
-        return tuple(ic.patches(x) for ic, x in pairs if isinstance(ic, InternalClassifier))
+        return tuple(ic.keep(x) for ic, x in pairs if isinstance(ic, InternalClassifier))
 
     def predict(self, experience: Experience, index: Tensor) -> Tensor:
         """See ``Phase``."""
@@ -90,9 +90,9 @@ class ICPhase:
                 pixels = experience.observations[index].to(ic.linear.weight.device)
                 logits.append(ic(self._model.segments[m].read(pixels), previous))
             else:
-                patches = next(reads)
-                chosen = patches.index_select(0, index.to(patches.device))
-                logits.append(ic.from_patches(chosen, previous))
+                kept = next(reads)
+                chosen = kept.index_select(0, index.to(kept.device))
+                logits.append(ic.from_kept(chosen, previous))
         return torch.log_softmax(torch.stack(logits, dim=1), dim=-1)
 
     def calls(self, m: int) -> str:

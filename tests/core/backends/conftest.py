@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ztw_rl.core.heads import ICConfig, InternalClassifier
+from ztw_rl.core.heads import Connection, MapClassifier, MapConfig
 from ztw_rl.core.model import METHODS, EarlyExitModel
 
 MakeModel = Callable[..., EarlyExitModel]
@@ -29,8 +29,9 @@ def make_model() -> MakeModel:
         for _ in range(n_exits - 1):
             blocks.append(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()))
         ics = [
-            InternalClassifier(
-                ICConfig(4, (size, size), n_classes, 4, cascade=parts.cascade and m > 0)
+            MapClassifier(
+                MapConfig(4, (size, size), 4),
+                Connection(n_classes, cascade=parts.cascade and m > 0),
             )
             for m in range(n_exits - 1)
         ]

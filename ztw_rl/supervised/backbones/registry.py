@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from ztw_rl.core.heads import ICConfig, InternalClassifier
+from ztw_rl.core.ics import Convolution, build_ics
 from ztw_rl.core.model import EarlyExitModel, Method
 from ztw_rl.errors import UserError
 from ztw_rl.supervised.backbones.base import Backbone, NormalizePixels
@@ -77,24 +77,12 @@ def early_exit(
     blocks = [NormalizePixels(pixels.mean, pixels.std), *blocks]
     places = tuple(place + 1 for place in _spread(places, n_ics, every=3 if large else 1))
     shapes = _shapes(blocks, places, pixels.image_size)
-    ics = []
-    for number, (channels, height, width) in enumerate(shapes):
+
+    def convolution(channels: int, height: int, width: int) -> Convolution:
         wide = pixels.image_size > 32 and min(height, width) > STRIDE_ABOVE
-        ics.append(
-            InternalClassifier(
-                ICConfig(
-                    in_channels=channels,
-                    in_size=(height, width),
-                    n_classes=n_classes,
-                    out_channels=channels // 4 if large else channels,
-                    stride=2 if wide else 1,
-                    padding=1,
-                    cascade=method.cascade and number > 0,
-                    stop_gradient=method.stop_gradient,
-                    layer_norm=large,
-                )
-            )
-        )
+        return Convolution(channels // 4 if large else channels, 2 if wide else 1, 1)
+
+    ics = build_ics(shapes, n_classes, method, convolution=convolution, layer_norm=large)
     ensemble = method.ensemble(len(ics) + 1, n_classes) if method.ensemble else None
     model = EarlyExitModel(blocks, head, ics, places, ensemble)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
