@@ -116,7 +116,9 @@ def main(settings: Settings) -> float:
     seed = settings.seed
     agent = load_agent(agents.find(settings.agent, Path("runs")))
     ours, eager = agent.model, plain.plain_network(agent.model)
-    atari = replace(agent.config.atari, max_frames=settings.max_frames)
+    game_config = agent.config.atari
+    assert game_config is not None
+    atari = replace(game_config, max_frames=settings.max_frames)
     batches = make_batches(atari, settings.n_envs)
     stock, game = plain.plain_games(atari, 1, seed), AtariVecEnv(atari, 1, seed)
     plain.check_same_answers(ours, eager, np.asarray(game.reset()))

@@ -14,7 +14,8 @@ from benchmarks.env import stock_env
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.training import freeze
 from ztw_rl.rl.atari.config import AtariConfig
-from ztw_rl.rl.networks import early_exit_nature_cnn
+from ztw_rl.rl.networks.config import NetworkConfig
+from ztw_rl.rl.networks.early_exit import early_exit_policy
 
 
 class PlainPixels(nn.Module):
@@ -33,7 +34,8 @@ def random_network(n_actions: int, seed: int) -> EarlyExitModel:
         seed: Of the weights.
     """
     torch.manual_seed(seed)
-    model = early_exit_nature_cnn(n_actions)
+    network = NetworkConfig()
+    model = early_exit_policy(n_actions, network, network.default_exits)
     freeze(model)
     return model
 

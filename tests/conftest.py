@@ -17,7 +17,7 @@ from ztw_rl.core.checkpoint import newest_checkpoint
 from ztw_rl.core.heads import Connection, MapClassifier, MapConfig
 from ztw_rl.core.model import METHODS, EarlyExitModel
 from ztw_rl.rl.atari.emulators import AtariTransition
-from ztw_rl.rl.networks import ScalePixels
+from ztw_rl.rl.networks.layers import ScalePixels
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -175,11 +175,11 @@ def test_an_agent_that_names_no_game_is_not_taken_for_a_player_of_pong(stored):
     folder = make("agents/breakout")
     (folder / "agent.json").write_text(stored)
     with pytest.raises(UserError, match=r"agents/breakout/agent.json names no game"):
-        agents.stored_atari(folder)
+        agents.stored_environment(folder)
 
 
 def test_the_game_and_pixels_of_an_agent():
     folder = make("agents/breakout")
     (folder / "agent.json").write_text('{"atari": {"game": "breakout", "pixels": "sb3"}}')
-    found = agents.stored_atari(folder)
+    found = agents.stored_environment(folder)
     assert (found.game, found.pixels) == ("breakout", "sb3")

@@ -104,9 +104,12 @@ def one_error(capsys, arguments: list[str]) -> str:
     ("arguments", "message"),
     [
         (["tarin-ppo"], "there is no command 'tarin-ppo'; did you mean 'train-ppo'?"),
-        (["train-ppo", "--env", "Pnog"], "no Atari game is called 'Pnog'; did you mean 'pong'?"),
-        (["train-ppo", "--env="], "--env needs the name of a game"),
-        (["train-ppo", "--env", ""], "--env needs the name of a game"),
+        (
+            ["train-ppo", "--env", "Pnog"],
+            "no game or environment is 'Pnog'; did you mean 'pong'?",
+        ),
+        (["train-ppo", "--env="], "--env needs the name of an environment"),
+        (["train-ppo", "--env", ""], "--env needs the name of an environment"),
         (["train-ppo", "--env=Pong", "--device=cuda:99"], "device 'cuda:99' is not available"),
         (["train-ppo", "--env=Pong", "--device=gpu"], "unknown device 'gpu'"),
         (["train-ppo", "--env=Pong", "--device=meta"], "unknown device 'meta'; use auto"),

@@ -11,13 +11,14 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
+from tests.networks import early_exit_nature_cnn
 from ztw_rl.core.checkpoint import load_tensors
 from ztw_rl.core.training import piecewise_rate
 from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.atari.vec_env import AtariVecEnv
 from ztw_rl.rl.config import DistillConfig, PPOConfig
 from ztw_rl.rl.distill import distill
-from ztw_rl.rl.networks import early_exit_nature_cnn
+from ztw_rl.rl.networks.config import NetworkConfig
 from ztw_rl.rl.ppo import build_ppo
 from ztw_rl.rl.teacher import Provenance, Teacher
 from ztw_rl.supervised.config import EnsembleTraining, default_ic_training
@@ -48,7 +49,6 @@ PPO = {
     "max_grad_norm": 0.5,
 }
 DISTILLATION = {
-    "exits": ("conv1", "conv2"),
     "n_timesteps": 10**6,
     "n_envs": 8,
     "n_steps": 128,
@@ -66,6 +66,7 @@ DISTILLATION = {
 def test_defaults_are_the_papers(kind, wanted):
     defaults = kind()
     assert {name: getattr(defaults, name) for name in wanted} == wanted
+    assert NetworkConfig().default_exits == ("conv1", "conv2")
 
 
 @pytest.fixture
@@ -107,6 +108,7 @@ def test_every_setting_of_ppo_reaches_it(pong):
     assert used.keys() == changes.keys()
     # Of these the environment and the run folder take care.
     elsewhere = {"n_timesteps", "n_envs", "precision", "compiled", "checkpoint_interval"}
+    elsewhere |= {"network", "net_arch", "activation"}
     assert {field.name for field in fields(PPOConfig)} == {*used, *elsewhere}
 
     def seen(config):
@@ -124,7 +126,7 @@ def teacher():
     torch.manual_seed(0)
     state = early_exit_nature_cnn(3).state_dict()
     own = {n: t.clone() for n, t in state.items() if n.startswith(("blocks.", "head."))}
-    return Teacher(own, AtariConfig(), Provenance())
+    return Teacher(own, AtariConfig(), NetworkConfig(), Provenance())
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from ztw_rl.core.cost import exit_costs, relative_cost
 from ztw_rl.rl.agent import load_agent, policy_fingerprint
 from ztw_rl.rl.atari.batches import make_emulators
 from ztw_rl.rl.evaluate import play
-from ztw_rl.rl.networks import from_sb3
+from ztw_rl.rl.networks.config import ATARI_FRAME
+from ztw_rl.rl.networks.sb3 import from_sb3, recognise
 from ztw_rl.rl.rows import Full, RandomExits, Row
 from ztw_rl.rl.tables import decision_costs, load_table
 
@@ -36,7 +37,8 @@ def test_what_ppo_can_go_on_from_is_the_agents_policy(folder):
     path = folder / "ppo.safetensors"
     if not path.exists():
         pytest.skip("its PPO is done")
-    policy = from_sb3(load_tensors(path), str(path))
+    found = recognise(load_tensors(path), ATARI_FRAME, "tanh", str(path))
+    policy = from_sb3(found, str(path))
     assert policy_fingerprint(policy) == load_agent(folder).identity().policy
 
 

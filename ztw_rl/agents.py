@@ -8,7 +8,8 @@ from pathlib import Path
 from ztw_rl import runs
 from ztw_rl.core.files import load_json, subfolders
 from ztw_rl.errors import UserError
-from ztw_rl.rl.atari.config import AtariConfig, canonical
+from ztw_rl.rl.atari.config import canonical
+from ztw_rl.rl.environments import Environment, InEnvironment
 from ztw_rl.settings import parse_stored
 
 AGENT = "agent"
@@ -104,8 +105,8 @@ def file_stem(folder: Path) -> str | None:
     return None if name is None else name.replace("/", "-")
 
 
-def stored_atari(folder: Path) -> AtariConfig:
-    """Game and pixels of an agent, read without loading torch.
+def stored_environment(folder: Path) -> Environment:
+    """What an agent plays, read without loading torch.
 
     Args:
         folder: What ``find`` gives.
@@ -115,6 +116,8 @@ def stored_atari(folder: Path) -> AtariConfig:
     """
     path = folder / CONFIG_FILE
     stored = load_json(path)
-    if not isinstance(stored, dict) or not stored.get("atari"):
+    kinds = ("atari", "env") if isinstance(stored, dict) else ()
+    named = {name: stored[name] for name in kinds if stored.get(name)}
+    if not named:
         raise UserError(f"{path} names no game; restore it")
-    return parse_stored(AtariConfig, stored["atari"], path)
+    return parse_stored(InEnvironment, named, path).environment

@@ -1,26 +1,33 @@
-"""Recipes: what one game needs beyond the defaults, from ``envs/<name>.yaml``."""
+"""Recipes: what one environment needs beyond the defaults, from ``envs/<name>.yaml``."""
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ztw_rl.errors import UserError
-from ztw_rl.rl.atari.config import AtariConfig, canonical, rom_id
+from ztw_rl.rl.atari.config import AtariConfig, canonical, games, rom_id
 from ztw_rl.rl.config import DistillConfig, EvaluationConfig, PPOConfig
+from ztw_rl.rl.environments import Environment
+from ztw_rl.rl.gym.config import GymConfig
 from ztw_rl.settings import parse
 
 _PACKAGE = Path(__file__).parent
 _IN_WHEEL = _PACKAGE / "_envs"
 _SHIPPED = _IN_WHEEL if _IN_WHEEL.is_dir() else _PACKAGE.parent / "envs"
+STAGES = ("ppo", "distill", "evaluation")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of every stage for one game, and the returns to judge an agent by."""
+    """Settings of every stage for one environment, and the returns to judge an agent by."""
 
     atari: AtariConfig = field(default_factory=AtariConfig)
     """How frames become observations."""
+    env: GymConfig | None = None
+    """A gymnasium environment that is no Atari game, in its place."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     """Training of the teacher."""
     distill: DistillConfig = field(default_factory=DistillConfig)
@@ -32,28 +39,66 @@ class Recipe:
     reference_return: tuple[float, float] | None = None
     """Lowest and highest raw return that others report."""
 
+    @property
+    def environment(self) -> Environment:
+        """What is played."""
+        return self.env or self.atari
+
 
 def load(name: str) -> Recipe:
-    """The recipe of a game, or the defaults for a game that has none.
+    """The recipe of an environment, or the defaults for one that has none.
 
     ``envs/`` in the current directory comes first, then the recipes of this package.
 
     Args:
-        name: A recipe or an Atari game, in any spelling.
+        name: A recipe or an Atari game, in any spelling; gymnasium's id of any other environment,
+            or module:Id.
 
     Raises:
-        UserError: There is no such game, or its recipe has an error.
+        UserError: There is no such environment, or its recipe has an error.
     """
     bare = canonical(name)
-    for folder in (Path("envs"), _SHIPPED):
-        for path in sorted(folder.glob("*.yaml")):
-            if canonical(path.stem) == bare:
-                return read(path)
-    return Recipe(atari=AtariConfig(game=rom_id(name)))
+    for path in _files():
+        if canonical(path.stem) == bare:
+            found = read(path)
+            # Two versions of an environment are two environments.
+            if found.env is None or not _is_version(name) or found.env.id == name:
+                return found
+    if ":" not in name and bare in games():
+        return Recipe(atari=AtariConfig(game=rom_id(name)))
+    from ztw_rl.rl.gym.batch import is_registered, registered
+
+    if is_registered(name):
+        return Recipe(env=GymConfig(id=name))
+    # The newest version of each environment; a game's own name rather than gymnasium's.
+    known = {canonical(other): other for other in registered()}
+    known |= {game: game for game in games()}
+    (near,) = difflib.get_close_matches(bare, known, n=1, cutoff=0.0)
+    raise UserError(f"no game or environment is '{name}'; did you mean '{known[near]}'?")
+
+
+def of(environment: Environment) -> Recipe:
+    """The recipe of an environment that is already known, which stays as it is."""
+    if isinstance(environment, AtariConfig):
+        return replace(load(environment.game), atari=environment)
+    for path in _files():
+        found = read(path)
+        if found.env is not None and found.env.id == environment.id:
+            return replace(found, env=environment)
+    return Recipe(env=environment)
+
+
+def _files() -> list[Path]:
+    return [path for folder in (Path("envs"), _SHIPPED) for path in sorted(folder.glob("*.yaml"))]
+
+
+def _is_version(name: str) -> bool:
+    """Whether a name ends as gymnasium's ids do, such as ``-v1``."""
+    return name.rpartition("-v")[2].isdecimal()
 
 
 def read(path: Path) -> Recipe:
-    """The recipe in one file; the file's name is the game unless ``atari.game`` gives another.
+    """The recipe in one file; the file's name is the game unless it names another environment.
 
     Raises:
         UserError: The file cannot be read, or has an unknown key or a wrong value.
@@ -66,10 +111,29 @@ def read(path: Path) -> Recipe:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    recipe = parse(Recipe, data, path)
+    recipe = parse(Recipe, _spread(data), path)
+    if recipe.env is not None:
+        if "atari" in data:
+            raise UserError(f"{path}: atari and env exclude one another; leave one out")
+        if not recipe.env.id:
+            raise UserError(f"{path}: key 'env.id' is missing")
+        return recipe
     named = isinstance(data, dict) and "game" in (data.get("atari") or {})
     try:
         game = rom_id(recipe.atari.game if named else path.stem)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return replace(recipe, atari=replace(recipe.atari, game=game))
+
+
+def _spread(data: Any) -> Any:
+    """``env.n_envs`` as the number of every stage that names none itself."""
+    env = data.get("env") if isinstance(data, dict) else None
+    if not isinstance(env, dict) or "n_envs" not in env:
+        return data
+    spread = {**data, "env": {name: value for name, value in env.items() if name != "n_envs"}}
+    for stage in STAGES:
+        given = data.get(stage) or {}
+        if isinstance(given, dict):
+            spread[stage] = {"n_envs": env["n_envs"], **given}
+    return spread

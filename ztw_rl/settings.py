@@ -38,7 +38,8 @@ def parse(kind: type[T], data: object, source: object) -> T:
     """Build a dataclass from what a YAML or JSON file holds.
 
     Fields may be ``int``, ``float`` (whole numbers are accepted), ``bool``, ``str``, ``Literal``,
-    optional, tuples of these, and dataclasses. Keys that are absent take the field's default.
+    optional, tuples of these, ``dict`` from text to these, and dataclasses. Keys that are absent
+    take the field's default.
 
     Args:
         kind: The dataclass.
@@ -110,6 +111,14 @@ def _convert(hint: Any, value: object, source: _Source, key: str) -> Any:
                 _convert(a, v, source, f"{key}[{i}]")
                 for i, (a, v) in enumerate(zip(arguments, value, strict=True))
             )
+    if origin is dict and isinstance(value, Mapping):
+        for name in value:
+            if not isinstance(name, str):
+                raise _wrong(name, "text", source, key)
+        return {
+            name: _convert(arguments[1], each, source, f"{key}.{name}")
+            for name, each in value.items()
+        }
     if hint is float:
         if isinstance(value, str) and _EXPONENT.fullmatch(value):
             value = float(value)
@@ -156,6 +165,10 @@ def _describe(hint: Any) -> str:
     arguments = get_args(hint)
     if get_origin(hint) is Literal:
         return " or ".join(map(str, arguments))
+    if get_origin(hint) is dict:
+        return f"a mapping, each {_describe(arguments[1])}"
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(map(_describe, arguments))
     if get_origin(hint) is tuple:
         if arguments[-1] is Ellipsis:
             return f"a list, each {_describe(arguments[0])}"

@@ -225,8 +225,12 @@ def test_mistakes_leave_no_run_behind(ppo_run, one_error, arguments, message):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("model.zip", [], "say which game model.zip plays, such as --env Pong"),
-        ("model.zip", ["--env=Pnog"], "no Atari game is called 'Pnog'; did you mean 'pong'?"),
+        ("model.zip", [], "say what model.zip plays, such as --env Pong"),
+        (
+            "model.zip",
+            ["--env=Pnog"],
+            "no game or environment is 'Pnog'; did you mean 'pong'?",
+        ),
         ("model.zip", ["--env=Breakout"], "the policy has 6 actions, but breakout has 4"),
     ],
 )
@@ -236,14 +240,16 @@ def test_zips_of_unknown_or_other_games(folder, sb3_zip, one_error, name, argume
     assert [p.name for p in folder.iterdir()] == [name]
 
 
-def test_a_zip_with_hidden_layers_is_refused(folder, one_error):
-    env = AtariVecEnv(AtariConfig(), 2, n_threads=1)
-    kwargs = {"net_arch": [512]}
+def test_a_zip_with_hidden_layers_on_other_frames(folder, distill):
+    env = AtariVecEnv(AtariConfig(screen_size=64, frame_stack=2), 2, n_threads=1)
+    kwargs = {"net_arch": [32]}
     PPO("CnnPolicy", env, n_steps=8, batch_size=8, device="cpu", policy_kwargs=kwargs).save("pong")
     env.close()
-    error = one_error("distill-ics", "--policy=pong.zip")
-    assert "only a CnnPolicy with net_arch=[] can be distilled" in error
-    assert [p.name for p in folder.iterdir()] == ["pong.zip"]
+    frames = ("--atari.pixels=ale", "--atari.screen-size=64", "--atari.frame-stack=2")
+    assert distill("--policy=pong.zip", *frames) == 0
+    network = load_agent(FIRST / "agent").config.network
+    assert (network.input_shape, network.hidden) == ((2, 64, 64), (32,))
+    assert network.activation == "tanh"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "no checkpoint"])

@@ -13,6 +13,7 @@ import torch
 from ztw_rl import cli, deploy
 from ztw_rl.rl.agent import Agent, AgentConfig, build_model, save_agent
 from ztw_rl.rl.atari.config import AtariConfig
+from ztw_rl.rl.networks.config import NetworkConfig
 
 
 def line(rule, threshold, returns, macs, **more):
@@ -38,7 +39,7 @@ def repeated(row, times):
 
 
 def make_agent() -> Agent:
-    config = AgentConfig(AtariConfig(), n_actions=6, exits=("conv1", "conv2"), method="ztw")
+    config = AgentConfig(atari=AtariConfig(), n_actions=6, exits=("conv1", "conv2"), method="ztw")
     torch.manual_seed(0)
     return Agent(config, build_model(config))
 
@@ -357,8 +358,8 @@ def test_risk(agent, capsys):
 
 def test_a_student_has_no_exits_to_time(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    widths = (17, 34, 34, 305)
-    config = AgentConfig(AtariConfig(), 6, (), "student", student_of="conv1", widths=widths)
+    network = NetworkConfig(widths=(17, 34, 34, 305))
+    config = AgentConfig(6, (), "student", student_of="conv1", network=network, atari=AtariConfig())
     save_agent(tmp_path / "s", Agent(config, build_model(config)))
     assert cli.main(["bench", "--agent=s"]) == 2
     assert capsys.readouterr().err.startswith("error: s is a student, without exits to time")
@@ -368,7 +369,8 @@ def test_a_student_has_no_exits_to_time(tmp_path, monkeypatch, capsys):
 def test_students_and_exits_on_the_input_are_exported(tmp_path, monkeypatch, method):
     monkeypatch.chdir(tmp_path)
     exits = () if method == "student" else ("input", "conv1")
-    config = AgentConfig(AtariConfig(), 6, exits, method, widths=(17, 34, 34, 305))
+    network = NetworkConfig(widths=(17, 34, 34, 305))
+    config = AgentConfig(6, exits, method, network=network, atari=AtariConfig())
     if method == "ztw":
         config = AgentConfig(AtariConfig(), 6, exits, method)
     torch.manual_seed(0)

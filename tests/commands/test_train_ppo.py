@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.networks import early_exit_nature_cnn
 from ztw_rl import cli, runs
 from ztw_rl.core.checkpoint import load_tensors, save_tensors
-from ztw_rl.rl.networks import early_exit_nature_cnn
 
 SMALL = [
     "--ppo.n-envs=2",

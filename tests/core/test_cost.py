@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.networks import early_exit_nature_cnn
 from ztw_rl.core.cost import (
     count_macs,
     exit_costs,
@@ -11,7 +12,6 @@ from ztw_rl.core.cost import (
     relative_cost,
 )
 from ztw_rl.core.model import METHODS
-from ztw_rl.rl.networks import early_exit_nature_cnn
 
 PIXELS = torch.zeros(1, 4, 84, 84, dtype=torch.uint8)
 

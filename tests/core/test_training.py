@@ -17,7 +17,7 @@ from ztw_rl.core.training import (
     piecewise_rate,
     set_learning_rate,
 )
-from ztw_rl.rl.networks import PixelClassifier, PixelICConfig
+from ztw_rl.rl.networks.early_exit import PixelClassifier, PixelICConfig
 
 SAID = torch.tensor([[[0.5, 0.5], [0.25, 0.75]], [[0.9, 0.1], [0.5, 0.5]]]).log()
 """(2, 2, 2): two samples, two exits."""

@@ -21,7 +21,7 @@ from ztw_rl.rl.agent import (
 from ztw_rl.rl.atari.config import AtariConfig
 
 CONFIG = AgentConfig(
-    AtariConfig(game="ms_pacman", pixels="sb3", repeat_action_probability=0.25),
+    atari=AtariConfig(game="ms_pacman", pixels="sb3", repeat_action_probability=0.25),
     n_actions=9,
     exits=("conv1", "conv3"),
     method="ztw",
@@ -37,7 +37,7 @@ def agent():
 
 @pytest.mark.parametrize("method", ["ztw", "sdn", "cascade", "ensemble"])
 def test_an_agent_comes_back(tmp_path, method):
-    config = AgentConfig(AtariConfig(), 6, ("conv1", "conv2"), method)
+    config = AgentConfig(6, ("conv1", "conv2"), method, atari=AtariConfig())
     agent = Agent(config, build_model(config))
     save_agent(tmp_path / "agent", agent, torch.float32)
     loaded = load_agent(tmp_path / "agent")
@@ -50,7 +50,7 @@ def test_an_agent_comes_back(tmp_path, method):
 
 @pytest.mark.parametrize(("method", "bare"), [("ztw", "cascade"), ("ensemble", "sdn")])
 def test_an_agent_without_its_ensembles(method, bare):
-    config = AgentConfig(AtariConfig(), 6, ("conv1", "conv2"), method)
+    config = AgentConfig(6, ("conv1", "conv2"), method, atari=AtariConfig())
     torch.manual_seed(0)
     agent = Agent(config, build_model(config).eval())
     torch.manual_seed(0)

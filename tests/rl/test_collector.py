@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy import stats
 
+from tests.networks import early_exit_nature_cnn
 from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.atari.emulators import Emulators
 from ztw_rl.rl.collector import Collector, choose
-from ztw_rl.rl.networks import early_exit_nature_cnn
 
 CPU = torch.device("cpu")
 N_ENVS, N_STEPS = 8, 96

@@ -114,7 +114,7 @@ def test_a_callback_that_raises_leaves_no_step_under_way(games):
     with pytest.raises(ZeroDivisionError):
         model.learn(CONFIG.n_timesteps, callback=Broken())
     # Two steps of four frames, after those of the start.
-    assert env.emulators.episode_frames.tolist() == [9, 9]
+    assert env.batch.episode_frames.tolist() == [9, 9]
     at = model._last_obs.copy()
     assert model.collect_rollouts(env, Silent(), model.rollout_buffer, CONFIG.n_steps)
     first = model.rollout_buffer._frames[0].permute(2, 0, 1).numpy()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.networks import early_exit_nature_cnn
 from ztw_rl.rl.collector import Collector, Experience
-from ztw_rl.rl.networks import early_exit_nature_cnn
 from ztw_rl.rl.phases import EnsemblePhase, Epochs, ICPhase
 
 N_ENVS, N_STEPS = 4, 3

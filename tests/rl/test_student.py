@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.networks import early_exit_nature_cnn, policy_alone
 from ztw_rl.core.backends.eager import eager
 from ztw_rl.core.checkpoint import newest_checkpoint
 from ztw_rl.core.cost import count_macs, exit_costs
@@ -17,7 +18,7 @@ from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.config import DistillConfig
 from ztw_rl.rl.distill import build_early_exit_model, distill
 from ztw_rl.rl.evaluate import play
-from ztw_rl.rl.networks import WIDTHS, early_exit_nature_cnn, policy_alone
+from ztw_rl.rl.networks.config import NATURE_WIDTHS, NetworkConfig
 from ztw_rl.rl.rows import Full, Row
 from ztw_rl.rl.student import exit_macs, macs, student_of, widths_for
 from ztw_rl.rl.teacher import Provenance, Teacher, from_agent
@@ -27,7 +28,7 @@ PIXELS = torch.zeros(1, 4, 84, 84, dtype=torch.uint8)
 EXITS = ("conv1", "conv2")
 
 
-@pytest.mark.parametrize("widths", [WIDTHS, (17, 34, 34, 305), (3, 5, 7, 11)])
+@pytest.mark.parametrize("widths", [NATURE_WIDTHS, (17, 34, 34, 305), (3, 5, 7, 11)])
 def test_macs_as_counted(widths):
     model = policy_alone(6, widths).eval()
     assert macs(widths, 6) == count_macs(lambda: model.backbone(PIXELS))
@@ -41,12 +42,12 @@ def test_as_dear_as_the_exit_and_evenly_narrow(n_actions, place):
     assert target == costs.macs[EXITS.index(place)]
     widths = widths_for(target, n_actions)
     assert macs(widths, n_actions) == pytest.approx(target, rel=0.02)
-    shares = [width / full for width, full in zip(widths, WIDTHS, strict=True)]
+    shares = [width / full for width, full in zip(widths, NATURE_WIDTHS, strict=True)]
     assert max(shares) < 1.2 * min(shares) < 1.2
 
 
 def test_the_full_width_for_the_full_cost():
-    assert widths_for(macs(WIDTHS, 6), 6) == WIDTHS
+    assert widths_for(macs(NATURE_WIDTHS, 6), 6) == NATURE_WIDTHS
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def teacher():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return Teacher(model.state_dict(), AtariConfig(), Provenance(ppo_timesteps=7))
+    return Teacher(model.state_dict(), AtariConfig(), NetworkConfig(), Provenance(ppo_timesteps=7))
 
 
 def pictures(n):
@@ -151,15 +152,15 @@ def test_resuming_a_finished_run_changes_nothing(distilled, teacher, patch_games
 
 def test_as_an_agents_folder(tmp_path):
     config = AgentConfig(
-        AtariConfig(),
+        atari=AtariConfig(),
         n_actions=6,
         exits=(),
         method="student",
         provenance=Provenance(teacher="0123456789abcdef"),
         student_of="conv1",
-        widths=(17, 34, 34, 305),
+        network=NetworkConfig(widths=(17, 34, 34, 305)),
     )
-    agent = agent_of(config, policy_alone(6, config.widths).eval())
+    agent = agent_of(config, policy_alone(6, config.network.widths).eval())
     save_agent(tmp_path, agent)
     loaded = load_agent(tmp_path)
     assert loaded.config == config
@@ -175,9 +176,10 @@ def test_early_exit_agents_are_told_by_their_policy_whatever_the_method():
     weights = policy_alone(6).state_dict()
     found = set()
     for method in ("ztw", "sdn"):
-        config = AgentConfig(AtariConfig(), 6, EXITS, method)
+        config = AgentConfig(6, EXITS, method, atari=AtariConfig())
         model = build_early_exit_model(
-            Teacher(weights, AtariConfig(), Provenance()), DistillConfig(method=method)
+            Teacher(weights, AtariConfig(), NetworkConfig(), Provenance()),
+            DistillConfig(method=method),
         )
         found.add(agent_of(config, model).identity())
     assert {identity.policy for identity in found} == {policy_fingerprint(weights)}

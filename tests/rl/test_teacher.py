@@ -13,14 +13,14 @@ import pytest
 import torch
 from stable_baselines3 import PPO
 
+from tests.networks import early_exit_nature_cnn
 from ztw_rl.core.checkpoint import newest_checkpoint
 from ztw_rl.errors import UserError
 from ztw_rl.rl import ppo
 from ztw_rl.rl.agent import Agent, AgentConfig, Provenance, save_agent
 from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.atari.vec_env import AtariVecEnv
-from ztw_rl.rl.config import PPOConfig
-from ztw_rl.rl.networks import early_exit_nature_cnn
+from ztw_rl.rl.config import PPOConfig, PPORun
 from ztw_rl.rl.teacher import from_agent, from_checkpoint, from_zip, uniform_policy
 
 SB3_PIXELS = AtariConfig(pixels="sb3")
@@ -58,7 +58,7 @@ def test_a_zip_that_sb3_saved(saved):
     model, path = saved
     teacher = from_zip(path, SB3_PIXELS)
     assert teacher.n_actions == 6
-    assert teacher.atari == SB3_PIXELS
+    assert teacher.environment == SB3_PIXELS
     assert teacher.provenance == Provenance(imported_from="foreign.zip")
     with torch.no_grad():
         wanted = model.policy.get_distribution(pictures()).distribution.logits
@@ -68,8 +68,9 @@ def test_a_zip_that_sb3_saved(saved):
 def test_a_checkpoint_of_train_ppo(env, tmp_path):
     config = PPOConfig(n_timesteps=16, n_envs=2, n_steps=8, batch_size=8, n_epochs=1)
     ppo.train(env, config, tmp_path, seed=3, device=torch.device("cpu"))
-    teacher = from_checkpoint(newest_checkpoint(tmp_path), AtariConfig(), 3)
-    assert teacher.provenance == Provenance(ppo_timesteps=16, ppo_seed=3)
+    run = PPORun(3, config, atari=AtariConfig())
+    teacher = from_checkpoint(newest_checkpoint(tmp_path), run, AtariConfig())
+    assert teacher.provenance == Provenance(ppo_timesteps=16, ppo_seed=3, ppo_noop_max=30)
     model = ppo.build_ppo(env, config, 0, torch.device("cpu"))
     ppo.load(model, newest_checkpoint(tmp_path))
     with torch.no_grad():
@@ -77,19 +78,19 @@ def test_a_checkpoint_of_train_ppo(env, tmp_path):
     torch.testing.assert_close(logits(teacher), wanted)
     (newest_checkpoint(tmp_path) / "state.json").write_text("{}")
     with pytest.raises(UserError, match=r"state\.json: key 'n_timesteps' is missing"):
-        from_checkpoint(newest_checkpoint(tmp_path), AtariConfig(), 3)
+        from_checkpoint(newest_checkpoint(tmp_path), run, AtariConfig())
 
 
 def test_the_policy_inside_an_agent(tmp_path):
     provenance = Provenance(ppo_timesteps=5, imported_from="x.zip")
-    config = AgentConfig(AtariConfig(game="breakout"), 4, ("conv1",), "sdn", provenance)
+    config = AgentConfig(4, ("conv1",), "sdn", provenance, atari=AtariConfig(game="breakout"))
     model = early_exit_nature_cnn(4, ("conv1",)).eval()
     model.ensemble = None
     save_agent(tmp_path, Agent(config, model), torch.float32)
     teacher = from_agent(tmp_path)
     # The agent does not tell what PPO's games began with, so like its own.
     told = replace(provenance, ppo_noop_max=30)
-    assert (teacher.atari, teacher.provenance) == (config.atari, told)
+    assert (teacher.environment, teacher.provenance) == (config.atari, told)
     assert len(teacher.parameters) == 10
     with torch.no_grad():
         wanted = torch.log_softmax(model.backbone(pictures()), -1)
@@ -161,7 +162,7 @@ def test_the_other_entries_pickles_are_not_even_read(saved, tmp_path):
         (pickle.dumps({}), "cannot be read as an SB3 model"),
         (torch_saved([1, 2]), "'policy.pth' holds something else than weights"),
         (torch_saved({"a": 1}), "'policy.pth' holds something else than weights"),
-        (torch_saved({"a": torch.zeros(1)}), "is no plain NatureCNN CnnPolicy"),
+        (torch_saved({"a": torch.zeros(1)}), "holds no policy of PPO, A2C or DQN"),
     ],
 )
 def test_files_that_hold_no_policy(saved, tmp_path, content, message):

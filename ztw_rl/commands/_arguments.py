@@ -205,11 +205,11 @@ def check_resumable(
         raise UserError(f"--resume takes one run folder, not {len(given)}")
     before, after = flat(stored), flat(wanted)
     for key, value in after.items():
-        if key not in (*changeable, *PLACES) and not _same(before[key], value):
+        if key not in (*changeable, *PLACES) and not _same(before.get(key), value):
             group, _, rest = key.partition(".")
             flag = (rest if group in unprefixed else key).replace("_", "-")
             raise UserError(
-                f"--{flag} is {before[key]} in {run_dir} and cannot become {value} midway; "
+                f"--{flag} is {before.get(key)} in {run_dir} and cannot become {value} midway; "
                 "start a new run without --resume"
             )
     runs.check_writable(run_dir)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from ztw_rl.core.bench import ExitTimes
 from ztw_rl.errors import UserError
 from ztw_rl.rl.agent import Agent, AgentConfig, Identity
 from ztw_rl.rl.config import CSV, JOURNAL, JSON, PNG, EvalRun
+from ztw_rl.rl.environments import begins_with, make_batches
 from ztw_rl.rl.journal import Journal, taken
 from ztw_rl.settings import parse_stored
 
@@ -144,23 +145,46 @@ def emulators_for(run: EvalRun, agent: Agent) -> Iterator[Sequence[EnvBatch]]:
     Raises:
         UserError: It has not their number of actions.
     """
-    from ztw_rl.rl.atari.batches import make_batches
-
     config = agent.config
-    atari = replace(config.atari, noop_max=run.evaluation.noop_max)
-    batches = make_batches(atari, min(run.evaluation.n_envs, n_games(run, agent)))
+    environment = begins_with(config.environment, run.evaluation.noop_max)
+    batches = make_batches(environment, min(run.evaluation.n_envs, n_games(run, agent)))
     try:
         n_actions = int(batches[0].action_space.n)
         if n_actions != config.n_actions:
             raise UserError(
                 f"{Path(run.agent) / agents.CONFIG_FILE}: the agent has {config.n_actions} "
-                f"actions, but {config.atari.game} has {n_actions}; these are another game's "
+                f"actions, but {environment.name} has {n_actions}; these are another game's "
                 "weights"
             )
         yield batches
     finally:
         for emulators in batches:
             emulators.close()
+
+
+RANDOM_GAMES = 30
+"""Where no recipe says what random play scores."""
+
+
+def random_return(run: EvalRun, batches: Sequence[EnvBatch]) -> float:
+    """What uniformly random actions score on average, in ``RANDOM_GAMES`` games."""
+    import torch
+
+    from ztw_rl.core.backends.eager import eager
+    from ztw_rl.rl import evaluate
+    from ztw_rl.rl.rows import Full, Row
+    from ztw_rl.rl.teacher import uniform_policy
+
+    (result,) = evaluate.play(
+        eager(uniform_policy(int(batches[0].action_space.n))),
+        batches,
+        [Row(Full())],
+        n_episodes=RANDOM_GAMES,
+        seed=run.seed,
+        action_mode="sample",
+        device=torch.device("cpu"),
+    )
+    return sum(result.returns) / len(result.returns)
 
 
 def play(

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ztw_rl import agents, recipes, runs
 from ztw_rl.commands._arguments import parse, peek
+from ztw_rl.commands._environment import EnvironmentArguments
 from ztw_rl.commands.train_ppo import KIND as PPO_KIND
 from ztw_rl.core.files import load_json
 from ztw_rl.errors import UserError
-from ztw_rl.rl.atari.config import AtariConfig, canonical, rom_id
+from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.config import PPORun
+from ztw_rl.rl.environments import Environment, begins_with, noop_max_of
+from ztw_rl.rl.networks.config import Activation
 
 if TYPE_CHECKING:
     from ztw_rl.rl.teacher import Teacher
@@ -26,21 +29,23 @@ WEIGHTS_FILE = "policy.safetensors"
 
 
 @dataclass(frozen=True)
-class PolicyArguments:
+class PolicyArguments(EnvironmentArguments):
     """Which policy, and where it runs; commands add what they do with it."""
 
     policy: Path | None = None
-    """A run of train-ppo, an agent's folder, or an SB3 .zip of a CnnPolicy (say its game with
-    --env, and --atari.pixels ale unless it was trained on SB3's own wrappers); by default the
-    newest run of train-ppo."""
+    """A run of train-ppo, an agent's folder, or an SB3 .zip of PPO, A2C or DQN (say its environment
+    with --env; of an Atari game also --atari.pixels ale unless it was trained on SB3's own
+    wrappers); by default the newest run of train-ppo."""
     env: str | None = None
-    """The game of an SB3 .zip, or a recipe of the policy's game."""
+    """The environment of an SB3 .zip, or a recipe of the policy's."""
+    activation: Activation | None = None
+    """What follows each hidden layer of an SB3 .zip, where the file does not tell."""
+    normalization: Path | None = None
+    """VecNormalize's statistics of an SB3 .zip: an .npz with mean, var, epsilon and clip_obs."""
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
     runs_dir: Path = Path("runs")
     """Where run folders are."""
-    atari: AtariConfig = field(default_factory=AtariConfig)
-    """How the emulator's frames become observations; only an SB3 .zip leaves that open."""
 
 
 ArgsT = TypeVar("ArgsT", bound=PolicyArguments)
@@ -51,18 +56,18 @@ def parse_with_policy(
     arguments: list[str],
     prog: str,
     default: Callable[[recipes.Recipe], ArgsT],
-) -> tuple[ArgsT, Path]:
-    """Parse a command line whose defaults are those of the policy's game.
+) -> tuple[ArgsT, Path, Environment]:
+    """Parse a command line whose defaults are those of what the policy plays.
 
     Args:
         kind: The command's dataclass.
         arguments: Command line of the command.
         prog: What the help calls the command.
-        default: What flags that are left out are, from the game's recipe, whose pixels are the
+        default: What flags that are left out are, from the recipe, whose environment is the
             policy's own.
 
     Returns:
-        The command line, its game under ALE's name, and where the policy is.
+        The command line, where the policy is, and what it plays.
 
     Raises:
         UserError: The command line has an error, or there is no such policy.
@@ -76,13 +81,20 @@ def parse_with_policy(
 
     args = parse(kind, arguments, prog, lambda: default(found()[1]))
     policy, recipe = found()
+    environment, own = args.played(recipe), recipe.environment
     # How games begin is no matter of pixels: a policy may be distilled from other starts.
-    pixels = replace(args.atari, noop_max=recipe.atari.noop_max)
-    if not is_zip(policy) and pixels != recipe.atari:
-        raise UserError(f"{policy} was trained on the pixels it says; leave out --atari.* flags")
-    if canonical(args.atari.game) != canonical(recipe.atari.game):
-        raise UserError(f"{policy} plays {recipe.atari.game}; leave out --atari.game")
-    return replace(args, atari=replace(args.atari, game=rom_id(args.atari.game))), policy
+    starts = noop_max_of(own)
+    alike = environment if starts is None else begins_with(environment, starts)
+    if not is_zip(policy):
+        if alike != own:
+            flags = "--env.*" if recipe.env else "--atari.*"
+            raise UserError(f"{policy} was trained on what it says; leave out {flags} flags")
+        for name, given in (("activation", args.activation), ("normalization", args.normalization)):
+            if given is not None:
+                raise UserError(f"--{name} is for an SB3 .zip, and {policy} is none; leave it out")
+    if environment.name != own.name:
+        raise UserError(f"{policy} plays {own.name}; leave out --atari.game")
+    return args, policy, environment
 
 
 def is_zip(policy: Path) -> bool:
@@ -90,12 +102,16 @@ def is_zip(policy: Path) -> bool:
     return policy.suffix.lower() == ".zip"
 
 
-def load_teacher(policy: Path, atari: AtariConfig) -> Teacher:
+def load_teacher(
+    args: PolicyArguments, policy: Path, environment: Environment, temperature: float = 1.0
+) -> Teacher:
     """Read the policy.
 
     Args:
+        args: What is said of an SB3 ``.zip``.
         policy: Its run, agent or file.
-        atari: Game and pixels; only an SB3 ``.zip`` does not say them itself. Also how games begin.
+        environment: What it plays, and how games begin.
+        temperature: Of a DQN's values.
 
     Raises:
         UserError: A file is missing, damaged or of another kind.
@@ -104,15 +120,17 @@ def load_teacher(policy: Path, atari: AtariConfig) -> Teacher:
     from ztw_rl.rl import teacher
 
     if is_zip(policy):
-        return teacher.from_zip(policy, atari)
+        return teacher.from_zip(
+            policy,
+            environment,
+            activation=args.activation,
+            temperature=temperature,
+            normalization=args.normalization,
+        )
     if _is_ppo_run(policy):
         run = runs.load_config(PPORun, policy)
-        found = teacher.from_checkpoint(newest_checkpoint(policy), atari, run.seed)
-        provenance = replace(
-            found.provenance, imported_from=run.init, ppo_noop_max=run.atari.noop_max
-        )
-        return replace(found, provenance=provenance)
-    return replace(teacher.from_agent(_agent(policy)), atari=atari)
+        return teacher.from_checkpoint(newest_checkpoint(policy), run, environment)
+    return replace(teacher.from_agent(_agent(policy)), environment=environment)
 
 
 def _find(named: str | None, runs_dir: Path) -> Path:
@@ -131,7 +149,7 @@ def _find(named: str | None, runs_dir: Path) -> Path:
 
 
 def _recipe(policy: Path, env: str | None) -> recipes.Recipe:
-    """The recipe of the game that a policy plays, with the pixels that it was trained on.
+    """The recipe of what a policy plays, with the environment that it was trained on.
 
     Games begin as the recipe says.
     """
@@ -143,16 +161,24 @@ def _recipe(policy: Path, env: str | None) -> recipes.Recipe:
         except UserError:
             if env:
                 raise
-            raise UserError(f"say which game {policy} plays, such as --env Pong") from None
+            raise UserError(
+                f"say what {policy} plays, such as --env Pong or --env CartPole-v1"
+            ) from None
+        if recipe.env is not None:
+            return recipe
+        # A game's was trained on SB3's pixels.
         return replace(recipe, atari=replace(recipe.atari, pixels="sb3"))
     if _is_ppo_run(policy):
-        atari = runs.load_config(PPORun, policy).atari
+        own = runs.load_config(PPORun, policy).environment
     else:
-        atari = agents.stored_atari(_agent(policy))
-    if env and canonical(recipes.load(env).atari.game) != canonical(atari.game):
-        raise UserError(f"{policy} plays {atari.game}, not {env}; leave out --env")
-    recipe = recipes.load(env or atari.game)
-    return replace(recipe, atari=replace(atari, noop_max=recipe.atari.noop_max))
+        own = agents.stored_environment(_agent(policy))
+    if env and recipes.load(env).environment.name != own.name:
+        raise UserError(f"{policy} plays {own.name}, not {env}; leave out --env")
+    recipe = recipes.load(env) if env else recipes.of(own)
+    if isinstance(own, AtariConfig):
+        default = recipes.load(env or own.game).atari.noop_max
+        return replace(recipe, atari=replace(own, noop_max=default))
+    return replace(recipe, env=own)
 
 
 def _is_ppo_run(policy: Path) -> bool:

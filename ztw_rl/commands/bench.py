@@ -224,7 +224,6 @@ def main(arguments: list[str]) -> int:
     folder = agents.find(args.agent, args.runs_dir)
 
     from ztw_rl.rl.agent import load_agent
-    from ztw_rl.rl.atari.config import canonical
 
     agent = load_agent(folder)
     if not agent.has_exits:
@@ -235,18 +234,18 @@ def main(arguments: list[str]) -> int:
 
     choice = choose(args.point, agent, folder, args.runs_dir)
     groups = measure(args, agent, choice, frames)
-    report(args, groups, canonical(agent.config.atari.game), choice, folder, args.seed)
+    report(args, groups, agent.config.environment.name, choice, folder, args.seed)
     return 0
 
 
 def play_frames(agent: Agent, runtime: Runtime, n_least: int, seed: int) -> Tensor:
-    """(N, frame_stack, H, W) observations of games that the agent plays greedily, exits open."""
+    """(N, …) observations of games that the agent plays greedily, exits open."""
     import numpy as np
     import torch
 
-    from ztw_rl.rl.atari.vec_env import AtariVecEnv
+    from ztw_rl.rl.environments import make_vec_env
 
-    env = AtariVecEnv(agent.config.atari, 8, seed)
+    env = make_vec_env(agent.config.environment, 8, seed)
     kept = []
     try:
         observations = np.asarray(env.reset())

@@ -13,6 +13,7 @@ import tyro
 
 from ztw_rl import agents, recipes, runs
 from ztw_rl.commands._arguments import check_resumable, help_first, peek, read
+from ztw_rl.commands._environment import flags_of
 from ztw_rl.commands._policy import (
     TEACHER_FILE,
     PolicyArguments,
@@ -22,8 +23,10 @@ from ztw_rl.commands._policy import (
 )
 from ztw_rl.console import next_line, plain_console
 from ztw_rl.errors import INTERRUPTED, UserError
-from ztw_rl.rl.atari.config import AtariConfig, canonical
+from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.config import DistillConfig, MethodName
+from ztw_rl.rl.environments import Environment, InEnvironment, make_batch, placed
+from ztw_rl.rl.networks.config import NetworkConfig
 from ztw_rl.settings import Ranged, Seed
 
 if TYPE_CHECKING:
@@ -36,13 +39,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DistillRun(Ranged):
+class DistillRun(InEnvironment):
     """Resolved settings, saved beside the weights."""
 
     seed: Seed
     policy: str
-    atari: AtariConfig
     distill: DistillConfig
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    """The policy's layers."""
     ppo_timesteps: int | None = None
     ppo_seed: int | None = None
     imported_from: str | None = None
@@ -60,11 +64,12 @@ def made_agent(run: DistillRun, teacher: Teacher, model: EarlyExitModel) -> Agen
         distill_seed=run.seed,
     )
     config = AgentConfig(
-        atari=run.atari,
         n_actions=teacher.n_actions,
-        exits=run.distill.exits,
+        exits=run.distill.exits or teacher.network.default_exits,
         method=run.distill.method,
         provenance=provenance,
+        network=teacher.network,
+        **placed(run.environment),
     )
     if not isinstance(model.ics[0], Student):
         return agent_of(config, model)
@@ -73,7 +78,7 @@ def made_agent(run: DistillRun, teacher: Teacher, model: EarlyExitModel) -> Agen
         config,
         exits=(),
         student_of=run.distill.student_of,
-        widths=student.widths,
+        network=replace(teacher.network, widths=student.widths),
         provenance=replace(provenance, teacher=policy_fingerprint(teacher.parameters)),
     )
     return agent_of(config, student.policy)
@@ -118,21 +123,27 @@ def main(arguments: list[str]) -> int:
             run_dir = Path(named) if named else _newest(root)
             stored = runs.load_config(DistillRun, run_dir)
         default = DistillICs(
-            policy=Path(stored.policy), seed=stored.seed, distill=stored.distill, atari=stored.atari
+            policy=Path(stored.policy),
+            seed=stored.seed,
+            distill=stored.distill,
+            **flags_of(stored.environment),
         )
         args = _full(read(DistillICs, arguments, PROG, default))
-        played = canonical(stored.atari.game)
-        if args.env and canonical(recipes.load(args.env).atari.game) != played:
+        played = stored.environment.name
+        if args.env and recipes.load(args.env).environment.name != played:
             raise UserError(f"{run_dir} plays {played}, not {args.env}; leave out --env")
         check_resumable(run_dir, args.resume, default, replace(args, env=None))
         return _go_on(run_dir, stored, args)
 
-    args, policy = parse_with_policy(
-        DistillICs, arguments, PROG, lambda r: DistillICs(distill=r.distill, atari=r.atari)
+    args, policy, environment = parse_with_policy(
+        DistillICs,
+        arguments,
+        PROG,
+        lambda r: DistillICs(distill=r.distill, **flags_of(r.environment)),
     )
     args = _full(args)
     runs.check_writable(args.runs_dir / KIND)
-    return _start(args, policy)
+    return _start(args, policy, environment)
 
 
 def _full(args: DistillICs) -> DistillICs:
@@ -151,14 +162,14 @@ def _newest(root: Path) -> Path:
     return found
 
 
-def _start(args: DistillICs, policy: Path) -> int:
+def _start(args: DistillICs, policy: Path, environment: Environment) -> int:
     """Distil in a new run folder."""
     from ztw_rl.core.checkpoint import save_tensors
     from ztw_rl.core.device import exact_device
     from ztw_rl.rl.distill import build_early_exit_model
 
     exact_device(args.device)
-    teacher = load_teacher(policy, args.atari)
+    teacher = load_teacher(args, policy, environment, args.distill.temperature)
     # Exits that do not exist show here, before there is a run folder.
     build_early_exit_model(teacher, args.distill)
     with _games(teacher, args.distill.n_envs) as emulators:
@@ -168,14 +179,17 @@ def _start(args: DistillICs, policy: Path) -> int:
         run = DistillRun(
             seed=args.seed,
             policy=str(policy),
-            atari=args.atari,
-            distill=args.distill,
+            distill=replace(
+                args.distill, exits=args.distill.exits or teacher.network.default_exits
+            ),
+            network=teacher.network,
             ppo_timesteps=teacher.provenance.ppo_timesteps,
             ppo_seed=teacher.provenance.ppo_seed,
             imported_from=teacher.provenance.imported_from,
             ppo_noop_max=teacher.provenance.ppo_noop_max,
+            **placed(environment),
         )
-        run_dir = runs.create(args.runs_dir, KIND, canonical(args.atari.game), run)
+        run_dir = runs.create(args.runs_dir, KIND, environment.name, run)
         with runs.claimed(run_dir):
             save_tensors(run_dir / TEACHER_FILE, teacher.parameters)
             console.print(f"distilling {policy} in {run_dir}", soft_wrap=True)
@@ -192,7 +206,8 @@ def _go_on(run_dir: Path, run: DistillRun, args: DistillICs) -> int:
     provenance = Provenance(
         run.ppo_timesteps, run.ppo_seed, run.imported_from, ppo_noop_max=run.ppo_noop_max
     )
-    teacher = Teacher(load_tensors(run_dir / TEACHER_FILE), run.atari, provenance)
+    tensors = load_tensors(run_dir / TEACHER_FILE)
+    teacher = Teacher(tensors, run.environment, run.network, provenance)
     with runs.claimed(run_dir), _games(teacher, run.distill.n_envs) as emulators:
         runs.save_config(run_dir, run)
         console = plain_console(stderr=True)
@@ -202,12 +217,10 @@ def _go_on(run_dir: Path, run: DistillRun, args: DistillICs) -> int:
 
 @contextmanager
 def _games(teacher: Teacher, n_envs: int) -> Iterator[EnvBatch]:
-    """Emulators that the teacher can play on."""
-    from ztw_rl.rl.atari.batches import in_background, make_emulators
-
-    emulators = in_background(lambda: make_emulators(teacher.atari, n_envs))
+    """Environments that the teacher can play in."""
+    emulators = make_batch(teacher.environment, n_envs)
     try:
-        teacher.check_actions(int(emulators.action_space.n))
+        teacher.check_plays(emulators)
         yield emulators
     finally:
         emulators.close()
@@ -232,10 +245,11 @@ def _show_imported(
         action_mode=args.distill.action_mode,
         device=torch.device("cpu"),
     )
-    mean = sum(result.returns) / len(result.returns)
+    mean, environment = sum(result.returns) / len(result.returns), teacher.environment
+    pixels = f" with pixels: {environment.pixels}" if isinstance(environment, AtariConfig) else ""
     console.print(
-        f"the imported policy scores {mean:.1f} in {IMPORT_GAMES} games of {teacher.atari.game} "
-        f"with pixels: {teacher.atari.pixels}",
+        f"the imported policy scores {mean:.1f} in {IMPORT_GAMES} games of "
+        f"{environment.name}{pixels}",
         soft_wrap=True,
     )
 

@@ -22,8 +22,8 @@ from ztw_rl.commands._arguments import (
 from ztw_rl.commands._games import few_distinct_lines, reference_line, starts_lines
 from ztw_rl.console import next_line, plain_console
 from ztw_rl.errors import INTERRUPTED, UserError
-from ztw_rl.rl.atari.config import canonical
 from ztw_rl.rl.config import CSV, JOURNAL, JSON, PNG, EvalRun, EvaluationConfig
+from ztw_rl.rl.environments import noop_max_of
 from ztw_rl.settings import Ranged, Seed, require
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def main(arguments: list[str]) -> int:
         Eval,
         arguments,
         PROG,
-        lambda: Eval(evaluation=recipes.load(agents.stored_atari(find()).game).evaluation),
+        lambda: Eval(evaluation=recipes.of(agents.stored_environment(find())).evaluation),
     )
     folder = find()
     thresholds = parse_thresholds(args.thresholds)
@@ -152,8 +152,8 @@ def _start(args: Eval, folder: Path, thresholds: list[float]) -> int:
             identity=agent.identity(),
             times=_playing.time(agent, run.backend),
         )
-        game = canonical(agent.config.atari.game)
-        output = args.output or runs.create(args.runs_dir, KIND, game, run)
+        name = agent.config.environment.name
+        output = args.output or runs.create(args.runs_dir, KIND, name, run)
         with _playing.begin(output, begun) as journal:
             return _finish(begun, agent, batches, output, journal)
 
@@ -235,23 +235,27 @@ def _finish(
     from ztw_rl.rl.tables import game_keys, save_table
 
     console = plain_console()
-    run, times = begun.run, begun.times
+    run, times, config = begun.run, begun.times, agent.config
+    recipe = recipes.of(config.environment)
+    random = recipe.random_return
     print(f"agent: {run.agent}", flush=True)
     try:
         results = _playing.play(run, agent, batches, torch.device(run.device), journal, console)
-        table, frame = save_table(output, agent, run, results, times)
+        if random is None:
+            random = _playing.random_return(run, batches)
+        known = recipe.random_return is not None
+        table, frame = save_table(output, agent, run, results, times, None if known else random)
         if agent.has_exits:
-            _picture(run, frame, table, output / PNG)
+            _picture(run, frame, table, output / PNG, config.atari is not None)
     except KeyboardInterrupt:
         total = _playing.n_games(run, agent)
         again = ["ztw-rl", "eval", "--resume", str(output)]
         print(f"stopped after {len(journal)} of {total} games; go on with: {shlex.join(again)}")
         return INTERRUPTED
     journal.remove()
-    game = canonical(agent.config.atari.game)
-    console.print(_screen(frame, game, agent.config.exits))
-    recipe = recipes.load(game)
-    kept = _kept_lines(table, recipe.random_return)
+    game = config.environment.name
+    console.print(_screen(frame, game, config.exits))
+    kept = _kept_lines(table, random)
     for line in kept:
         print(line)
     if table.backbone is not None:
@@ -260,9 +264,12 @@ def _finish(
             print(line)
     if recipe.reference_return is not None:
         print(reference_line(game, recipe.reference_return))
-    trained = (agent.config.policy_noop_max, agent.config.atari.noop_max)
-    for line in starts_lines(trained, run.evaluation.noop_max):
-        print(line)
+    if not known:
+        print(f"random play scores {random:,.1f} in {_playing.RANDOM_GAMES} games")
+    trained = (config.policy_noop_max, noop_max_of(config.environment))
+    if config.atari is not None:
+        for line in starts_lines(trained, run.evaluation.noop_max):
+            print(line)
     print(f"times: {times.backend}, one thread; results: {output}/{CSV}, {JSON}")
     if agent.has_exits:
         print(f"picture: {output}/{PNG}")
@@ -275,14 +282,17 @@ def _finish(
     return 0
 
 
-def _picture(run: EvalRun, frame: pd.DataFrame, table: StoredTable, path: Path) -> None:
+def _picture(
+    run: EvalRun, frame: pd.DataFrame, table: StoredTable, path: Path, of_a_game: bool
+) -> None:
     """Return against cost."""
     from ztw_rl.plots import plot_curve
 
     settings = run.evaluation
+    starts = f", noop_max {settings.noop_max}" if of_a_game else ""
     note = (
         f"{settings.n_episodes} full games per point, {settings.action_mode} actions, seeds from "
-        f"{run.seed}, noop_max {settings.noop_max}; bands: 95 % bootstrap over episodes "
+        f"{run.seed}{starts}; bands: 95 % bootstrap over episodes "
         f"(evaluation noise only); time: {table.backend}, one thread"
     )
     plot_curve(frame, f"{table.game}: return against inference cost", note, path)

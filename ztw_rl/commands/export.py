@@ -88,10 +88,9 @@ def main(arguments: list[str]) -> int:
     folder = agents.find(args.agent, args.runs_dir)
 
     from ztw_rl.rl.agent import load_agent
-    from ztw_rl.rl.atari.config import canonical
 
     agent = load_agent(folder)
-    game = canonical(agent.config.atari.game)
+    game = agent.config.environment.name
     name = agents.file_stem(folder) or game
     output = args.output or Path(f"{name}.zip")
     runs.check_writable_file(output)

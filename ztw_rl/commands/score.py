@@ -10,6 +10,7 @@ import tyro
 
 from ztw_rl import recipes
 from ztw_rl.commands._arguments import peek, read
+from ztw_rl.commands._environment import flags_of
 from ztw_rl.commands._games import (
     few_distinct_lines,
     reference_line,
@@ -19,12 +20,14 @@ from ztw_rl.commands._games import (
 from ztw_rl.commands._policy import PolicyArguments, load_teacher, parse_with_policy
 from ztw_rl.console import counted_games, plain_console
 from ztw_rl.errors import UserError
-from ztw_rl.rl.atari.config import AtariConfig, canonical, rom_id
+from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.config import EvaluationConfig
+from ztw_rl.rl.environments import Environment, begins_with, make_batches
 from ztw_rl.settings import Ranged, Seed
 
 if TYPE_CHECKING:
     from ztw_rl.core.model import EarlyExitModel
+    from ztw_rl.rl.batch import EnvBatch
     from ztw_rl.rl.evaluate import RowResult
     from ztw_rl.rl.teacher import Teacher
 
@@ -63,27 +66,32 @@ def main(arguments: list[str]) -> int:
         raise UserError("games begin as --noop-max says; leave out --atari.noop-max")
     if early["random"] is not None:
         return _score_random(arguments, early["env"])
-    args, policy = parse_with_policy(
-        Score, arguments, PROG, lambda r: Score(evaluation=r.evaluation, atari=r.atari)
+    args, policy, environment = parse_with_policy(
+        Score,
+        arguments,
+        PROG,
+        lambda r: Score(evaluation=r.evaluation, **flags_of(r.environment)),
     )
     from ztw_rl.rl.starts import group_by_start
 
-    teacher = load_teacher(policy, args.atari)
-    result = _play_teacher(teacher, args)
-    _print(str(policy), result, teacher.atari, args.evaluation)
-    for line in starts_lines((teacher.provenance.ppo_noop_max,), args.evaluation.noop_max):
+    teacher = load_teacher(args, policy, environment)
+    result = _play(args, environment, _checked(teacher))
+    _print(str(policy), result, environment, args.evaluation)
+    sticky = ""
+    if isinstance(environment, AtariConfig):
+        sticky = " with sticky actions 0.1"
+        for line in starts_lines((teacher.provenance.ppo_noop_max,), args.evaluation.noop_max):
+            print(line)
+        groups = group_by_start(result.starts, result.returns, environment.frame_skip)
+        for line in start_group_lines(groups):
+            print(line)
+    for line in few_distinct_lines(result.films, "what they showed"):
         print(line)
-    groups = group_by_start(result.starts, result.returns, teacher.atari.frame_skip)
-    for line in start_group_lines(groups):
-        print(line)
-    for line in few_distinct_lines(result.films, "their frames"):
-        print(line)
-    game = canonical(teacher.atari.game)
-    recipe = recipes.load(game)
+    recipe = recipes.of(environment)
     if recipe.random_return is not None:
-        print(f"random play scores {recipe.random_return:,.1f} with sticky actions 0.1")
+        print(f"random play scores {recipe.random_return:,.1f}{sticky}")
     if recipe.reference_return is not None:
-        print(reference_line(game, recipe.reference_return))
+        print(reference_line(environment.name, recipe.reference_return))
     return 0
 
 
@@ -92,7 +100,7 @@ def _score_random(arguments: list[str], env: str | None) -> int:
     recipe = recipes.load(env) if env else None
     default = Score(random=True)
     if recipe:
-        default = replace(default, evaluation=recipe.evaluation, atari=recipe.atari)
+        default = replace(default, evaluation=recipe.evaluation, **flags_of(recipe.environment))
     default = replace(default, evaluation=replace(default.evaluation, action_mode="sample"))
     args = read(Score, arguments, PROG, default)
     if not args.random:
@@ -100,62 +108,66 @@ def _score_random(arguments: list[str], env: str | None) -> int:
     if args.policy is not None:
         raise UserError("--random plays without a policy; leave out --policy")
     if recipe is None:
-        raise UserError("--random needs --env, the name of a game, such as Pong")
+        raise UserError("--random needs --env, the name of a game or an environment, such as Pong")
     action_mode = args.evaluation.action_mode
     if action_mode != "sample":
         raise UserError(f"--random draws its actions; leave out --action-mode {action_mode}")
-    atari = replace(args.atari, game=rom_id(args.atari.game))
+    environment = args.played(recipe)
 
     from ztw_rl.rl.teacher import uniform_policy
 
-    result = _play(args, atari, uniform_policy)
-    _print("random play", result, atari, args.evaluation)
+    result = _play(args, environment, lambda batch: uniform_policy(int(batch.action_space.n)))
+    _print("random play", result, environment, args.evaluation)
     return 0
 
 
-def _print(who: str, result: RowResult, atari: AtariConfig, evaluation: EvaluationConfig) -> None:
+def _print(
+    who: str, result: RowResult, environment: Environment, evaluation: EvaluationConfig
+) -> None:
     """The score, and how it was played."""
     from ztw_rl.core.statistics import summarize
 
     summary, n = summarize(result.returns), len(result.returns)
+    how = "greedy actions" if evaluation.action_mode == "greedy" else "sampled actions"
+    if isinstance(environment, AtariConfig):
+        how += (
+            f", pixels {environment.pixels}, sticky actions "
+            f"{environment.repeat_action_probability:g}, noop_max {evaluation.noop_max}"
+        )
     print(
         f"{who} scores {summary.mean:,.1f} (95 % interval {summary.ci_low:,.1f} to "
         f"{summary.ci_high:,.1f}; standard deviation of games {summary.std:,.1f}) in "
-        f"{n} {'game' if n == 1 else 'games'} of {canonical(atari.game)}: "
-        f"{'greedy' if evaluation.action_mode == 'greedy' else 'sampled'} actions, "
-        f"pixels {atari.pixels}, sticky actions {atari.repeat_action_probability:g}, "
-        f"noop_max {evaluation.noop_max}",
+        f"{n} {'game' if n == 1 else 'games'} of {environment.name}: {how}"
     )
 
 
-def _play_teacher(teacher: Teacher, args: Score) -> RowResult:
-    """All games of the policy."""
+def _checked(teacher: Teacher) -> Callable[[EnvBatch], EarlyExitModel]:
+    """The policy for an environment that it can play."""
 
-    def model(n_actions: int) -> EarlyExitModel:
-        teacher.check_actions(n_actions)
+    def model(batch: EnvBatch) -> EarlyExitModel:
+        teacher.check_plays(batch)
         return teacher.model()
 
-    return _play(args, teacher.atari, model)
+    return model
 
 
 def _play(
     args: Score,
-    atari: AtariConfig,
-    model_for: Callable[[int], EarlyExitModel],
+    environment: Environment,
+    model_for: Callable[[EnvBatch], EarlyExitModel],
 ) -> RowResult:
-    """All games of a model, made for the game's number of actions."""
+    """All games of a model, made for the environment."""
     from ztw_rl.core.backends.eager import eager
     from ztw_rl.core.device import exact_device
-    from ztw_rl.rl.atari.batches import make_batches
     from ztw_rl.rl.evaluate import play
     from ztw_rl.rl.rows import Full, Row
 
     device = exact_device(args.device)
     settings = args.evaluation
-    atari = replace(atari, noop_max=settings.noop_max)
-    batches = make_batches(atari, min(settings.n_envs, settings.n_episodes))
+    begun = begins_with(environment, settings.noop_max)
+    batches = make_batches(begun, min(settings.n_envs, settings.n_episodes))
     try:
-        model = model_for(int(batches[0].action_space.n))
+        model = model_for(batches[0])
         with counted_games(settings.n_episodes, plain_console()) as count:
             (result,) = play(
                 eager(model.to(device)),
@@ -168,6 +180,6 @@ def _play(
                 on_game=count,
             )
     finally:
-        for emulators in batches:
-            emulators.close()
+        for batch in batches:
+            batch.close()
     return result

@@ -1,4 +1,4 @@
-"""``ztw-rl train-ppo``: train a PPO policy on an Atari game, or go on with a run."""
+"""``ztw-rl train-ppo``: train a PPO policy, or go on with a run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import tyro
 
 from ztw_rl import recipes, runs
 from ztw_rl.commands._arguments import check_resumable, help_first, peek, read
+from ztw_rl.commands._environment import EnvironmentArguments, flags_of
 from ztw_rl.console import next_line, plain_console
 from ztw_rl.errors import INTERRUPTED, UserError
-from ztw_rl.rl.atari.config import AtariConfig, canonical, rom_id
 from ztw_rl.rl.config import PPOConfig, PPORun
+from ztw_rl.rl.environments import Environment, make_vec_env, placed
 
 KIND = "ppo"
 PROG = "ztw-rl train-ppo"
@@ -23,15 +24,15 @@ CHANGEABLE = {"ppo.n_timesteps", "ppo.precision", "ppo.compiled", "ppo.checkpoin
 
 
 @dataclass(frozen=True)
-class TrainPPO:
-    """Train a PPO policy on an Atari game.
+class TrainPPO(EnvironmentArguments):
+    """Train a PPO policy on an Atari game or any gymnasium environment with discrete actions.
 
-    A flag beats the game's recipe in envs/, which beats the default. Ctrl-C saves a checkpoint
-    and says how to go on.
+    A flag beats the environment's recipe in envs/, which beats the default. Ctrl-C saves a
+    checkpoint and says how to go on.
     """
 
     env: str
-    """Game or recipe, in any spelling."""
+    """Atari game or recipe, in any spelling; gymnasium's id, such as CartPole-v1; or module:Id."""
     n_timesteps: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Short for --ppo.n-timesteps."""
     seed: int = 0
@@ -49,8 +50,6 @@ class TrainPPO:
     """Where run folders are."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     """PPO, in the spelling of Stable-Baselines3."""
-    atari: AtariConfig = field(default_factory=AtariConfig)
-    """How the emulator's frames become observations."""
 
 
 def main(arguments: list[str]) -> int:
@@ -62,9 +61,9 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: The command line, the recipe or the run to resume has an error.
     """
-    args, run_dir, stored = _parse(arguments)
+    args, environment, run_dir, stored = _parse(arguments)
     init = None if args.init is None else str(args.init)
-    run = PPORun(seed=args.seed, atari=args.atari, ppo=args.ppo, init=init)
+    run = PPORun(seed=args.seed, ppo=args.ppo, init=init, **placed(environment))
     if stored is not None and run_dir is not None:
         check_resumable(run_dir, args.resume, stored, run, changeable=CHANGEABLE)
     else:
@@ -72,38 +71,40 @@ def main(arguments: list[str]) -> int:
     return _train(run, run_dir, args)
 
 
-def _parse(arguments: list[str]) -> tuple[TrainPPO, Path | None, PPORun | None]:
-    """The command line, and folder and config of the run to resume."""
+def _parse(
+    arguments: list[str],
+) -> tuple[TrainPPO, Environment, Path | None, PPORun | None]:
+    """The command line and what it plays, and folder and config of the run to resume."""
     early = peek(arguments, "env", "resume", "runs-dir")
     recipe = recipes.load(early["env"]) if early["env"] else None
     default = TrainPPO(env=tyro.MISSING)
     if recipe:
-        default = replace(default, atari=recipe.atari, ppo=recipe.ppo)
+        default = replace(default, ppo=recipe.ppo, **flags_of(recipe.environment))
     run_dir, stored = None, None
     if early["resume"] is not None:
-        game = canonical(recipe.atari.game) if recipe else None
+        game = recipe.environment.name if recipe else None
         root = Path(early["runs-dir"] or "runs")
         shown = replace(default, env=early["env"] or "the run's game")
         with help_first(TrainPPO, arguments, PROG, shown):
             run_dir = Path(early["resume"]) if early["resume"] else _newest(root, game)
             stored = runs.load_config(PPORun, run_dir)
-        played = canonical(stored.atari.game)
+        recipe = recipes.of(stored.environment)
+        played = stored.environment.name
         if game not in (None, played):
             raise UserError(f"{run_dir} plays {played}, not {game}; leave out --env or --resume")
         default = TrainPPO(
             env=played,
             seed=stored.seed,
             init=None if stored.init is None else Path(stored.init),
-            atari=stored.atari,
             ppo=stored.ppo,
+            **flags_of(stored.environment),
         )
     args = read(TrainPPO, arguments, PROG, default)
-    if recipe is None and stored is None:
-        raise UserError("--env needs the name of a game, such as Pong")
+    if recipe is None:
+        raise UserError("--env needs the name of an environment, such as Pong or CartPole-v1")
     if args.n_timesteps is not None:
         args = replace(args, ppo=replace(args.ppo, n_timesteps=args.n_timesteps))
-    game = rom_id(args.atari.game)
-    return replace(args, atari=replace(args.atari, game=game)), run_dir, stored
+    return args, args.played(recipe), run_dir, stored
 
 
 def _newest(root: Path, game: str | None) -> Path:
@@ -120,7 +121,6 @@ def _train(run: PPORun, resumed: Path | None, args: TrainPPO) -> int:
     from ztw_rl.core.checkpoint import newest_checkpoint
     from ztw_rl.core.device import exact_device
     from ztw_rl.rl import ppo
-    from ztw_rl.rl.atari.vec_env import AtariVecEnv
 
     device = exact_device(args.device)
     if run.ppo.compiled and device.type == "cpu":
@@ -128,13 +128,15 @@ def _train(run: PPORun, resumed: Path | None, args: TrainPPO) -> int:
     if resumed is not None:
         newest_checkpoint(resumed)
     init = None if run.init is None or resumed is not None else Path(run.init)
-    env = AtariVecEnv(run.atari, run.ppo.n_envs, run.seed)
+    env = make_vec_env(run.environment, run.ppo.n_envs, run.seed)
     try:
+        # A network that does not read such observations shows here.
+        run.ppo.network_for(env.batch.observation_space.shape)
         if init is not None:
             # Weights that do not fit show here, before there is a run folder.
             ppo.load_weights(ppo.build_ppo(env, run.ppo, run.seed, device), init)
-        game = canonical(run.atari.game)
-        run_dir = resumed or runs.create(args.runs_dir, KIND, game, run)
+        name = run.environment.name
+        run_dir = resumed or runs.create(args.runs_dir, KIND, name, run)
         console = plain_console(stderr=True)
         with runs.claimed(run_dir):
             if resumed is not None:

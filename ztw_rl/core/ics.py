@@ -47,6 +47,7 @@ def build_ics(
     convolution: ConvolutionRule = quarter,
     layer_norm: bool = True,
     tokens: Tokens = "mean",
+    follows: bool = False,
 ) -> list[InternalClassifier]:
     """One IC for each place, its parameters random.
 
@@ -63,6 +64,7 @@ def build_ics(
         convolution: Of ICs on maps.
         layer_norm: Whether the predecessor's logits are layer-normalised.
         tokens: What stands for a sequence.
+        follows: Whether another exit comes before the first of these.
 
     Raises:
         UserError: Features of four dimensions or more, or maps that are too small.
@@ -71,7 +73,7 @@ def build_ics(
     for number, shape in enumerate(shapes):
         connection = Connection(
             n_classes,
-            cascade=method.cascade and number > 0,
+            cascade=method.cascade and (follows or number > 0),
             stop_gradient=method.stop_gradient,
             layer_norm=layer_norm,
         )

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from ztw_rl import runs
 from ztw_rl.errors import UserError
-from ztw_rl.rl.atari.config import canonical
 from ztw_rl.rl.tables import StoredTable, check_game, foreign, load_table
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def newest(agent: Agent, runs_dir: Path) -> Path | None:
         agent: Whose evaluation it must be.
         runs_dir: Usually ``runs``.
     """
-    game, identity = canonical(agent.config.atari.game), agent.identity()
+    game, identity = agent.config.environment.name, agent.identity()
     made = [run / CURVE for run in runs.by_age(runs_dir, "eval", game, holding=CURVE)]
     return next((path for path in made if _serves(path, identity)), None)
 
@@ -93,7 +92,7 @@ def load(path: Path, agent: Agent, folder: Path) -> StoredTable:
             thresholds of greedy play.
     """
     table = load_table(path)
-    check_game(table, canonical(agent.config.atari.game))
+    check_game(table, agent.config.environment.name)
     if table.identity != agent.identity():
         raise foreign(table, folder)
     unfit = _unfit(table)

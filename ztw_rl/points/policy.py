@@ -53,13 +53,12 @@ def choose(point: OperatingPoint, agent: Agent, folder: Path, runs_dir: Path) ->
     from ztw_rl.core import choice
     from ztw_rl.core.choice import Threshold, Unreachable
     from ztw_rl.points import calibration_run
-    from ztw_rl.rl.atari.config import canonical
     from ztw_rl.rl.tables import trial_of
 
     if point.threshold is not None:
         return Proposal(Threshold(point.threshold))
-    game = canonical(agent.config.atari.game)
-    random = recipes.load(game).random_return
+    game = agent.config.environment.name
+    random = recipes.of(agent.config.environment).random_return
     target = point.target
     if not agent.has_exits and target is not None:
         raise UserError(
@@ -71,6 +70,7 @@ def choose(point: OperatingPoint, agent: Agent, folder: Path, runs_dir: Path) ->
         return _default(agent, folder, runs_dir, random)
     path = calibration_run.find(point.calibration, agent, folder, runs_dir)
     table = calibration_run.load(path, agent, folder)
+    random = table.random_return if random is None else random
     trial = trial_of(table, random, point.cost)
     if isinstance(target, choice.Keep) and random is None:
         raise UserError(
@@ -141,7 +141,9 @@ def _default(agent: Agent, folder: Path, runs_dir: Path, random: float | None) -
     if path is None:
         unknown = f"nobody has measured what threshold {DEFAULT:g} keeps and saves; find out with: "
         return Proposal(Threshold(DEFAULT), (f"{unknown}ztw-rl eval --agent {folder}",))
-    trial = trial_of(calibration_run.load(path, agent, folder), random, "time")
+    table = calibration_run.load(path, agent, folder)
+    random = table.random_return if random is None else random
+    trial = trial_of(table, random, "time")
     if random is None or trial.full.mean() <= random:
         why = "its game's recipe has no random_return" if random is None else "it plays no better"
         unknown = f"what threshold {DEFAULT:g} keeps over random play cannot be told: {why}"

@@ -15,13 +15,14 @@ from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.files import load_json, save_json
 from ztw_rl.core.model import METHODS, EarlyExitModel, without_ensemble
 from ztw_rl.errors import UserError
-from ztw_rl.rl.atari.config import AtariConfig, action_names
 from ztw_rl.rl.config import MethodName
-from ztw_rl.rl.networks import WIDTHS, Widths, early_exit_nature_cnn, policy_alone
+from ztw_rl.rl.environments import InEnvironment, action_labels, noop_max_of
+from ztw_rl.rl.networks.config import NATURE_WIDTHS, NetworkConfig
+from ztw_rl.rl.networks.early_exit import early_exit_policy, policy_alone
 from ztw_rl.rl.student import macs
 from ztw_rl.settings import parse_stored
 
-FORMAT = 1
+FORMAT = 2
 CONFIG_FILE = "agent.json"
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -45,11 +46,9 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class AgentConfig:
-    """What an agent's weights belong to, and how they came about."""
+class AgentConfig(InEnvironment):
+    """What an agent's weights belong to, how they came about, and what it must be run on."""
 
-    atari: AtariConfig
-    """The pixels it was trained on, and must be run on."""
     n_actions: int
     exits: tuple[str, ...]
     """Places of its ICs; a student has none."""
@@ -57,8 +56,8 @@ class AgentConfig:
     provenance: Provenance = field(default_factory=Provenance)
     student_of: str | None = None
     """Students only: the exit whose operations they match."""
-    widths: Widths = WIDTHS
-    """Of the network's layers; only a student's differ from NatureCNN's."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    """The policy's layers."""
 
     @property
     def policy_noop_max(self) -> int | None:
@@ -68,7 +67,7 @@ class AgentConfig:
         """
         provenance = self.provenance
         if provenance.ppo_noop_max is None and provenance.ppo_timesteps is not None:
-            return self.atari.noop_max
+            return noop_max_of(self.environment)
         return provenance.ppo_noop_max
 
 
@@ -99,20 +98,21 @@ class Agent:
         return self.model
 
     def example(self) -> Tensor:
-        """(1, frame_stack, H, W) uint8, a black observation."""
-        atari = self.config.atari
-        size = (1, atari.frame_stack, atari.screen_size, atari.screen_size)
-        return torch.zeros(size, dtype=torch.uint8)
+        """(1, …), an observation of zeros: uint8 images, or vectors of float32."""
+        shape = self.config.network.input_shape
+        dtype = torch.uint8 if len(shape) == 3 else torch.float32
+        return torch.zeros((1, *shape), dtype=dtype)
 
     def metadata(self) -> dict[str, Any]:
         """What an exported file says of it."""
+        config, environment = self.config, self.config.environment
         return {
-            "method": self.config.method,
-            "labels": action_names(self.config.atari.game),
-            "exits": [*self.config.exits, "policy"],
+            "method": config.method,
+            "labels": action_labels(environment, config.n_actions),
+            "exits": [*config.exits, "policy"],
             "relative_macs": self.relative_macs(),
-            # Frames that are made in another way are another distribution.
-            "frames": asdict(self.config.atari),
+            # Observations that are made in another way are another distribution.
+            ("frames" if config.env is None else "env"): asdict(environment),
         }
 
     def relative_macs(self) -> tuple[float, ...]:
@@ -144,12 +144,12 @@ class StudentAgent(Agent):
 
     def full_network(self) -> EarlyExitModel:
         """See ``Agent``: with random weights, on which neither costs nor times depend."""
-        return policy_alone(self.config.n_actions).eval()
+        return policy_alone(self.config.n_actions, NetworkConfig()).eval()
 
     def relative_macs(self) -> tuple[float, ...]:
         """See ``Agent``."""
         n = self.config.n_actions
-        return (macs(self.config.widths, n) / macs(WIDTHS, n),)
+        return (macs(self.config.network.widths, n) / macs(NATURE_WIDTHS, n),)
 
     def without_ensembles(self) -> Agent:
         """See ``Agent``."""
@@ -177,8 +177,9 @@ def policy_fingerprint(parameters: Mapping[str, Tensor]) -> str:
 def build_model(config: AgentConfig) -> EarlyExitModel:
     """The network that ``config`` describes, its parameters random."""
     if config.method == "student":
-        return policy_alone(config.n_actions, config.widths)
-    return early_exit_nature_cnn(config.n_actions, config.exits, METHODS[config.method])
+        return policy_alone(config.n_actions, config.network)
+    method = METHODS[config.method]
+    return early_exit_policy(config.n_actions, config.network, config.exits, method)
 
 
 def save_agent(folder: Path, agent: Agent, dtype: torch.dtype = torch.float16) -> None:
@@ -193,6 +194,12 @@ def save_agent(folder: Path, agent: Agent, dtype: torch.dtype = torch.float16) -
     save_json(folder / CONFIG_FILE, {"format": FORMAT, **asdict(agent.config)})
 
 
+def _of_nature(stored: dict[str, Any]) -> dict[str, Any]:
+    """Settings of format 1, whose networks are all NatureCNNs, as those of today."""
+    rest = {name: value for name, value in stored.items() if name != "widths"}
+    return rest | {"network": {"widths": stored["widths"]} if "widths" in stored else {}}
+
+
 def load_agent(folder: Path) -> Agent:
     """Read an agent; its model is in eval mode, float32, on the CPU.
 
@@ -201,9 +208,10 @@ def load_agent(folder: Path) -> Agent:
     """
     path = folder / CONFIG_FILE
     stored = load_json(path)
-    if not isinstance(stored, dict) or stored.pop("format", None) != FORMAT:
+    found = stored.pop("format", None) if isinstance(stored, dict) else None
+    if found not in (1, FORMAT):
         raise UserError(f"{path} is no agent of format {FORMAT}; train it again or update ztw-rl")
-    config = parse_stored(AgentConfig, stored, path)
+    config = parse_stored(AgentConfig, _of_nature(stored) if found == 1 else stored, path)
     model = build_model(config)
     misfit = f"does not fit {path} (another game's or another method's weights?)"
     load_weights(model, folder / WEIGHTS_FILE, misfit)

@@ -8,9 +8,14 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete
 
-Observations = npt.NDArray[np.uint8]
+Observations = npt.NDArray[Any]
+"""(N, C, H, W) uint8 images, or (N, D) float32 vectors."""
 Flags = npt.NDArray[np.bool_]
 Frames = npt.NDArray[np.int32]
+
+
+N_SEEDS = 2**31
+"""Simulators tell seeds below this apart. Larger ones, which SB3 allows, begin anew."""
 
 
 class Transition(Protocol):
@@ -29,6 +34,16 @@ class Transition(Protocol):
     @property
     def ended(self) -> Flags:
         """(N,) whether an episode ended or was cut off."""
+        ...
+
+    @property
+    def truncated(self) -> Flags:
+        """(N,) whether it was cut off; implies ``ended``."""
+        ...
+
+    @property
+    def final_observations(self) -> Observations:
+        """As ``observations``, but an episode's last where one ended."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Settings of the Atari pipeline.
+"""Settings of the pipeline of policies.
 
 The dataclasses are recipe sections (``ppo: {n_envs: 8}``) and command-line flags
 (``--ppo.n-envs 8``) at once, so this module imports nothing heavy: ``--help`` reads it.
@@ -9,7 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from ztw_rl.rl.atari.config import LONGEST_START, AtariConfig
+from ztw_rl.rl.atari.config import LONGEST_START
+from ztw_rl.rl.environments import InEnvironment
+from ztw_rl.rl.networks.config import (
+    IMPALA_WIDTHS,
+    NATURE_WIDTHS,
+    Activation,
+    NetworkConfig,
+    Widths,
+)
 from ztw_rl.settings import (
     AtLeastZero,
     Count,
@@ -24,6 +32,13 @@ from ztw_rl.settings import (
 )
 
 Schedule = Literal["constant", "linear"]
+NetworkName = Literal["nature", "impala", "impala-wide", "mlp"]
+TRUNK_WIDTHS: dict[NetworkName, Widths] = {
+    "nature": NATURE_WIDTHS,
+    "impala": IMPALA_WIDTHS,
+    "impala-wide": (*(2 * width for width in IMPALA_WIDTHS[:-1]), IMPALA_WIDTHS[-1]),
+    "mlp": (),
+}
 Precision = Literal["float32", "tf32", "bfloat16"]
 
 
@@ -57,6 +72,13 @@ class PPOConfig(Ranged):
     """Bias-variance trade-off of generalised advantage estimation."""
     max_grad_norm: Positive = 0.5
     """Gradient clipping."""
+    network: NetworkName | None = None
+    """nature; impala: 15 convolutions (Espeholt et al., 2018), impala-wide: twice as wide; mlp.
+    By default nature for images and mlp for vectors."""
+    net_arch: tuple[int, ...] | None = None
+    """Hidden layers between trunk and head; by default none behind a CNN, two of 64 of an mlp."""
+    activation: Activation | None = None
+    """Behind each hidden layer; by default tanh, as in Stable-Baselines3."""
     precision: Precision = "float32"
     """Arithmetic of the convolutional trunk. ``tf32`` is PyTorch's default on a CUDA device, and so
     Stable-Baselines3's; elsewhere it is ``float32``. ``bfloat16`` pays where the processor has it
@@ -77,15 +99,34 @@ class PPOConfig(Ranged):
             f"at most one rollout, n_envs * n_steps = {rollout}",
         )
 
+    def network_for(self, input_shape: tuple[int, ...]) -> NetworkConfig:
+        """The policy's layers.
+
+        Args:
+            input_shape: Of one observation, (C, H, W) or (D,).
+
+        Raises:
+            UserError: Such a network does not read such observations.
+        """
+        name = self.network or ("nature" if len(input_shape) == 3 else "mlp")
+        is_mlp = name == "mlp"
+        # An MlpPolicy's default, and a CnnPolicy's.
+        hidden = ((64, 64) if is_mlp else ()) if self.net_arch is None else self.net_arch
+        return NetworkConfig(
+            input_shape=input_shape,
+            trunk="impala" if name == "impala-wide" else name,
+            widths=TRUNK_WIDTHS[name],
+            hidden=hidden,
+            activation=(self.activation or "tanh") if hidden else "relu",
+        )
+
 
 @dataclass(frozen=True)
-class PPORun(Ranged):
+class PPORun(InEnvironment):
     """All settings of a PPO run: its ``config.json``."""
 
     seed: Seed
     """Of games, initial weights, action noise and minibatches."""
-    atari: AtariConfig
-    """How frames become observations."""
     ppo: PPOConfig
     """Training."""
     init: str | None = None
@@ -128,8 +169,9 @@ class DistillConfig(Ranged):
     method: MethodName = "ztw"
     """Parts of the model: cascade and geometric ensemble, neither (sdn), or one of them. student is
     the control: no early exit, but a narrower network of as many operations as one exit."""
-    exits: tuple[str, ...] = ("conv1", "conv2")
-    """Where the ICs hang: some of input, conv1, conv2, conv3."""
+    exits: tuple[str, ...] | None = None
+    """Where the ICs hang: of a NatureCNN some of input, conv1, conv2 (these two by default), conv3;
+    of an IMPALA-CNN input, stage1, stage2, stage3; of an mlp input, layer1, ..."""
     n_timesteps: Count = 1_000_000
     """Environment steps of each phase: first the ICs, then the ensembles. A student has a single
     phase; give it twice as many for what ICs and ensembles get together."""
@@ -156,6 +198,9 @@ class DistillConfig(Ranged):
     """Who may act: the ICs (or the student) only, or the policy's own head as well."""
     action_mode: ActionMode = "greedy"
     """Whether actions are the likeliest or sampled."""
+    temperature: Positive = 1.0
+    """Of a DQN, whose policy is the softmax of its values at this temperature, in their own
+    unit."""
     checkpoint_interval: Count = 100_000
     """Environment steps between two checkpoints."""
 
@@ -164,11 +209,12 @@ class DistillConfig(Ranged):
         is_student = self.method == "student"
         if not is_student:
             require_schedule(self, "learning_rates", "milestones")
-        if is_student or "input" in self.exits:
+        if is_student or "input" in (self.exits or ()):
             require_schedule(self, "pixel_learning_rates", "milestones")
         if is_student:
-            listed = ", ".join(self.exits)
-            require(self, self.student_of in self.exits, "student_of", f"one of exits ({listed})")
+            exits = self.exits or NetworkConfig().default_exits
+            listed = ", ".join(exits)
+            require(self, self.student_of in exits, "student_of", f"one of exits ({listed})")
 
 
 @dataclass(frozen=True)

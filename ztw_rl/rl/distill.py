@@ -35,7 +35,8 @@ from ztw_rl.errors import UserError
 from ztw_rl.rl.batch import EnvBatch
 from ztw_rl.rl.collector import Collector, Experience
 from ztw_rl.rl.config import DistillConfig
-from ztw_rl.rl.networks import early_exit_nature_cnn
+from ztw_rl.rl.networks.config import NetworkConfig
+from ztw_rl.rl.networks.early_exit import early_exit_policy
 from ztw_rl.rl.phases import Epochs, Phase, build_phases
 from ztw_rl.rl.student import beside_teacher
 from ztw_rl.rl.teacher import Teacher
@@ -61,11 +62,22 @@ class State:
 
 
 def build_early_exit_model(teacher: Teacher, config: DistillConfig) -> EarlyExitModel:
-    """The teacher's network with ICs yet to be fitted, frozen and in eval mode."""
+    """The teacher's network with ICs yet to be fitted, frozen and in eval mode.
+
+    Raises:
+        UserError: There are no such exits, or a student's teacher is no NatureCNN of its size.
+    """
+    network = teacher.network
+    exits = config.exits or network.default_exits
     if config.method == "student":
-        model = beside_teacher(teacher.parameters, config.exits, config.student_of)
+        if network != NetworkConfig():
+            raise UserError(
+                "a student copies a NatureCNN on 4 frames of 84x84, which this policy is not; "
+                "choose another --method"
+            )
+        model = beside_teacher(teacher.parameters, exits, config.student_of)
     else:
-        model = early_exit_nature_cnn(teacher.n_actions, config.exits, METHODS[config.method])
+        model = early_exit_policy(teacher.n_actions, network, exits, METHODS[config.method])
         model.load_state_dict(dict(teacher.parameters), strict=False)
     freeze(model)
     return model

@@ -6,7 +6,7 @@ Source: Wołczyk et al., "Zero Time Waste" (2021), appendix A.2.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.training import kl_to_teacher, minibatches
 from ztw_rl.rl.collector import Experience
 from ztw_rl.rl.config import DistillConfig
-from ztw_rl.rl.networks import PixelClassifier
+from ztw_rl.rl.networks.early_exit import PixelClassifier, kept_ics
 from ztw_rl.rl.student import Student, StudentPhase
 
 
@@ -53,13 +53,13 @@ class Phase(Protocol):
 
 
 class ICPhase:
-    """Fits the ICs, cascade connections included, on what their convolutions read of the trunk."""
+    """Fits the ICs, cascade connections included, on what they keep of the trunk's features."""
 
     name = "ics"
 
     def __init__(self, model: EarlyExitModel, batch_size: int) -> None:
         self._model = model
-        self._ics = [cast("InternalClassifier | PixelClassifier", ic) for ic in model.ics]
+        self._ics = kept_ics(model)
         self.batch_size = batch_size
 
     def parameters(self) -> Iterable[Tensor]:
@@ -76,7 +76,7 @@ class ICPhase:
         return ic_log_probs
 
     def reads(self, activations: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """See ``Phase``: what each plain IC's convolution is put on; the pixels are kept anyway."""
+        """See ``Phase``: what each IC keeps, but for one on the pixels, which are kept anyway."""
         pairs = zip(self._ics, activations, strict=True)
         return tuple(ic.keep(x) for ic, x in pairs if isinstance(ic, InternalClassifier))
 

@@ -36,7 +36,7 @@ class Game:
     n_differ: int = 0
     """Decisions whose greedy action is not the full model's; counted for ``compared`` rows."""
     start: int = 0
-    """Emulator frames before the first decision."""
+    """Steps of the simulator before the first decision."""
     film: int = 0
     """Checksum of all that was seen: equal games have equal ones."""
 
@@ -66,7 +66,7 @@ class Slots:
             np.arange(n_ics) == np.arange(n_ics + 1)[:, None], -np.inf, np.inf
         )
         self._thresholds = np.zeros((emulators.n_envs, n_ics), np.float32)
-        # Every game is seeded when it is begun; a seed reloads the ROM, which takes 0.1 s.
+        # Every game is seeded when it is begun, which takes ALE 0.1 s.
         self._observations = emulators.reset(np.full(emulators.n_envs, -1, np.int64))
         self._fill(np.ones(emulators.n_envs, bool))
 
@@ -86,7 +86,9 @@ class Slots:
             left_at = decision.exits.tolist()
             self._compare(x, decision.labels, left_at, members)
             actions[members] = self._choose(decision.log_probs, members)
-            newest = self._observations[members, -1]
+            seen = self._observations[members]
+            # What is older in a stack was seen before.
+            newest = np.ascontiguousarray(seen[:, -1] if seen.ndim == 4 else seen)
             for slot, m, frame in zip(members, left_at, newest, strict=True):
                 game = self._games[slot]
                 assert game is not None

@@ -1,23 +1,53 @@
-"""SB3's ``CnnPolicy`` with a faster trunk, and the same parameters under the same names."""
+"""SB3's ``CnnPolicy`` with a faster trunk, the same parameters under the same names; IMPALA-CNN."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from gymnasium.spaces import Box
 from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Categorical
+from torch.nn import functional as F
 
 from ztw_rl.rl.config import Precision
+from ztw_rl.rl.networks.layers import impala_stages, n_features
 
 DTYPES: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
     "tf32": torch.float32,
     "bfloat16": torch.bfloat16,
 }
+
+
+class ImpalaCNN(BaseFeaturesExtractor):
+    """The trunk of an IMPALA-CNN: stages of residual blocks, then a linear layer.
+
+    Source: Espeholt et al., "IMPALA" (2018), figure 3, without its LSTM.
+
+    Args:
+        observation_space: Of images (C, H, W).
+        widths: Channels of each stage, then the number of features.
+        normalized_image: Not used: the policy gives pixels in 0 … 1.
+    """
+
+    def __init__(
+        self, observation_space: Box, widths: Sequence[int], normalized_image: bool = False
+    ) -> None:
+        *channels, features = widths
+        super().__init__(observation_space, features)
+        shape = observation_space.shape
+        self.stages = nn.Sequential(*impala_stages(shape[0], tuple(channels)))
+        self.linear = nn.Linear(n_features([self.stages], shape), features)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """(B, features) of (B, C, H, W) pixels in 0 … 1."""
+        x = F.relu(self.stages(observations)).flatten(1)
+        return F.relu(self.linear(x))
 
 
 class UncheckedCategorical(CategoricalDistribution):
@@ -54,7 +84,7 @@ class UncheckedCategorical(CategoricalDistribution):
 
 
 class ChannelsLastCnnPolicy(ActorCriticCnnPolicy):
-    """``CnnPolicy`` whose NatureCNN runs channels-last and, if asked, in bfloat16.
+    """``CnnPolicy`` whose trunk runs channels-last and, if asked, in bfloat16.
 
     Only the trunk is autocast: heads, log-probabilities and values are float32, so that the
     probability ratio that PPO clips is not rounded.
@@ -97,7 +127,7 @@ class ChannelsLastCnnPolicy(ActorCriticCnnPolicy):
             features_extractor: The policy's own by default.
 
         Returns:
-            (B, 512), float32.
+            (B, features), float32.
         """
         extractor = self.features_extractor if features_extractor is None else features_extractor
         # A copy of what needs no conversion, too: it is the caller's.

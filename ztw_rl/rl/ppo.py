@@ -1,4 +1,4 @@
-"""PPO of a NatureCNN on one Atari game, with checkpoints to resume from.
+"""PPO in one environment, with checkpoints to resume from.
 
 Source of the hyperparameters: Wołczyk et al., "Zero Time Waste" (2021), appendix A.2.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -18,6 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat, make_output_format
 from stable_baselines3.common.vec_env import VecEnv
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from torch import nn
 
 from ztw_rl.console import StopRequest, TrainingProgress, graceful_stop
 from ztw_rl.core.checkpoint import (
@@ -31,7 +33,10 @@ from ztw_rl.core.checkpoint import (
 from ztw_rl.errors import UserError
 from ztw_rl.rl.config import PPOConfig, PPOState, RecentGame, Schedule
 from ztw_rl.rl.fast_ppo import FastPPO
-from ztw_rl.rl.policy import ChannelsLastCnnPolicy
+from ztw_rl.rl.networks.config import Activation
+from ztw_rl.rl.policy import ChannelsLastCnnPolicy, ImpalaCNN
+
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 @dataclass(frozen=True)
@@ -55,30 +60,47 @@ def scheduled(start: float, schedule: Schedule) -> float | Callable[[float], flo
     return start if schedule == "constant" else lambda remaining: max(remaining, 0.0) * start
 
 
-def build_ppo(env: VecEnv, config: PPOConfig, seed: int, device: torch.device) -> FastPPO:
-    """SB3's PPO, set as ``config`` says."""
-    return FastPPO(
-        ChannelsLastCnnPolicy,
-        env,
-        learning_rate=scheduled(config.learning_rate, config.schedule),
-        n_steps=config.n_steps,
-        batch_size=config.batch_size,
-        n_epochs=config.n_epochs,
-        gamma=config.gamma,
-        gae_lambda=config.gae_lambda,
-        clip_range=scheduled(config.clip_range, config.schedule),
-        ent_coef=config.ent_coef,
-        vf_coef=config.vf_coef,
-        max_grad_norm=config.max_grad_norm,
-        policy_kwargs={
-            "precision": config.precision,
-            "compiled": config.compiled,
-            # SB3's epsilon, which it gives up along with its other defaults.
-            "optimizer_kwargs": {"eps": 1e-5, "fused": True},
-        },
-        seed=seed,
-        device=device,
-    )
+def build_ppo(env: VecEnv, config: PPOConfig, seed: int, device: torch.device) -> PPO:
+    """SB3's PPO, set as ``config`` says: of images the fast learner, of vectors SB3's own.
+
+    Raises:
+        UserError: The network does not read such observations.
+    """
+    shape = env.observation_space.shape
+    assert shape is not None
+    network = config.network_for(shape)
+    hidden = {"net_arch": list(network.hidden), "activation_fn": ACTIVATIONS[network.activation]}
+    settings: dict[str, Any] = {
+        "learning_rate": scheduled(config.learning_rate, config.schedule),
+        "n_steps": config.n_steps,
+        "batch_size": config.batch_size,
+        "n_epochs": config.n_epochs,
+        "gamma": config.gamma,
+        "gae_lambda": config.gae_lambda,
+        "clip_range": scheduled(config.clip_range, config.schedule),
+        "ent_coef": config.ent_coef,
+        "vf_coef": config.vf_coef,
+        "max_grad_norm": config.max_grad_norm,
+        "seed": seed,
+        "device": device,
+    }
+    if network.trunk == "mlp":
+        return PPO("MlpPolicy", env, policy_kwargs=hidden, **settings)
+    trunk: dict[str, Any] = {}
+    if network.trunk == "impala":
+        trunk = {
+            "features_extractor_class": ImpalaCNN,
+            "features_extractor_kwargs": {"widths": network.widths},
+        }
+    policy_kwargs = {
+        **hidden,
+        **trunk,
+        "precision": config.precision,
+        "compiled": config.compiled,
+        # SB3's epsilon, which it gives up along with its other defaults.
+        "optimizer_kwargs": {"eps": 1e-5, "fused": True},
+    }
+    return FastPPO(ChannelsLastCnnPolicy, env, policy_kwargs=policy_kwargs, **settings)
 
 
 def train(
@@ -98,7 +120,7 @@ def train(
     the schedules and the logs; the games begin anew.
 
     Args:
-        env: Games to learn from; it is not closed.
+        env: What to learn from; it is not closed.
         config: Hyperparameters.
         run_dir: Holds ``checkpoints/`` and TensorBoard's and CSV logs.
         seed: Of the initial weights, the action noise and the minibatches.
@@ -236,7 +258,7 @@ def load_weights(model: PPO, path: Path) -> None:
             parameter.copy_(stored[name])
 
 
-def load(model: FastPPO, folder: Path) -> None:
+def load(model: PPO, folder: Path) -> None:
     """Put a checkpoint's weights, optimiser state and counters into ``model``.
 
     Raises:
@@ -245,7 +267,8 @@ def load(model: FastPPO, folder: Path) -> None:
     state = load_state(PPOState, folder)
     load_weights(model, folder / "policy.safetensors")
     load_optimizer_tensors(model.policy.optimizer, load_tensors(folder / "optimizer.safetensors"))
-    model.forget_graphs()
+    if isinstance(model, FastPPO):
+        model.forget_graphs()
     model.num_timesteps = state.n_timesteps
     model._n_updates = state.n_updates
     games = (asdict(game) for game in state.recent_games)

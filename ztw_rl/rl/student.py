@@ -15,16 +15,9 @@ from torch import Tensor, nn
 
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.model import EarlyExitModel
-from ztw_rl.rl.networks import (
-    FRAME_STACK,
-    RELU_GAIN,
-    SCREEN_SIZE,
-    WIDTHS,
-    Widths,
-    early_exit_nature_cnn,
-    orthogonal_,
-    policy_alone,
-)
+from ztw_rl.rl.networks.config import ATARI_FRAME, NATURE_WIDTHS, NetworkConfig, Widths
+from ztw_rl.rl.networks.early_exit import early_exit_policy, policy_alone
+from ztw_rl.rl.networks.layers import RELU_GAIN, orthogonal_
 
 if TYPE_CHECKING:
     from ztw_rl.rl.collector import Experience
@@ -42,7 +35,7 @@ def macs(widths: Widths, n_actions: int) -> int:
     """
     first, second, third, features = widths
     convolutions = (
-        20**2 * first * FRAME_STACK * 8**2
+        20**2 * first * ATARI_FRAME[0] * 8**2
         + 9**2 * second * first * 4**2
         + 7**2 * third * second * 9
     )
@@ -60,13 +53,13 @@ def widths_for(target: int, n_actions: int) -> Widths:
         n_actions: Size of the action space.
     """
     candidates = []
-    for first in range(1, WIDTHS[0] + 1):
-        channels = (first, first * WIDTHS[1] // WIDTHS[0], first * WIDTHS[2] // WIDTHS[0])
+    for first in range(1, NATURE_WIDTHS[0] + 1):
+        channels = (first, *(first * w // NATURE_WIDTHS[0] for w in NATURE_WIDTHS[1:3]))
         without = macs((*channels, 0), n_actions)
         features = round((target - without) / (channels[2] * 7**2 + n_actions))
         if features > 0:
             candidates.append((*channels, features))
-    return min(candidates, key=lambda w: abs(w[3] / WIDTHS[3] - w[0] / WIDTHS[0]))
+    return min(candidates, key=lambda w: abs(w[3] / NATURE_WIDTHS[3] - w[0] / NATURE_WIDTHS[0]))
 
 
 def exit_macs(n_actions: int, exits: Sequence[str], place: str) -> int:
@@ -80,8 +73,8 @@ def exit_macs(n_actions: int, exits: Sequence[str], place: str) -> int:
     Raises:
         UserError: There are no such exits.
     """
-    model = early_exit_nature_cnn(n_actions, exits).eval()
-    pixels = torch.zeros(1, FRAME_STACK, SCREEN_SIZE, SCREEN_SIZE, dtype=torch.uint8)
+    model = early_exit_policy(n_actions, NetworkConfig(), exits).eval()
+    pixels = torch.zeros(1, *ATARI_FRAME, dtype=torch.uint8)
     return exit_costs(model, pixels).macs[list(exits).index(place)]
 
 
@@ -96,7 +89,7 @@ class Student(nn.Module):
     def __init__(self, n_actions: int, widths: Widths) -> None:
         super().__init__()
         self.widths = widths
-        self.policy = policy_alone(n_actions, widths)
+        self.policy = policy_alone(n_actions, NetworkConfig(widths=widths))
 
     def forward(self, pixels: Tensor, previous: Tensor | None = None) -> Tensor:
         """Logits (B, A) from pixels; it is the first, so there is no ``previous``."""
@@ -117,7 +110,7 @@ def beside_teacher(
         UserError: There are no such exits.
     """
     n_actions = len(teacher["head.bias"])
-    full = policy_alone(n_actions)
+    full = policy_alone(n_actions, NetworkConfig())
     full.load_state_dict(dict(teacher))
     student = Student(n_actions, widths_for(exit_macs(n_actions, exits, place), n_actions))
     # As SB3 begins the policies that students are held against.

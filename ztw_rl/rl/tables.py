@@ -126,6 +126,8 @@ class _Head:
     """Students only: the exit whose operations they match."""
     noop_max: int = 0
     """How its games began; 0 is equal starts, which older tables do not mention."""
+    random_return: float | None = None
+    """What random play scores, where no recipe says it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +223,7 @@ def save_table(
     run: EvalRun,
     results: Sequence[RowResult],
     times: ExitTimes,
+    random_return: float | None = None,
 ) -> tuple[StoredTable, pd.DataFrame]:
     """Write ``curve.csv`` and ``curve.json``, each at once or not at all.
 
@@ -230,6 +233,7 @@ def save_table(
         run: The evaluation's settings.
         results: What was played.
         times: Measured times of leaving at each exit.
+        random_return: What random play scores, if no recipe says it.
 
     Returns:
         The table as ``load_table`` reads it, and ``curve.csv``, a line per row; see
@@ -256,13 +260,14 @@ def save_table(
     save_json(
         folder / JSON,
         {
-            "game": canonical(agent.config.atari.game),
+            "game": agent.config.environment.name,
             "method": agent.config.method,
             "exits": agent.config.exits,
             "student_of": agent.config.student_of,
             "identity": dataclasses.asdict(agent.identity()),
             **dataclasses.asdict(run),
             "backend": times.backend,
+            "random_return": random_return,
             "rows": rows,
         },
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,10 +16,16 @@ from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.errors import UserError
 from ztw_rl.rl.agent import Provenance, load_agent
 from ztw_rl.rl.atari.config import AtariConfig
-from ztw_rl.rl.config import PPOState
-from ztw_rl.rl.networks import FRAME_STACK, SCREEN_SIZE, from_sb3, policy_alone
+from ztw_rl.rl.batch import EnvBatch
+from ztw_rl.rl.config import PPORun, PPOState
+from ztw_rl.rl.environments import Environment, make_batch, noop_max_of
+from ztw_rl.rl.networks.config import Activation, NetworkConfig
+from ztw_rl.rl.networks.early_exit import policy_alone
+from ztw_rl.rl.networks.sb3 import from_sb3, recognise
+from ztw_rl.rl.sb3_zip import read_zip
 
-POLICY_ENTRY = "policy.pth"
+STATISTICS = ("mean", "var", "epsilon", "clip_obs")
+"""What ``VecNormalize`` keeps of observations."""
 
 
 @dataclass(frozen=True)
@@ -28,66 +34,68 @@ class Teacher:
 
     parameters: Mapping[str, Tensor]
     """Under ``EarlyExitModel``'s names."""
-    atari: AtariConfig
-    """The pixels it was trained on; ``noop_max`` is of the games that it will play."""
+    environment: Environment
+    """What it was trained on; an Atari game's ``noop_max`` is of the games that it will play."""
+    network: NetworkConfig
+    """Its layers."""
     provenance: Provenance
     """What is known of its training."""
-
-    def __post_init__(self) -> None:
-        """Check the pixels.
-
-        Raises:
-            UserError: NatureCNN does not read such pixels.
-        """
-        size, stack = self.atari.screen_size, self.atari.frame_stack
-        if (size, stack) != (SCREEN_SIZE, FRAME_STACK):
-            raise UserError(
-                f"screen_size {size} and frame_stack {stack} do not fit the policy: a NatureCNN "
-                f"reads {FRAME_STACK} frames of {SCREEN_SIZE}x{SCREEN_SIZE}"
-            )
 
     @property
     def n_actions(self) -> int:
         """Size of the action space."""
         return len(self.parameters["head.bias"])
 
-    def check_actions(self, n: int) -> None:
-        """Make sure that the game has the policy's actions.
-
-        Args:
-            n: The game's number of actions.
+    def check_plays(self, batch: EnvBatch) -> None:
+        """Make sure that an environment has the policy's observations and actions.
 
         Raises:
-            UserError: It does not.
+            UserError: It has not; the message names both.
         """
+        shape, name = batch.observation_space.shape, self.environment.name
+        if shape != self.network.input_shape:
+            raise UserError(
+                f"the policy reads observations of {self.network.input_shape}, but {name} has "
+                f"{shape}; make them alike with wrappers, frame_stack or screen_size"
+            )
+        n = int(batch.action_space.n)
         if n != self.n_actions:
             raise UserError(
-                f"the policy has {self.n_actions} actions, but {self.atari.game} has {n}: it was "
-                "trained on another game; name that one"
+                f"the policy has {self.n_actions} actions, but {name} has {n}: it was trained on "
+                "another environment; name that one"
             )
 
     def model(self) -> EarlyExitModel:
         """The policy as it is, without any IC, in eval mode."""
-        model = policy_alone(self.n_actions)
+        model = policy_alone(self.n_actions, self.network)
         model.load_state_dict(dict(self.parameters))
         return model.eval()
 
 
-def from_checkpoint(folder: Path, atari: AtariConfig, seed: int) -> Teacher:
+def from_checkpoint(folder: Path, run: PPORun, environment: Environment) -> Teacher:
     """The policy in a checkpoint of ``train-ppo``.
 
     Args:
         folder: ``…/checkpoints/step_…``.
-        atari: What the run was trained on.
-        seed: What it was trained with.
+        run: The run's settings.
+        environment: What it is to play.
 
     Raises:
         UserError: A file is missing or damaged.
     """
     weights = folder / "policy.safetensors"
-    parameters = from_sb3(load_tensors(weights), str(weights))
-    n_timesteps = load_state(PPOState, folder).n_timesteps
-    return Teacher(parameters, atari, Provenance(n_timesteps, seed))
+    stored = load_tensors(weights)
+    shape = _input_shape(environment)
+    network = run.ppo.network_for(shape)
+    policy = recognise(stored, shape, network.activation, str(weights))
+    provenance = Provenance(
+        load_state(PPOState, folder).n_timesteps,
+        run.seed,
+        imported_from=run.init,
+        ppo_noop_max=noop_max_of(run.environment),
+    )
+    parameters = from_sb3(policy, str(weights))
+    return Teacher(parameters, environment, policy.network, provenance)
 
 
 def from_agent(folder: Path) -> Teacher:
@@ -104,37 +112,100 @@ def from_agent(folder: Path) -> Teacher:
         for name, tensor in agent.model.state_dict().items()
         if name.startswith(("blocks.", "head."))
     }
-    provenance = replace(agent.config.provenance, ppo_noop_max=agent.config.policy_noop_max)
-    return Teacher(parameters, agent.config.atari, provenance)
+    config = agent.config
+    provenance = replace(config.provenance, ppo_noop_max=config.policy_noop_max)
+    return Teacher(parameters, config.environment, config.network, provenance)
 
 
-def from_zip(path: Path, atari: AtariConfig) -> Teacher:
+def from_zip(
+    path: Path,
+    environment: Environment,
+    *,
+    activation: Activation | None = None,
+    temperature: float = 1.0,
+    normalization: Path | None = None,
+) -> Teacher:
     """The policy in an SB3 ``.zip``, read without executing any of its pickles.
 
     Args:
-        path: What ``PPO.save`` wrote, for a ``CnnPolicy``.
-        atari: Game and pixels it was trained on, which the file does not tell.
+        path: What ``PPO.save``, ``A2C.save`` or ``DQN.save`` wrote.
+        environment: What it was trained on, which the file does not tell.
+        activation: Behind each hidden layer, if the file does not tell.
+        temperature: Of a DQN's values.
+        normalization: ``VecNormalize``'s statistics; see ``normalized``.
 
     Raises:
-        UserError: The file is damaged or holds no plain NatureCNN ``CnnPolicy``.
+        UserError: A file is damaged, or holds no such policy.
+    """
+    about, parameters = read_zip(path)
+    shape = _input_shape(environment)
+    found = activation or about.activation
+    policy = recognise(parameters, shape, found or "relu", str(path))
+    if policy.network.hidden and found is None:
+        raise UserError(
+            f"{path} does not tell what follows its hidden layers; say --activation tanh (PPO's "
+            "and A2C's default) or --activation relu (DQN's)"
+        )
+    if about.shape is not None and math.prod(about.shape) != math.prod(shape):
+        raise UserError(
+            f"{path} reads observations of {about.shape}, but {environment.name} has {shape}; make "
+            "them alike with wrappers, frame_stack or screen_size"
+        )
+    parameters = from_sb3(policy, str(path), temperature)
+    teacher = Teacher(parameters, environment, policy.network, Provenance(imported_from=path.name))
+    return teacher if normalization is None else normalized(teacher, normalization)
+
+
+def normalized(teacher: Teacher, path: Path) -> Teacher:
+    """The policy with ``VecNormalize``'s statistics as its first layer.
+
+    Args:
+        teacher: The policy.
+        path: An ``.npz`` with ``mean``, ``var``, ``epsilon`` and ``clip_obs``.
+
+    Raises:
+        UserError: The file is none of these, or is of other observations.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            stored = archive.read(POLICY_ENTRY)
-        parameters = torch.load(io.BytesIO(stored), map_location="cpu", weights_only=True)
+        with np.load(path, allow_pickle=False) as stored:
+            found = {name: np.asarray(stored[name], np.float64) for name in STATISTICS}
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except KeyError:
-        raise UserError(f"{path} holds no '{POLICY_ENTRY}'; is it an SB3 model?") from None
+    except KeyError as error:
+        wanted = ", ".join(STATISTICS)
+        raise UserError(f"{path} lacks {error.args[0]}; it must hold {wanted}") from None
+    # NumPy raises whatever zip, its own header and its pickles do.
     except Exception as error:
-        # Some errors, such as that of an empty file, say nothing but their name.
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} cannot be read as an SB3 model ({reason})") from None
-    if not isinstance(parameters, Mapping) or not all(
-        isinstance(value, Tensor) for value in parameters.values()
-    ):
-        raise UserError(f"{path}: '{POLICY_ENTRY}' holds something else than weights")
-    return Teacher(from_sb3(parameters, str(path)), atari, Provenance(imported_from=path.name))
+        raise UserError(f"{path} cannot be read as .npz ({reason})") from None
+    mean, var, epsilon, clip = (found[name] for name in STATISTICS)
+    shape = teacher.network.input_shape
+    if len(shape) != 1 or mean.shape != shape or var.shape != shape:
+        raise UserError(
+            f"{path} normalises observations of {mean.shape}, but the policy reads {shape}; "
+            "only vectors can be normalised"
+        )
+    if not (np.isfinite(mean).all() and (var >= 0).all() and epsilon > 0 and clip > 0):
+        raise UserError(f"{path} holds no statistics: mean must be finite, the others above 0")
+    statistics = {
+        "blocks.0.mean": mean,
+        "blocks.0.std": np.sqrt(var + epsilon),
+        "blocks.0.clip": clip,
+    }
+    tensors = {name: torch.tensor(value, dtype=torch.float32) for name, value in statistics.items()}
+    network = replace(teacher.network, normalizes=True)
+    return replace(teacher, parameters={**teacher.parameters, **tensors}, network=network)
+
+
+def _input_shape(environment: Environment) -> tuple[int, ...]:
+    """Of one observation."""
+    if isinstance(environment, AtariConfig):
+        return (environment.frame_stack, environment.screen_size, environment.screen_size)
+    batch = make_batch(environment, 1)
+    try:
+        return batch.observation_space.shape
+    finally:
+        batch.close()
 
 
 class UniformLogits(nn.Module):

@@ -44,6 +44,11 @@ class AtariConfig(Ranged):
     clip_reward: bool = True
     """The learner sees the sign of the reward. Evaluation always counts raw points."""
 
+    @property
+    def name(self) -> str:
+        """What runs, recipes and tables are called: ``mspacman`` for ``ms_pacman``."""
+        return canonical(self.game)
+
 
 WITHOUT_SINGLE_PLAYER = frozenset({"combat", "joust", "maze_craze", "warlords"})
 """ROMs that ALE lists, but ends the whole process on when it is asked to play them alone."""
@@ -61,6 +66,13 @@ def canonical(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
+def games() -> list[str]:
+    """Names without separators of the games that a single player can play, such as ``mspacman``."""
+    from ale_py import roms
+
+    return [canonical(rom) for rom in roms.get_all_rom_ids() if rom not in WITHOUT_SINGLE_PLAYER]
+
+
 def rom_id(name: str) -> str:
     """ALE's name of a game's ROM, such as ``ms_pacman``.
 
@@ -70,10 +82,9 @@ def rom_id(name: str) -> str:
     from ale_py import roms
 
     by_canonical = {canonical(rom): rom for rom in roms.get_all_rom_ids()}
-    playable = [name for name, rom in by_canonical.items() if rom not in WITHOUT_SINGLE_PLAYER]
     bare = canonical(name)
     if bare not in by_canonical:
-        near = difflib.get_close_matches(bare, playable, n=1, cutoff=0.0)
+        near = difflib.get_close_matches(bare, games(), n=1, cutoff=0.0)
         raise UserError(f"no Atari game is called '{name}'; did you mean '{near[0]}'?")
     rom = by_canonical[bare]
     if rom in WITHOUT_SINGLE_PLAYER:

@@ -29,15 +29,12 @@ from stable_baselines3.common.atari_wrappers import (
 
 from ztw_rl.rl.atari.config import AtariConfig, rom_id
 from ztw_rl.rl.atari.emulators import FIRE, AtariTransition
-from ztw_rl.rl.batch import Flags, Frames, Observations, checked_actions
+from ztw_rl.rl.batch import N_SEEDS, Flags, Frames, Observations, checked_actions
 
 Observation = npt.NDArray[np.uint8]
 Info = dict[str, Any]
 Env = gym.Env[Observation, int]
 RenderMode = Literal["human", "rgb_array"]
-
-N_SEEDS = 2**31
-"""That ALE tells apart. Larger ones, which SB3 and gymnasium allow, begin anew."""
 
 
 def make_env(

@@ -11,7 +11,7 @@ import numpy as np
 from ztw_rl.core.files import subfolders
 from ztw_rl.errors import UserError
 from ztw_rl.rl.agent import CONFIG_FILE, Agent, load_agent
-from ztw_rl.rl.atari.config import action_names, canonical
+from ztw_rl.rl.environments import action_labels
 from ztw_rl.rl.tables import StoredRow, StoredTable, check_game, foreign, load_table
 
 ORDER = ("ztw", "cascade", "ensemble", "sdn", "pbee", "student")
@@ -195,7 +195,9 @@ def read_game(folder: Path, random_return: Callable[[str], float | None]) -> Gam
         methods[method] = _joined(methods.get(method), table, method, own)
     in_order = sorted(methods.values(), key=lambda m: m.method.rank)
     itself = methods[method_of(own, agent.config.exits)]
-    return GameResults(folder.name, itself, tuple(in_order), random_return(folder.name))
+    known = own.random_return
+    random = random_return(folder.name) if known is None else known
+    return GameResults(folder.name, itself, tuple(in_order), random)
 
 
 def _variant_name(variant: Path, folder: Path) -> str:
@@ -226,10 +228,10 @@ def check_agent(folder: Path, agent: Agent, wanted: str) -> None:
         UserError: It does not.
     """
     config = folder / CONFIG_FILE
-    game = canonical(agent.config.atari.game)
+    game = agent.config.environment.name
     if game != wanted:
         raise UserError(f"{config} plays {game}, but lies in the folder of {wanted}")
-    n_actions = len(action_names(agent.config.atari.game))
+    n_actions = len(action_labels(agent.config.environment, agent.config.n_actions))
     if agent.config.n_actions != n_actions:
         raise UserError(
             f"{config}: the agent has {agent.config.n_actions} actions, but {game} has "

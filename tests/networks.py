@@ -1,0 +1,23 @@
+"""NatureCNN policies, as tests make them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ztw_rl.core.model import METHODS, EarlyExitModel, Method
+from ztw_rl.rl.networks import early_exit
+from ztw_rl.rl.networks.config import NATURE_WIDTHS, NetworkConfig, Widths
+
+
+def early_exit_nature_cnn(
+    n_actions: int,
+    exits: Sequence[str] = ("conv1", "conv2"),
+    method: Method = METHODS["ztw"],
+) -> EarlyExitModel:
+    """A policy on 4 frames of 84x84 with internal classifiers, its parameters random."""
+    return early_exit.early_exit_policy(n_actions, NetworkConfig(), exits, method)
+
+
+def policy_alone(n_actions: int, widths: Widths = NATURE_WIDTHS) -> EarlyExitModel:
+    """The same without internal classifiers."""
+    return early_exit.policy_alone(n_actions, NetworkConfig(widths=widths))

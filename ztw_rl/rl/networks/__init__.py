@@ -1,0 +1,1 @@
+"""The networks of policies, as blocks that exits can hang on."""

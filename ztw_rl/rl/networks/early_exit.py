@@ -1,0 +1,164 @@
+"""Policies with internal classifiers (ICs) at some of their places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ztw_rl.core.heads import InternalClassifier
+from ztw_rl.core.ics import Convolution, build_ics
+from ztw_rl.core.model import METHODS, EarlyExitModel, Method
+from ztw_rl.errors import UserError
+from ztw_rl.rl.networks.config import SMALLEST, NetworkConfig
+from ztw_rl.rl.networks.layers import RELU_GAIN, orthogonal_, policy_blocks
+
+KERNELS = (8, 4, 3)
+"""Side of each convolution's window, in its own input's pixels."""
+STRIDES = (4, 2, 1)
+
+
+@dataclass(frozen=True)
+class PixelICConfig:
+    """Shape of an IC that reads the pixels themselves."""
+
+    in_channels: int
+    in_size: tuple[int, int]
+    """Height and width of the picture."""
+    n_classes: int
+    channels: tuple[int, int, int] = (4, 16, 16)
+    """Of the three convolutions."""
+
+    @property
+    def conv_size(self) -> tuple[int, int]:
+        """Height and width after the convolutions."""
+        height, width = self.in_size
+        for kernel, stride in zip(KERNELS, STRIDES, strict=True):
+            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        return height, width
+
+
+class PixelClassifier(nn.Module):
+    """See ``PixelICConfig``. It is the first exit, so it never cascades.
+
+    Args:
+        config: Shape.
+    """
+
+    def __init__(self, config: PixelICConfig) -> None:
+        super().__init__()
+        self.config = config
+        layers: list[nn.Module] = []
+        before = config.in_channels
+        for channels, kernel, stride in zip(config.channels, KERNELS, STRIDES, strict=True):
+            layers += [nn.Conv2d(before, channels, kernel, stride), nn.ReLU()]
+            before = channels
+        self.convs = nn.Sequential(*layers)
+        orthogonal_(self.convs, RELU_GAIN)
+        height, width = config.conv_size
+        self.linear = nn.Linear(before * height * width, config.n_classes)
+
+    def forward(self, pixels: Tensor, previous: Tensor | None = None) -> Tensor:
+        """Logits of this IC.
+
+        Args:
+            pixels: (B, in_channels, *in_size), floats.
+            previous: Not used: no exit lies before it.
+
+        Returns:
+            (B, n_classes).
+        """
+        logits: Tensor = self.linear(self.convs(pixels).flatten(1))
+        return logits
+
+
+def policy_alone(n_actions: int, config: NetworkConfig) -> EarlyExitModel:
+    """A policy without any IC, its parameters random.
+
+    Args:
+        n_actions: Size of the action space.
+        config: Its layers.
+
+    Returns:
+        The model; one on images is channels-last.
+    """
+    blocks, head = policy_blocks(config, n_actions)
+    return _laid_out(EarlyExitModel(blocks, head, ics=[], attach=[]), config)
+
+
+def early_exit_policy(
+    n_actions: int,
+    config: NetworkConfig,
+    exits: Sequence[str],
+    method: Method = METHODS["ztw"],
+) -> EarlyExitModel:
+    """A policy with internal classifiers, its parameters still random.
+
+    ICs on maps keep the number of channels and convolve with stride 4 where that leaves 2×2; one on
+    the pixels themselves is a ``PixelClassifier``. Cascaded logits are layer-normalised; the
+    policy's own head stays outside the ensemble.
+
+    Args:
+        n_actions: Size of the action space.
+        config: The policy's layers.
+        exits: Places of the ICs, in order of depth.
+        method: Which parts the model has.
+
+    Returns:
+        The model; one on images is channels-last.
+
+    Raises:
+        UserError: A place is unknown, repeated or out of order, or the images are too small.
+    """
+    config.check_exits(tuple(exits))
+    blocks, head = policy_blocks(config, n_actions)
+    attach = [config.blocks.index(name) + 1 for name in exits]
+    shapes = _shapes(blocks, attach, config.input_shape)
+    ics: list[nn.Module] = []
+    if exits[0] == "input" and len(config.input_shape) == 3:
+        channels, height, width = config.input_shape
+        if min(height, width) < SMALLEST:
+            raise UserError(
+                f"an exit at the input needs images of {SMALLEST}x{SMALLEST} at least, not "
+                f"{height}x{width}; leave out input"
+            )
+        ics.append(PixelClassifier(PixelICConfig(channels, (height, width), n_actions)))
+    ics += build_ics(
+        shapes[len(ics) :], n_actions, method, convolution=_convolution, follows=bool(ics)
+    )
+    ensemble = method.ensemble(len(ics), n_actions) if method.ensemble else None
+    return _laid_out(EarlyExitModel(blocks, head, ics, attach, ensemble), config)
+
+
+def kept_ics(model: EarlyExitModel) -> list[InternalClassifier | PixelClassifier]:
+    """The model's ICs, of the kinds that ``early_exit_policy`` makes."""
+    return [ic for ic in model.ics if isinstance(ic, InternalClassifier | PixelClassifier)]
+
+
+def _laid_out(model: EarlyExitModel, config: NetworkConfig) -> EarlyExitModel:
+    if len(config.input_shape) < 3:
+        return model
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _convolution(channels: int, height: int, width: int) -> Convolution:
+    """See ``core.ics.ConvolutionRule``: the largest stride that leaves 2×2."""
+    for stride in (4, 2):
+        if (min(height, width) - 3) // stride + 1 >= 2:
+            return Convolution(channels, stride, 0)
+    return Convolution(channels, 1, 1)
+
+
+@torch.no_grad()
+def _shapes(
+    blocks: Sequence[nn.Module], attach: Sequence[int], input_shape: tuple[int, ...]
+) -> list[tuple[int, ...]]:
+    """Of one sample's features at each place."""
+    x = torch.zeros(1, *input_shape)
+    shapes: list[tuple[int, ...]] = []
+    for block in blocks:
+        x = block(x)
+        shapes.append(tuple(x.shape[1:]))
+    return [shapes[place - 1] for place in attach]
