@@ -59,17 +59,21 @@ def load(name: str) -> Recipe:
     """
     bare = canonical(name)
     for path in _files():
-        if canonical(path.stem) == bare:
-            found = read(path)
-            # Two versions of an environment are two environments.
-            if found.env is None or not _is_version(name) or found.env.id == name:
-                return found
+        if canonical(path.stem) == bare and (found := read(path)).env is None:
+            return found
+    for path in _files():
+        found = read(path)
+        if found.env is not None and name in (found.env.id, _own_id(found.env.id)):
+            return found
     if ":" not in name and bare in games():
         return Recipe(atari=AtariConfig(game=rom_id(name)))
     from ztw_rl.rl.gym.batch import is_registered, registered
 
     if is_registered(name):
         return Recipe(env=GymConfig(id=name))
+    for path in _files():
+        if canonical(path.stem) == bare:
+            return read(path)
     # The newest version of each environment; a game's own name rather than gymnasium's.
     known = {canonical(other): other for other in registered()}
     known |= {game: game for game in games()}
@@ -92,9 +96,9 @@ def _files() -> list[Path]:
     return [path for folder in (Path("envs"), _SHIPPED) for path in sorted(folder.glob("*.yaml"))]
 
 
-def _is_version(name: str) -> bool:
-    """Whether a name ends as gymnasium's ids do, such as ``-v1``."""
-    return name.rpartition("-v")[2].isdecimal()
+def _own_id(name: str) -> str:
+    """Gymnasium's id without the module that registers it."""
+    return name.rpartition(":")[2]
 
 
 def read(path: Path) -> Recipe:
