@@ -8,6 +8,7 @@ from ztw_rl import recipes
 from ztw_rl.errors import UserError
 from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.config import PPOConfig
+from ztw_rl.rl.gym.config import GymConfig
 
 SHIPPED = Path(__file__).parents[1] / "envs"
 RANDOM_RETURNS = {
@@ -32,7 +33,70 @@ def envs(tmp_path, monkeypatch) -> Path:
 
 
 def test_there_is_a_recipe_for_each_of_the_eight_games():
-    assert {path.stem for path in SHIPPED.glob("*.yaml")} == set(RANDOM_RETURNS)
+    recipes_of = {path.stem: recipes.read(path) for path in SHIPPED.glob("*.yaml")}
+    assert {name for name, recipe in recipes_of.items() if not recipe.env} == set(RANDOM_RETURNS)
+
+
+@pytest.mark.parametrize(
+    ("name", "env_id", "n_envs"),
+    [
+        ("CartPole-v1", "CartPole-v1", 8),
+        ("cartpole", "CartPole-v1", 8),
+        ("MiniGrid-DoorKey-5x5-v0", "minigrid:MiniGrid-DoorKey-5x5-v0", 16),
+        ("LunarLander-v3", "LunarLander-v3", 16),
+    ],
+)
+def test_shipped_recipes_of_other_environments(name, env_id, n_envs):
+    recipe = recipes.load(name)
+    assert recipe.env is not None
+    assert recipe.environment.id == env_id
+    assert (recipe.ppo.n_envs, recipe.distill.n_envs, recipe.evaluation.n_envs) == (n_envs,) * 3
+
+
+def test_an_environment_without_a_recipe_has_the_defaults():
+    assert recipes.load("Acrobot-v1") == recipes.Recipe(env=GymConfig("Acrobot-v1"))
+    # Another version is another environment.
+    assert recipes.load("CartPole-v0") == recipes.Recipe(env=GymConfig("CartPole-v0"))
+    assert recipes.load("some.module:Id-v0").env == GymConfig("some.module:Id-v0")
+
+
+def test_a_stages_own_number_of_environments_comes_first(envs):
+    (envs / "pole.yaml").write_text("env: {id: CartPole-v1, n_envs: 3}\nppo: {n_envs: 4}")
+    recipe = recipes.load("pole")
+    assert (recipe.ppo.n_envs, recipe.distill.n_envs) == (4, 3)
+
+
+def test_a_known_environment_keeps_how_it_was_made():
+    made = GymConfig("CartPole-v1", frame_stack=4)
+    assert recipes.of(made).env == made
+    assert recipes.of(made).ppo == recipes.load("CartPole-v1").ppo
+    assert recipes.of(AtariConfig(game="pong", frame_skip=2)).random_return == -20.2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("env: {frame_stack: 2}", "key 'env.id' is missing"),
+        ("env: {id: A-v0}\natari: {}", "atari and env exclude one another; leave one out"),
+        ("env: {id: A-v0, frame_stack: 0}", "env.frame_stack must be at least 1, not 0"),
+        ("env: {id: A-v0, kwargs: {size: [1]}}", "env.kwargs.size is [1] (a collection)"),
+        ("env: {id: A-v0, vectorization: on}", "env.vectorization is True (true or false)"),
+    ],
+)
+def test_errors_in_recipes_of_environments(envs, text, message):
+    (envs / "pole.yaml").write_text(text)
+    with pytest.raises(UserError) as raised:
+        recipes.load("pole")
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("CartPol-v1", "CartPole-v1"), ("LunarLandr-v3", "LunarLander-v3")]
+)
+def test_an_unknown_id_gets_the_nearest(typed, meant):
+    with pytest.raises(UserError, match=f"'{typed}'; did you mean '{meant}'"):
+        recipes.load(typed)
 
 
 @pytest.mark.parametrize("name", RANDOM_RETURNS)

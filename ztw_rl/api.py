@@ -314,7 +314,7 @@ def _from_file(
 
     proposed = metadata["thresholds"] if threshold is None else [threshold]
     told = f"thresholds {', '.join(f'{t:g}' for t in proposed)} ({kind} file)"
-    labels, samples = list(metadata["labels"]), "frames" in metadata
+    labels, samples = list(metadata["labels"]), not {"frames", "env"}.isdisjoint(metadata)
     return EarlyExit(
         str(path), answer, example, labels, told, None, None, seed if samples else None
     )

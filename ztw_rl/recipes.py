@@ -74,8 +74,10 @@ def load(name: str) -> Recipe:
     for path in _files():
         if canonical(path.stem) == bare:
             return read(path)
-    # The newest version of each environment; a game's own name rather than gymnasium's.
-    known = {canonical(other): other for other in registered()}
+    # The newest version of each environment, gymnasium's own before a namespace's; a game's bare
+    # name rather than its ids.
+    ids = sorted(registered(), key=lambda other: "/" not in other)
+    known = {canonical(other): other for other in ids}
     known |= {game: game for game in games()}
     (near,) = difflib.get_close_matches(bare, known, n=1, cutoff=0.0)
     raise UserError(f"no game or environment is '{name}'; did you mean '{known[near]}'?")
