@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 from torch.fx._symbolic_trace import _assert_is_none
 from torch.utils.flop_counter import FlopCounterMode
 
+from ztw_rl.core.cost import counted
 from ztw_rl.errors import UserError
 
 
@@ -112,7 +113,6 @@ def _measured(
         if not isinstance(x, Tensor) or x.ndim < 2 or len(x) != len(example):
             raise UserError(f"'{name}' gives no tensor with a row for each sample; cut elsewhere")
         shapes.append(tuple(x.shape[1:]))
-    logits = head(x)
     return tuple(shapes), head(x)
 
 
@@ -291,7 +291,7 @@ def _spread(
     """The n places that divide the operations most nearly equally."""
     if n < 1:
         raise UserError(f"exits must be at least 1, not {n}")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with counted() as counter:
         meter = _Meter(fx.GraphModule(network, graph), counter)
         meter.run(example)
     total = int(counter.get_total_flops())
