@@ -50,8 +50,8 @@ class _BackboneLearner:
         """See ``Learner``."""
         with arithmetic(self._config.precision, self._device):
             logits = self._network(self._pixels(batch.images)).float()
-        right = (logits.argmax(dim=1) == batch.labels).sum().view(1)
-        return F.cross_entropy(logits, batch.labels, reduction="sum"), right
+        right = (logits.argmax(dim=1) == batch.truth).sum().view(1)
+        return F.cross_entropy(logits, batch.truth, reduction="sum"), right
 
     def figures(self, batch: Batch) -> dict[str, float]:
         """See ``Learner``."""
@@ -63,7 +63,7 @@ def accuracy(network: nn.Module, pixels: NormalizePixels, source: Source) -> flo
     """Share of a source's images that a network, in eval mode, gets right."""
     right = torch.zeros((), dtype=torch.int64)
     for batch in source.plain(256):
-        right += (network(pixels(batch.images)).argmax(dim=1) == batch.labels).sum().cpu()
+        right += (network(pixels(batch.images)).argmax(dim=1) == batch.truth).sum().cpu()
     return right.item() / len(source)
 
 
@@ -156,8 +156,7 @@ def train_backbone(
             )
         finally:
             if run_log:
-                run_log.progress.stop()
-                run_log.writer.close()
+                run_log.close()
     reached = measure().get("held_out_accuracy")
     freeze(backbone)
     if run_log and finished:
