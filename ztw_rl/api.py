@@ -286,8 +286,7 @@ def _found(source: str, runs_dir: Path) -> tuple[str, Deployable, Propose, bool]
             point = ClassifierPoint(wishes.threshold, wishes.budget, wishes.keep, wishes.risk)
             return classifier_points.choose(point, classifier, path)
 
-        run = classifier.config.run
-        return f"{run.arch}-{run.data.data}", classifier, propose, False
+        return classifier.config.run.title, classifier, propose, False
     folder = agents.find(source, runs_dir)
     agent = load_agent(folder)
 

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from ztw_rl.console import graceful_stop
 from ztw_rl.core.checkpoint import save_tensors
 from ztw_rl.core.training import freeze
-from ztw_rl.supervised.backbones.base import Backbone, NormalizePixels
+from ztw_rl.errors import UserError
+from ztw_rl.supervised.backbones.base import NormalizePixels
+from ztw_rl.supervised.backbones.weights import final_layer
 from ztw_rl.supervised.config import BackboneTraining, PixelConfig
 from ztw_rl.supervised.data.source import Batch, Source
 from ztw_rl.supervised.engine import Engine, arithmetic
@@ -49,7 +51,13 @@ class _BackboneLearner:
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """See ``Learner``."""
         with arithmetic(self._config.precision, self._device):
-            logits = self._network(self._pixels(batch.images)).float()
+            found = self._network(self._pixels(batch.images))
+        if not isinstance(found, Tensor):
+            raise UserError(
+                f"the network gives {type(found).__name__} while it trains and not only logits; "
+                "choose another --arch"
+            )
+        logits = found.float()
         right = (logits.argmax(dim=1) == batch.truth).sum().view(1)
         return F.cross_entropy(logits, batch.truth, reduction="sum"), right
 
@@ -68,7 +76,7 @@ def accuracy(network: nn.Module, pixels: NormalizePixels, source: Source) -> flo
 
 
 def train_backbone(
-    backbone: Backbone,
+    backbone: nn.Module,
     pixels: PixelConfig,
     source: Source,
     held_out: Source | None,
@@ -110,7 +118,7 @@ def train_backbone(
             backbone.train()
         else:
             freeze(backbone)
-            backbone.final.requires_grad_(True)
+            final_layer(backbone).requires_grad_(True)
 
     to_training()
     learns = [p for p in backbone.parameters() if p.requires_grad]
