@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from sklearn import datasets
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import ztw_rl
 from ztw_rl import UserError
+from ztw_rl.commands._arguments import read
+from ztw_rl.commands.supervised.train_backbone import TrainBackbone
+from ztw_rl.commands.supervised.train_ics import TrainICs
 from ztw_rl.console import StopRequest
 from ztw_rl.core.checkpoint import newest_checkpoint
 from ztw_rl.core.exits import Confidence, select
 from ztw_rl.supervised import train_ics
+from ztw_rl.supervised.config import library_arch
 
+PAGE = Path(__file__).parents[1] / "docs" / "your-network.md"
 QUICK = {"n_epochs": 2, "ensemble_epochs": 3, "quiet": True}
 N_VALUES, WIDTH, N_CLASSES = 2, 16, 3
 
@@ -423,3 +431,31 @@ def test_points_that_cannot_be_had(how, message):
 def test_settings_that_cannot_be(how, message):
     with pytest.raises(UserError, match=message):
         fitted(**how)
+
+
+def test_the_tutorials_example(monkeypatch, capsys):
+    """Its lines, on fewer digits."""
+    digits = datasets.load_digits()
+    few = SimpleNamespace(images=digits.images[:390], target=digits.target[:390])
+    monkeypatch.setattr(datasets, "load_digits", lambda: few)
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    torch.manual_seed(0)
+    scope: dict[str, object] = {}
+    exec(compile(example, PAGE.name, "exec"), scope)
+    worth = scope["worth"]
+    assert worth.score > 0.5
+    assert worth.cost == pytest.approx(0.6, abs=0.1)
+    shown = capsys.readouterr().out
+    assert "chosen on all 130 held-out inputs" in shown
+    assert f"{worth.score:.1%} right at {worth.cost:.2f} of the operations" in shown
+    assert ztw_rl.load("net.zip").decide(scope["images"][:5]).labels.shape == (5,)
+
+
+def test_the_tutorials_commands_exist():
+    lines = re.findall(r"^ztw-rl supervised (.*)$", PAGE.read_text(), re.MULTILINE)
+    kinds = {"train-backbone": TrainBackbone, "train-ics": TrainICs}
+    assert {line.split()[0] for line in lines} == set(kinds)
+    for line in lines:
+        command, *arguments = shlex.split(line)
+        args = read(kinds[command], arguments, command)
+        assert library_arch(args.arch) is not None or not arguments
