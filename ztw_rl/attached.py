@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ztw_rl import runs
+from ztw_rl import fits
 from ztw_rl.api import EarlyExit, Propose, Wishes, check_wishes
 from ztw_rl.console import plain_console
 from ztw_rl.core.backends.eager import eager
-from ztw_rl.core.checkpoint import checkpoints
 from ztw_rl.core.choice import Forced, Outcome, Threshold, Unreachable
 from ztw_rl.core.cut import Cut, chain, cut
 from ztw_rl.core.deployable import Deployable
@@ -37,19 +35,6 @@ HELD_OUT = "held-out inputs"
 Loader = Iterable[object]
 """Batches: (inputs, labels), (inputs, None) or inputs alone. Inputs are (B, …) as the network takes
 them, labels (B,) whole numbers."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """All settings of ``Attached.fit``: the ``config.json`` of its run."""
-
-    method: str
-    places: tuple[str, ...]
-    labelled: bool
-    n_epochs: int
-    learning_rate: float
-    ensemble_epochs: int
-    seed: int
 
 
 class Attached(EarlyExit):
@@ -136,7 +121,7 @@ class Attached(EarlyExit):
         source = LoaderSource(loader, network.x, len(network.labels))
         folder = None if run_dir is None else Path(run_dir)
         with self._chance():
-            settings = Fit(
+            settings = fits.Fit(
                 network.method,
                 network.places,
                 source.labelled,
@@ -145,8 +130,7 @@ class Attached(EarlyExit):
                 ensemble_epochs,
                 seed,
             )
-            _check_run(folder, settings, resume)
-            with nullcontext() if folder is None else _claimed(folder, settings):
+            with fits.folder(folder, settings, resume):
                 finished = train_ics(
                     network.trained,
                     source,
@@ -407,38 +391,3 @@ def _risk(risk: float | tuple[float, float] | None) -> tuple[float | None, float
     if len(risk) != 2:
         raise UserError(f"risk must be a share, or a share and a confidence, not {risk}")
     return risk
-
-
-def _check_run(folder: Path | None, settings: Fit, resume: bool) -> None:
-    """Find out whether a folder may be fitted in, or gone on with.
-
-    Raises:
-        UserError: It may not.
-    """
-    if folder is None:
-        if resume:
-            raise UserError("resume needs run_dir, the folder of the fit that goes on")
-        return
-    if not resume:
-        runs.check_writable(folder)
-        if checkpoints(folder):
-            raise UserError(
-                f"{folder} holds a fit already; go on with resume=True, or name another run_dir"
-            )
-        return
-    stored = runs.load_config(Fit, folder)
-    for name, value in vars(settings).items():
-        before = getattr(stored, name)
-        if before != value:
-            raise UserError(
-                f"{name} is {before} in {folder} and cannot become {value} midway; name another "
-                "run_dir"
-            )
-
-
-@contextmanager
-def _claimed(folder: Path, settings: Fit) -> Iterator[None]:
-    """Have a run's folder to oneself, its settings inside."""
-    runs.save_config(folder, settings)
-    with runs.claimed(folder):
-        yield
