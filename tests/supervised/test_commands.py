@@ -111,6 +111,8 @@ def test_a_librarys_network_on_a_folder_of_images(folder, images, capsys):
     assert len(exits) == 4
     message = one_error(capsys, "train-ics", "--image-size=32", *SMALL)
     assert "--image-size 32 is not the 64 pixels that the network was trained on" in message
+    message = one_error(capsys, "train-ics", "--data=cifar10", *SMALL)
+    assert "--pixels.image-size follows from the data: 32 for cifar10" in message
 
 
 def test_a_librarys_weights_in_a_file(folder, images, capsys):

@@ -21,7 +21,9 @@ from ztw_rl.supervised.backbones import libraries
 from ztw_rl.supervised.backbones.base import NormalizePixels
 from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
 from ztw_rl.supervised.backbones.weights import final_names
-from ztw_rl.supervised.config import PixelConfig, library_arch
+from ztw_rl.supervised.config import BackboneTraining, PixelConfig, library_arch
+from ztw_rl.supervised.engine import SingleProcess
+from ztw_rl.supervised.train_backbone import train_backbone
 
 SMALL = [("torchvision:resnet18", 64), ("timm:resnet10t", 64), ("timm:vit_tiny_patch16_224", 64)]
 LARGE = [
@@ -135,3 +137,28 @@ def test_a_library_that_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=r"timm is needed here; .*'ztw-rl\[timm\]'"):
         build_backbone("timm:resnet50", 7, 64)
+
+
+def test_a_network_that_gives_more_while_it_trains(tiny_source, tmp_path):
+    """As torchvision's Inception does."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3 * 32 * 32, 3)
+
+        def forward(self, x):
+            logits = self.fc(x.flatten(1))
+            return (logits, logits) if self.training else logits
+
+    with pytest.raises(UserError, match="gives tuple while it trains and not only logits"):
+        train_backbone(
+            Two(),
+            PixelConfig(),
+            tiny_source(),
+            None,
+            BackboneTraining(n_epochs=1),
+            tmp_path,
+            seed=0,
+            engine=SingleProcess("cpu"),
+        )

@@ -153,10 +153,12 @@ def _defaults(path: Path, arch: str | None, data: str | None) -> TrainICs:
             training=default_ic_training(named or "digits"),
             pixels=expected_pixels(arch or TrainICs().arch),
         )
+    # The size of a folder's images says nothing of another set's.
+    same = named in (None, trained.data.data)
     return TrainICs(
         backbone=path,
         arch=trained.arch,
-        data=trained.data,
+        data=trained.data if same else replace(trained.data, image_size=None),
         training=default_ic_training(named or trained.data.data),
         pixels=trained.pixels,
     )
