@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "Python 3.10 or newer is needed; say which with: make PYTHON=..." >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt $(TORCH_ARGS) torch
+	$(BIN)/python -m pip install -c constraints.txt $(TORCH_ARGS) torch torchvision
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	@touch $@
 

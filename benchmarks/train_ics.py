@@ -25,7 +25,7 @@ from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
 from ztw_rl.supervised.config import PixelConfig
 from ztw_rl.supervised.data.datasets import SPECS
 from ztw_rl.supervised.data.source import MemorySource
-from ztw_rl.supervised.train_ics import ICLogits
+from ztw_rl.supervised.ic_learners import ICLogits
 
 PADDING = 4
 
@@ -90,7 +90,7 @@ def ours(source: MemorySource, batch_size: int) -> Callable[[], int]:
         for batch in source.epoch(batch_size, seed=0):
             log_probs = torch.log_softmax(logits(batch.images), dim=-1)
             optimizer.zero_grad(set_to_none=True)
-            cross_entropy(log_probs, batch.labels).backward()  # type: ignore[no-untyped-call]
+            cross_entropy(log_probs, batch.truth).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         return len(source)
 

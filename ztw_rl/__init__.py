@@ -3,6 +3,9 @@
     agent = ztw_rl.load("pong")
     decision = agent.decide(frames)
 
+    ee = ztw_rl.attach(network, example=images[:1])
+    ee.fit(loader)
+
 Nothing heavy is imported until it is used.
 """
 
@@ -14,10 +17,20 @@ from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
     from ztw_rl.api import EarlyExit, load
+    from ztw_rl.attached import Attached, attach, attach_blocks
     from ztw_rl.decision import Decision
 
 __version__ = "0.1.0"
-__all__ = ["Decision", "EarlyExit", "UserError", "__version__", "load"]
+__all__ = [
+    "Attached",
+    "Decision",
+    "EarlyExit",
+    "UserError",
+    "__version__",
+    "attach",
+    "attach_blocks",
+    "load",
+]
 
 
 def __getattr__(name: str) -> object:
@@ -25,6 +38,10 @@ def __getattr__(name: str) -> object:
         from ztw_rl import api
 
         return getattr(api, name)
+    if name in ("Attached", "attach", "attach_blocks"):
+        from ztw_rl import attached
+
+        return getattr(attached, name)
     if name == "Decision":
         from ztw_rl.decision import Decision
 

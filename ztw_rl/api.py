@@ -1,4 +1,7 @@
-"""The public face: trained early-exit models, loaded and asked in a line each."""
+"""The public face: trained early-exit models, loaded and asked in a line each.
+
+What a user attaches to a network of their own is in ``ztw_rl.attached``.
+"""
 
 from __future__ import annotations
 
@@ -166,13 +169,11 @@ class EarlyExit:
         Raises:
             UserError: It is an exported file itself, or no operating point will do.
         """
-        if self._origin is None:
-            raise UserError(f"{self.name} is an exported file already; copy it")
+        deployable, propose = self._exportable()
         if format not in get_args(Format):
             raise UserError(f"there is no format '{format}'; choose from {listed(Format)}")
-        deployable, propose = self._origin
         wishes = Wishes(threshold, keep, budget, risk)
-        _check("confidence", wishes, deployable.model.n_exits)
+        check_wishes("confidence", wishes, deployable.model.n_exits)
         proposal = propose(wishes) if wishes.given() else self._loaded
         if proposal is None:
             raise UserError("a file leaves by confidence; give threshold, keep, budget or risk")
@@ -180,6 +181,16 @@ class EarlyExit:
         if proposal.record is not None:
             about["threshold_chosen_for"] = proposal.record
         export(Path(path), deployable, format, proposal.point, about)
+
+    def _exportable(self) -> tuple[Deployable, Propose]:
+        """What ``export`` writes, and what proposes its operating points.
+
+        Raises:
+            UserError: There is nothing to write.
+        """
+        if self._origin is None:
+            raise UserError(f"{self.name} is an exported file already; copy it")
+        return self._origin
 
 
 def load(
@@ -230,7 +241,7 @@ def load(
         return _from_file(path, rule, wishes, backend, seed)
     name, deployable, propose, samples = _found(str(source), Path(runs_dir))
     n_exits = deployable.model.n_exits
-    _check(rule, wishes, n_exits)
+    check_wishes(rule, wishes, n_exits)
     x = deployable.example()
     runner = make_backend(backend or "eager", deployable.model, x)
     proposal: Proposal | None = None
@@ -275,8 +286,7 @@ def _found(source: str, runs_dir: Path) -> tuple[str, Deployable, Propose, bool]
             point = ClassifierPoint(wishes.threshold, wishes.budget, wishes.keep, wishes.risk)
             return classifier_points.choose(point, classifier, path)
 
-        run = classifier.config.run
-        return f"{run.arch}-{run.data.data}", classifier, propose, False
+        return classifier.config.run.title, classifier, propose, False
     folder = agents.find(source, runs_dir)
     agent = load_agent(folder)
 
@@ -301,7 +311,7 @@ def _from_file(
     threshold = wishes.threshold
     kind = deploy.kind_of(path)
     model = aoti.load(path) if kind == aoti.KIND else deploy.load(path)
-    _check(rule, wishes, model.n_exits)
+    check_wishes(rule, wishes, model.n_exits)
     metadata = model.metadata
     example = torch.zeros(
         1, *metadata["input_shape"], dtype=getattr(torch, metadata["input_dtype"])
@@ -320,7 +330,7 @@ def _from_file(
     )
 
 
-def _check(rule: RuleName, wishes: Wishes, n_exits: int) -> None:
+def check_wishes(rule: RuleName, wishes: Wishes, n_exits: int) -> None:
     """Whether the wishes make sense together.
 
     Raises:

@@ -51,6 +51,21 @@ def test_nature_cnn_with_six_actions():
     assert [f"{share:.1%}" for share in costs.relative_macs] == ["37.6%", "67.6%", "104.1%"]
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_attention_counts_however_it_is_computed(fast):
+    """Six tokens of eight numbers, a hidden layer of sixteen."""
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(fast)
+    try:
+        found = count_macs(lambda: layer(torch.zeros(1, 6, 8)))
+        assert torch.backends.mha.get_fastpath_enabled() is fast
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+    # Queries, keys and values; their products; the output; the hidden layer.
+    assert found == 6 * 8 * 24 + 2 * 6 * 6 * 8 + 6 * 8 * 8 + 2 * 6 * 8 * 16
+
+
 def test_an_exit_before_the_first_convolution():
     costs = exit_costs(early_exit_nature_cnn(6, ("input", "conv1", "conv2")).eval(), PIXELS)
     first, second, head, backbone = closed_form(6, cascade=True)

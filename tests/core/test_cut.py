@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ztw_rl.core.cut import cut
+from ztw_rl.core.cut import chain, cut
 from ztw_rl.errors import UserError
 
 
@@ -125,9 +125,9 @@ class Scales(nn.Module):
 class Branches(nn.Module):
     """Goes another way for other values."""
 
-    def __init__(self):
+    def __init__(self, width=4):
         super().__init__()
-        self.layer = nn.Linear(4, 4)
+        self.layer = nn.Linear(width, width)
 
     def forward(self, x):
         return self.layer(x) if x.sum() > 0 else x
@@ -185,6 +185,60 @@ def test_an_input_that_has_a_default():
     )
 
 
+class Masked(nn.Module):
+    """Hands an input that nobody need give, and a number, to what they are for."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x, mask=None, scale=2.0):
+        x = self.layer(x).unsqueeze(1)
+        attended = nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=mask)
+        return attended.squeeze(1) * scale
+
+
+class Attends(Masked):
+    """The same, and a layer behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.last = Masked(), nn.Linear(4, 3)
+
+    def forward(self, x, mask=None, scale=3.0):
+        return self.last(self.inner(self.layer(x), mask) * scale)
+
+
+def test_further_inputs_have_their_defaults():
+    network = Attends()
+    found = cut(network, X, ["inner"])
+    assert torch.equal(run(found, X), network(X))
+
+
+def test_a_network_that_comes_in_parts():
+    torch.manual_seed(0)
+    blocks, head = [nn.Linear(4, 6), Branches(6)], nn.Linear(6, 3)
+    found = chain(blocks, head, X)
+    assert found.blocks == tuple(blocks)
+    assert (found.places, found.shapes) == (("block 0", "block 1"), ((6,), (6,)))
+    assert (found.head, found.n_classes) == (head, 3)
+    assert not any(part.training for part in (*blocks, head))
+
+
+@pytest.mark.parametrize(
+    ("blocks", "head", "message"),
+    [
+        ([], nn.Linear(4, 3), "there are no blocks"),
+        ([nn.Flatten(0), nn.Unflatten(0, (5, 4))], nn.Linear(4, 3), "'block 0' gives no tensor"),
+        ([nn.Linear(5, 4)], nn.Linear(4, 3), r"cannot read the example, torch.float32 \(5, 4\) \("),
+        ([nn.Linear(4, 4)], nn.Unflatten(1, (2, 2)), r"must give \(B, C\) logits, not \(5, 2, 2\)"),
+    ],
+)
+def test_parts_that_are_no_classifier(blocks, head, message):
+    with pytest.raises(UserError, match=message):
+        chain(blocks, head, X)
+
+
 @pytest.mark.parametrize(
     ("network", "places", "message"),
     [
@@ -199,6 +253,11 @@ def test_an_input_that_has_a_default():
             Branches(),
             ["layer"],
             "torch.fx cannot trace the network .*; take that out of it",
+        ),
+        (
+            nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 2)),
+            1,
+            r"cannot read the example, torch.float32 \(5, 4\) \(.*\); give what it takes",
         ),
         (Pair(), ["layer"], "takes more than one input: 'y'"),
         (Both(), ["split"], "'split' gives no single tensor"),

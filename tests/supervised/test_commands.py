@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ztw_rl import cli, runs
+from ztw_rl import cli, deploy, runs
+from ztw_rl.supervised.backbones.registry import build_backbone
 
 SMALL = ["--batch-size=16", "--n-epochs=1", "--device=cpu"]
 ICS = [*SMALL, "--n-ics=2", "--ensemble.n-epochs=2"]
@@ -77,6 +78,63 @@ def test_from_a_backbone_to_a_table(folder, capsys):
     assert (second["training"]["n_epochs"], second["training"]["ensemble"]["n_epochs"]) == (1, 3)
     message = one_error(capsys, "train-ics", *sdn_fitted, "--n-epochs=7")
     assert "--n-epochs 7 is not what the ICs of" in message
+
+
+IMAGES = ["--data=folder", "--data-path=images", "--n-workers=0", "--image-size=64"]
+LIBRARY = "--arch=torchvision:resnet18"
+
+
+@pytest.fixture
+def images(folder, encoded) -> Path:
+    """Images of two classes and of several sizes; six of each, to train on and to test with."""
+    for number, (split, name) in enumerate((s, c) for s in ("train", "val") for c in "ab"):
+        place = folder / "images" / split / name
+        place.mkdir(parents=True)
+        for i in range(6):
+            place.joinpath(f"{i}.png").write_bytes(encoded(10 * number + i, 40 + 10 * number))
+    return folder / "images"
+
+
+def test_a_librarys_network_on_a_folder_of_images(folder, images, capsys):
+    run("train-backbone", LIBRARY, *IMAGES, *SMALL)
+    weights = "runs/backbone/torchvision-resnet18-folder-001/backbone.safetensors"
+    assert load_file(weights)["fc.weight"].shape == (2, 512)
+    # Network, images and their size follow from the backbone's run.
+    run("train-ics", *SMALL, "--ensemble.n-epochs=2")
+    first = "runs/ics/torchvision-resnet18-folder-ztw-001"
+    config = json.loads((folder / first / "config.json").read_text())
+    assert config["arch"] == "torchvision:resnet18"
+    assert config["data"]["image_size"] == config["pixels"]["image_size"] == 64
+    assert config["selected_on"] == "held_out"
+    run("eval", "--models", first, "--device=cpu")
+    exits = pd.read_csv("runs/supervised-eval/torchvision-resnet18-folder-001/exits.csv")
+    assert len(exits) == 4
+    message = one_error(capsys, "train-ics", "--image-size=32", *SMALL)
+    assert "--image-size 32 is not the 64 pixels that the network was trained on" in message
+    message = one_error(capsys, "train-ics", "--data=cifar10", *SMALL)
+    assert "--pixels.image-size follows from the data: 32 for cifar10" in message
+
+
+def test_a_librarys_weights_in_a_file(folder, images, capsys):
+    torch.manual_seed(0)
+    torch.save(build_backbone("torchvision:resnet18", 2, 64).state_dict(), "net.pt")
+    told = ["--backbone=net.pt", LIBRARY, *IMAGES, *SMALL, "--ensemble.n-epochs=2"]
+    run("train-ics", *told)
+    run("export", "--threshold=0.5", "--output=net.zip")
+    metadata = deploy.load("net.zip").metadata
+    assert (metadata["labels"], metadata["input_shape"]) == (["a", "b"], [3, 64, 64])
+    assert metadata["images"] == {"channels": "RGB", "size": 64, "centre_crop": 0.875}
+    run("bench", "--backends=eager", "--batch-sizes=1", "--n-rounds=1", "--device=cpu")
+    # Another number of classes needs another final layer.
+    shutil.copytree(images / "train" / "a", images / "train" / "c")
+    message = one_error(capsys, "train-ics", *told)
+    assert "tells 2 classes apart, but the data have 3; retrain its final layer" in message
+    run("train-backbone", LIBRARY, "--init=net.pt", "--trains=head", *IMAGES, *SMALL)
+    after = load_file("runs/backbone/torchvision-resnet18-folder-001/backbone.safetensors")
+    before = torch.load("net.pt", weights_only=True)
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert changed == {"fc.weight", "fc.bias"}
+    assert after["fc.weight"].shape == (3, 512)
 
 
 def test_bare_resume_passes_over_what_has_no_checkpoint(folder, capsys):
@@ -177,6 +235,14 @@ def test_settings_cannot_change_midway(folder, capsys):
         (["train-backbone", "--pixels.mean=nan", "0", "0"], "mean must be all finite"),
         (["train-backbone", "--resume"], "there is no run in runs/backbone"),
         (["train-backbone", "--pixels.image-size=64"], "follows from the data: 32 for digits"),
+        (["train-backbone", "--arch=resnet65"], "no network 'resnet65'; did you mean 'resnet56'?"),
+        (["train-backbone", "--arch=timm:nosuch"], "timm has no network 'nosuch'; did you mean"),
+        (["train-backbone", "--data=folder"], "--data folder needs --data-path: a folder that"),
+        (["train-backbone", "--image-size=64"], "--image-size is for --data folder; leave it out"),
+        (
+            ["train-backbone", "--arch=torchvision:resnet18", "--init=torchvision"],
+            "--init torchvision has weights of resnet50 alone; for torchvision:resnet18 name a",
+        ),
         (
             ["train-backbone", "--n-train=2", "--held-out=0.9"],
             "--held-out 0.9 leaves none of 2 images to train on",
@@ -189,8 +255,6 @@ def test_mistakes_are_one_line_and_leave_nothing(folder, capsys, arguments, mess
 
 
 def test_more_ics_than_blocks_and_another_networks_weights(folder, capsys):
-    from ztw_rl.supervised.backbones.registry import build_backbone
-
     torch.save(build_backbone("resnet56", 10, 32).state_dict(), "right.pt")
     torch.save(build_backbone("mobilenet", 10, 32).state_dict(), "other.pt")
     torch.save(build_backbone("resnet56", 7, 32).state_dict(), "seven.pt")
@@ -223,8 +287,6 @@ def test_help_loads_nothing_heavy():
 
 @pytest.mark.slow
 def test_two_processes_give_the_ics_of_one(folder):
-    from ztw_rl.supervised.backbones.registry import build_backbone
-
     torch.manual_seed(0)
     torch.save(build_backbone("resnet56", 10, 32).state_dict(), "backbone.pt")
     command = ["supervised", "train-ics", "--backbone=backbone.pt", "--method=cascade"]

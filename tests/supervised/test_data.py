@@ -154,6 +154,41 @@ def test_large_images_stream_from_class_folders(tmp_path, encoded, n_workers):
     assert test.labels.tolist() == [0, 0, 0, 1, 1, 1]
 
 
+def test_a_folder_of_any_classes_and_sizes(tmp_path, encoded):
+    folder(tmp_path, encoded, classes=("ant", "bee", "cow"), n=2, size=50, test="val")
+    (tmp_path / "train" / "bee" / "wide.jpg").write_bytes(encoded(99, 70, "JPEG"))
+    (tmp_path / "train" / "bee" / "notes.txt").write_text("no image")
+    (tmp_path / "train" / ".thumbnails").mkdir()
+    config = DataConfig("folder", str(tmp_path), held_out=0, n_workers=0, image_size=48)
+    source = open_source(config, "train", CPU)
+    assert (len(source), source.n_classes) == (7, 3)
+    assert class_names(config) == ("ant", "bee", "cow")
+    (batch,) = source.plain(10)
+    assert batch.images.shape == (7, 3, 48, 48)
+    assert batch.truth.tolist() == [0, 0, 1, 1, 1, 2, 2]
+    (test,) = open_source(replace(config, image_size=None), "test", CPU).plain(10)
+    assert test.images.shape == (6, 3, 224, 224)
+
+
+def test_folders_that_lack_something(tmp_path, encoded):
+    with pytest.raises(UserError, match="--data folder needs --data-path: a folder that holds tr"):
+        list_images(DataConfig("folder"), "train")
+    for i in range(2):
+        (tmp_path / "train" / "ant").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / "ant" / f"{i}.png").write_bytes(encoded(i))
+    config = DataConfig("folder", str(tmp_path), n_workers=0)
+    with pytest.raises(UserError, match="no folder test or val of class folders"):
+        list_images(config, "test")
+    (tmp_path / "train" / "ant" / "2.png").write_text("no image")
+    with pytest.raises(UserError, match=r"ant/2\.png is no readable image"):
+        list(open_source(config, "train", CPU).plain(9))
+    (tmp_path / "train" / "bee").mkdir()
+    with pytest.raises(UserError, match="train/bee holds no image"):
+        list_images(config, "train")
+    with pytest.raises(UserError, match="--image-size is for --data folder; leave it out for cif"):
+        DataConfig("cifar10", image_size=48)
+
+
 def test_class_names(cifar, tmp_path, encoded):
     folder(tmp_path / "folders", encoded)
     assert class_names(DataConfig("digits")) == tuple("0123456789")

@@ -16,6 +16,7 @@ from ztw_rl.supervised import loop, train_ics
 from ztw_rl.supervised.config import EnsembleTraining, ICTraining
 from ztw_rl.supervised.data.source import Batch
 from ztw_rl.supervised.engine import SingleProcess
+from ztw_rl.supervised.ic_learners import ICLogits, LabelLearner
 
 TINY = ICTraining(n_epochs=2, batch_size=8, ensemble=EnsembleTraining(n_epochs=3, batch_size=8))
 
@@ -50,7 +51,7 @@ def test_only_ics_and_ensembles_change(tiny_model, tiny_source, tmp_path, method
 def test_the_gradient_stops_at_the_predecessor(tiny_model, tiny_source, method, shielded):
     model = tiny_model(method)
     batch = next(tiny_source().epoch(8, seed=0))
-    log_probs = torch.log_softmax(train_ics.ICLogits(model)(batch.images), dim=-1)
+    log_probs = torch.log_softmax(ICLogits(model)(batch.images), dim=-1)
     cross_entropy(log_probs[:, 1:2], batch.labels).backward()
     reaches = [p.grad is not None and bool(p.grad.any()) for p in model.ics[0].parameters()]
     assert any(reaches) is not shielded
@@ -60,14 +61,14 @@ def test_the_gradient_stops_at_the_predecessor(tiny_model, tiny_source, method, 
 def test_the_logged_cosine(tiny_model, tiny_source, method, one):
     model = tiny_model(method)
     engine = SingleProcess("cpu")
-    learner = train_ics._ICLearner(train_ics.ICLogits(model), model, TINY, engine)
+    learner = LabelLearner(model, TINY, engine)
     cosine = learner.figures(next(tiny_source().epoch(8, seed=0)))["gradient_cosine"]
     assert (cosine == pytest.approx(1, abs=1e-5)) is one
 
 
 def test_a_share_of_no_images_adds_nothing(tiny_model):
     model = tiny_model("cascade")
-    learner = train_ics._ICLearner(train_ics.ICLogits(model), model, TINY, SingleProcess("cpu"))
+    learner = LabelLearner(model, TINY, SingleProcess("cpu"))
     empty = Batch(torch.zeros(0, 3, 32, 32, dtype=torch.uint8), torch.zeros(0).long(), 1)
     loss, right = learner.loss(empty)
     loss.backward()

@@ -7,11 +7,13 @@ normalisation, the ensemble's few hundred products) is not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ztw_rl.core.model import EarlyExitModel
@@ -35,9 +37,28 @@ class ExitCosts:
         return tuple(macs / self.backbone_macs for macs in self.macs)
 
 
+@contextmanager
+def counted() -> Iterator[FlopCounterMode]:
+    """Count what runs meanwhile, without gradients.
+
+    The counter does not know all fused kernels of attention, so attention runs in its parts.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            torch.no_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+        ):
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
 def count_macs(function: Callable[[], object]) -> int:
     """MACs of one call."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with counted() as counter:
         function()
     return int(counter.get_total_flops()) // 2
 

@@ -10,15 +10,19 @@ Python" (2022).
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx._symbolic_trace import _assert_is_none
 from torch.utils.flop_counter import FlopCounterMode
 
+from ztw_rl.core.cost import counted
 from ztw_rl.errors import UserError
 
 
@@ -59,32 +63,85 @@ def cut(network: nn.Module, example: Tensor, places: Sequence[str] | int) -> Cut
     """
     network.eval()
     graph, outputs = _traced(network)
+    whole = _whole(network, example)
     if isinstance(places, int):
         names = _spread(network, graph, outputs, example, places)
     else:
         names = tuple(places)
     nodes = [_node(name, outputs) for name in names]
-    blocks, shapes, x = [], [], example
-    parts = _parts(network, graph, nodes, names)
-    with torch.no_grad():
-        for name, block in zip(names, parts[:-1], strict=True):
-            x = block(x)
-            if not isinstance(x, Tensor) or x.ndim < 2 or len(x) != len(example):
-                raise UserError(
-                    f"'{name}' gives no tensor with a row for each sample; cut elsewhere"
-                )
-            blocks.append(block)
-            shapes.append(tuple(x.shape[1:]))
-        logits, whole = parts[-1](x), network(example)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(example):
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(f"the network must give (B, C) logits, not {found}")
+    *blocks, head = _parts(network, graph, nodes, names)
+    shapes, logits = _measured(blocks, head, names, example)
     if not torch.equal(logits, whole):
         raise UserError(
             "the network does something else when torch.fx has traced it; take what depends on its "
             "input's values out of it"
         )
-    return Cut(tuple(blocks), parts[-1], names, tuple(shapes), logits.shape[1])
+    return Cut(tuple(blocks), head, names, shapes, logits.shape[1])
+
+
+def chain(blocks: Sequence[nn.Module], head: nn.Module, example: Tensor) -> Cut:
+    """A network that comes in parts, such as one that cannot be traced.
+
+    Args:
+        blocks: In order, each from the features of the one before; a place lies after each. They
+            are put into eval mode, and so is the head.
+        head: From the last block's features to (B, C) logits.
+        example: (B, …), any input of the right shape and type, where the parts are.
+
+    Raises:
+        UserError: There is no block, or one of them or the head gives something else.
+    """
+    if not blocks:
+        raise UserError("there are no blocks, so there is no place for an exit")
+    for part in (*blocks, head):
+        part.eval()
+    _whole(nn.Sequential(*blocks, head), example)
+    names = tuple(f"block {number}" for number in range(len(blocks)))
+    shapes, logits = _measured(blocks, head, names, example)
+    return Cut(tuple(blocks), head, names, shapes, logits.shape[1])
+
+
+@torch.no_grad()
+def _measured(
+    blocks: Sequence[nn.Module], head: nn.Module, names: Sequence[str], example: Tensor
+) -> tuple[tuple[tuple[int, ...], ...], Tensor]:
+    """Shape of one sample's features after each block, and (B, C) logits."""
+    shapes: list[tuple[int, ...]] = []
+    x = example
+    for name, block in zip(names, blocks, strict=True):
+        x = block(x)
+        if not isinstance(x, Tensor) or x.ndim < 2 or len(x) != len(example):
+            raise UserError(f"'{name}' gives no tensor with a row for each sample; cut elsewhere")
+        shapes.append(tuple(x.shape[1:]))
+    return tuple(shapes), head(x)
+
+
+@torch.no_grad()
+def _whole(network: nn.Module, example: Tensor) -> Tensor:
+    """(B, C) logits of the network as it came.
+
+    Raises:
+        UserError: It fails, or gives something else.
+    """
+    try:
+        logits = network(example)
+    # It is the user's code, which may fail in any way.
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"the network cannot read the example, {example.dtype} {tuple(example.shape)} "
+            f"({reason}); give what it takes, on its device"
+        ) from None
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(example):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(f"the network must give (B, C) logits, not {found}")
+    return logits
+
+
+PLAIN = (NoneType, bool, int, float, str)
+"""Types of defaults that a trace can be made for."""
+CHECKS = (torch._assert, _assert_is_none)
+"""What a graph only makes sure of."""
 
 
 class _Tracer(fx.Tracer):
@@ -107,25 +164,31 @@ def _traced(network: nn.Module) -> tuple[fx.Graph, dict[str, list[fx.Node | None
     """The network's graph, and the output of each call of each submodule."""
     tracer = _Tracer()
     try:
-        graph = tracer.trace(network)
+        graph = tracer.trace(network, _defaults(network))
     # Tracing runs the user's code on stand-ins for tensors, which may fail in any way.
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"torch.fx cannot trace the network ({reason}); take that out of it"
         ) from None
-    # Checks of shapes would tie a part to what lies before it.
+    # Checks of shapes would tie a part to what lies before it; those of defaults, to what is not
+    # passed on.
     for node in reversed(graph.nodes):
-        if node.target is torch._assert:
+        if node.target in CHECKS:
             graph.erase_node(node)
     graph = fx.GraphModule(network, graph).graph
     graph.eliminate_dead_code()
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    # Further inputs that have defaults are taken as such.
     for node in inputs[1:]:
         if node.users:
             raise UserError(f"the network takes more than one input: '{node.name}'")
     return graph, tracer.outputs
+
+
+def _defaults(network: nn.Module) -> dict[str, Any]:
+    """What the network takes for inputs beside the first, where it says so itself."""
+    inputs = list(inspect.signature(network.forward).parameters.values())
+    return {p.name: p.default for p in inputs[1:] if isinstance(p.default, PLAIN)}
 
 
 def _node(name: str, outputs: dict[str, list[fx.Node | None]]) -> fx.Node:
@@ -228,7 +291,7 @@ def _spread(
     """The n places that divide the operations most nearly equally."""
     if n < 1:
         raise UserError(f"exits must be at least 1, not {n}")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with counted() as counter:
         meter = _Meter(fx.GraphModule(network, graph), counter)
         meter.run(example)
     total = int(counter.get_total_flops())

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ztw_rl.errors import UserError
 from ztw_rl.points.targets import DEFAULT, Proposal, Targets, flag
 
 if TYPE_CHECKING:
-    from ztw_rl.core.choice import Choice, Target, Unreachable
+    from ztw_rl.core.choice import Choice, Outcome, Point, Target, Unreachable
     from ztw_rl.supervised.classifier import Classifier
+    from ztw_rl.supervised.config import SelectedOn
     from ztw_rl.supervised.evaluate import Answers
 
 
@@ -51,7 +52,7 @@ def choose(point: ClassifierPoint, classifier: Classifier, path: Path) -> Propos
     Raises:
         UserError: The images are missing, or nothing will do.
     """
-    from ztw_rl.core.choice import Risk, Threshold, Unreachable
+    from ztw_rl.core.choice import Threshold, Unreachable
 
     target = point.target
     if target is None:
@@ -69,42 +70,30 @@ def choose(point: ClassifierPoint, classifier: Classifier, path: Path) -> Propos
         held_out = collect_answers(classifier, path, data, "held_out", device)
     classifier.model.cpu()
     seen = test if held_out is None else held_out
-    choice = _choose(target, point, seen, costs)
+    choice = pick(point, target, seen, costs)
     if isinstance(choice, Unreachable):
         raise UserError(f"{path}: {flag(target)} {choice.why}")
     if held_out is None:
-        found = choice.expected
-        images, how = "test images", "chosen on one half of them and tried on the other, in turn"
-    else:
-        found = worth(test, choice.point, costs)
-        images, how = "held-out training images", f"tried on {len(test):,} test images"
-    told = [f"{choice.point} chosen on all {len(seen):,} {images}"]
-    if isinstance(target, Risk):
-        told.append(
-            f"with confidence {point.confidence:g}, at most {point.risk:.1%} of images are "
-            "answered otherwise than by the backbone"
-        )
-    record = {
-        **point.record(),
-        "n_images": len(seen),
-        "selected_on": classifier.config.run.selected_on,
-    }
-    if found is None:
-        told.append("what it is worth cannot be told: a half of the images allows no choice")
-    else:
-        told.append(
-            f"{how}: {found.score:.2%} right (the backbone {test.backbone_accuracy:.2%}) at "
-            f"{found.cost:.3f} of the {point.cost_word}; "
-            f"{found.disagreement:.2%} differ from the backbone"
-        )
-        expected = {"accuracy" if k == "score" else k: v for k, v in asdict(found).items()}
-        record |= {f"expected_{name}": value for name, value in expected.items()}
-    return Proposal(choice.point, tuple(told), record)
+        return cross_fitted(point, choice, test, "test images")
+    found = worth(test, choice.point, costs)
+    how = f"tried on {len(test):,} test images"
+    told = [f"{choice.point} chosen on all {len(seen):,} held-out training images"]
+    told += _guarantee(point)
+    told.append(f"{how}: {_worth(point, found, test)}")
+    return Proposal(choice.point, tuple(told), _record(point, found, len(seen), "held_out"))
 
 
-def _choose(
-    target: Target, point: ClassifierPoint, seen: Answers, costs: tuple[float, ...]
+def pick(
+    point: ClassifierPoint, target: Target, seen: Answers, costs: tuple[float, ...]
 ) -> Choice | Unreachable:
+    """What a target picks on images.
+
+    Args:
+        point: How it is asked for.
+        target: What is wanted.
+        seen: Answers to the images.
+        costs: E costs of leaving at each exit, relative to the backbone's.
+    """
     from ztw_rl.core import choice
     from ztw_rl.supervised.trial import choose_per_exit, points_for, trial_of
 
@@ -112,6 +101,77 @@ def _choose(
         assert isinstance(target, choice.Budget)
         return choose_per_exit(target, seen, costs)
     return choice.choose(target, trial_of(seen, points_for(target, seen), costs))
+
+
+def cross_fitted(point: ClassifierPoint, choice: Choice, seen: Answers, images: str) -> Proposal:
+    """A choice, and what one so made on a half of the images is worth on the other.
+
+    Args:
+        point: How it was asked for.
+        choice: From ``pick``.
+        seen: The answers that it was made on.
+        images: What they are called.
+    """
+    told = [f"{choice.point} chosen on all {len(seen):,} {images}", *_guarantee(point)]
+    if choice.expected is None:
+        told.append("what it is worth cannot be told: a half of the images allows no choice")
+    else:
+        how = "chosen on one half of them and tried on the other, in turn"
+        told.append(f"{how}: {_worth(point, choice.expected, seen)}")
+    record = _record(point, choice.expected, len(seen), "cross_fit")
+    return Proposal(choice.point, tuple(told), record)
+
+
+def tried(
+    point: ClassifierPoint,
+    own: Point,
+    seen: Answers,
+    costs: tuple[float, ...],
+    images: str,
+) -> tuple[Proposal, Outcome]:
+    """A point that the user names, and what it is worth.
+
+    Args:
+        point: How it was asked for.
+        own: The point.
+        seen: Answers to images.
+        costs: See ``pick``.
+        images: What they are called.
+    """
+    from ztw_rl.supervised.trial import worth
+
+    found = worth(seen, own, costs)
+    told = f"{own} on {len(seen):,} {images}: {_worth(point, found, seen)}"
+    return Proposal(own, (told,)), found
+
+
+def _guarantee(point: ClassifierPoint) -> list[str]:
+    if point.risk is None:
+        return []
+    return [
+        f"with confidence {point.confidence:g}, at most {point.risk:.1%} of images are "
+        "answered otherwise than by the backbone"
+    ]
+
+
+def _worth(point: ClassifierPoint, found: Outcome, tried: Answers) -> str:
+    """What a point does to images, in words."""
+    return (
+        f"{found.score:.2%} right (the backbone {tried.backbone_accuracy:.2%}) at "
+        f"{found.cost:.3f} of the {point.cost_word}; "
+        f"{found.disagreement:.2%} differ from the backbone"
+    )
+
+
+def _record(
+    point: ClassifierPoint, found: Outcome | None, n_images: int, selected_on: SelectedOn
+) -> dict[str, Any]:
+    """The same for an artefact's metadata."""
+    record = {**point.record(), "n_images": n_images, "selected_on": selected_on}
+    if found is None:
+        return record
+    expected = {"accuracy" if k == "score" else k: v for k, v in asdict(found).items()}
+    return record | {f"expected_{name}": value for name, value in expected.items()}
 
 
 def _costs(point: ClassifierPoint, classifier: Classifier) -> tuple[float, ...]:

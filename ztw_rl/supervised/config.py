@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field
 from math import inf, isfinite
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
+from ztw_rl.errors import UserError
 from ztw_rl.settings import (
     AtLeastZero,
     Count,
@@ -19,7 +21,13 @@ from ztw_rl.settings import (
 )
 
 Arch = Literal["resnet56", "mobilenet", "wideresnet", "vgg16", "resnet50"]
-DataName = Literal["digits", "cifar10", "cifar100", "cifar2", "tinyimagenet", "imagenet", "oct2017"]
+"""Networks of our own, whose internal classifiers are the paper's."""
+AnyArch = Arch | str
+"""One of these, or such as ``timm:resnet50`` and ``torchvision:resnet18``; see ``library_arch``."""
+Library = Literal["timm", "torchvision"]
+DataName = Literal[
+    "digits", "cifar10", "cifar100", "cifar2", "tinyimagenet", "imagenet", "oct2017", "folder"
+]
 MethodName = Literal["ztw", "sdn", "cascade", "ensemble", "additive", "no_stop_gradient"]
 Precision = Literal["float32", "bfloat16"]
 OptimizerName = Literal["adam", "sgd"]
@@ -27,11 +35,46 @@ FallbackName = Literal["last", "most_confident"]
 
 
 @dataclass(frozen=True)
+class LibraryArch:
+    """A library's network."""
+
+    library: Library
+    model: str
+    """Its name there."""
+
+    def __str__(self) -> str:
+        """As the command line has it."""
+        return f"{self.library}:{self.model}"
+
+
+def library_arch(arch: AnyArch) -> LibraryArch | None:
+    """The library's network that a name means; None of a network of our own.
+
+    Args:
+        arch: Such as ``resnet56`` or ``timm:resnet50``.
+
+    Raises:
+        UserError: It is neither.
+    """
+    library, colon, model = arch.partition(":")
+    for known in get_args(Library):
+        if colon and library == known and model:
+            return LibraryArch(known, model)
+    if arch not in get_args(Arch):
+        near = difflib.get_close_matches(arch, get_args(Arch), n=1, cutoff=0.0)[0]
+        raise UserError(
+            f"there is no network '{arch}'; did you mean '{near}'? Others are called such as "
+            "timm:resnet50 or torchvision:resnet18"
+        )
+    return None
+
+
+@dataclass(frozen=True)
 class PixelConfig(Ranged):
     """How an image enters a network. A network must be run on what it was trained on."""
 
-    image_size: Annotated[int, Range(32)] = 32
-    """Side in pixels, a multiple of 32."""
+    image_size: Count = 32
+    """Side in pixels."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Subtracted from each channel of pixels in 0 … 1."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -39,7 +82,6 @@ class PixelConfig(Ranged):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, self.image_size % 32 == 0, "image_size", "a multiple of 32")
         require(self, all(map(isfinite, self.mean)), "mean", "all finite")
         require(self, all(0 < s < inf for s in self.std), "std", "all above 0 and finite")
 
@@ -98,7 +140,8 @@ class ICTraining(Ranged):
     """Shares of the training after which the next learning rate takes over: epoch 15 of 50."""
     n_ics: Annotated[int | None, Range(1)] = None
     """Number of ICs, spread evenly over the blocks; by default one after each block, or after
-    each third block of resnet50."""
+    each third block of resnet50. In a network of timm or torchvision they are spread over the
+    operations, three by default."""
     precision: Precision = "float32"
     """Arithmetic of backbone and ICs; weights and losses stay in float32."""
     ensemble: EnsembleTraining = field(default_factory=EnsembleTraining)
@@ -132,7 +175,8 @@ class DataConfig(Ranged):
     """Which images, and which of them train, select and test."""
 
     data: DataName = "digits"
-    """digits needs no download; cifar2 is cifar10 as animals and transport."""
+    """digits needs no download; cifar2 is cifar10 as animals and transport; folder is any set of
+    images of your own."""
     data_path: str | None = None
     """Folder with train*.parquet and test*.parquet, or with train/ and test/ or val/ of one
     folder per class, or the data set's own layout; by default data/, where torchvision downloads
@@ -147,10 +191,18 @@ class DataConfig(Ranged):
     """Use only this many test images, drawn at random."""
     n_workers: Annotated[int, Range(0)] = 2
     """Threads or processes that decode images."""
+    image_size: Annotated[int | None, Range(1)] = None
+    """Side in pixels to which the images of a folder are scaled and cropped; by default what the
+    weights of timm or torchvision are made for, else 224."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, 0 <= self.held_out < 1, "held_out", "at least 0 and below 1")
+        if self.image_size is not None and self.data != "folder":
+            raise UserError(
+                f"--image-size is for --data folder; leave it out for {self.data}, whose images "
+                "have a size of their own"
+            )
 
     def trains_on_the_same(self, other: DataConfig) -> bool:
         """Whether training and held-out images are those of ``other``."""
@@ -162,12 +214,21 @@ class DataConfig(Ranged):
 class BackboneRun(Ranged):
     """All settings of a backbone's training: its ``config.json``."""
 
-    arch: Arch
+    arch: AnyArch
     seed: Seed
     init: str | None
     data: DataConfig
     pixels: PixelConfig
     training: BackboneTraining
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        library_arch(self.arch)
+
+    @property
+    def title(self) -> str:
+        """Network and data, as files are called."""
+        return title(self.arch, self.data)
 
 
 SelectedOn = Literal["held_out", "cross_fit"]
@@ -177,7 +238,7 @@ SelectedOn = Literal["held_out", "cross_fit"]
 class ICRun(Ranged):
     """All settings of a training of ICs: its ``config.json``."""
 
-    arch: Arch
+    arch: AnyArch
     method: MethodName
     seed: Seed
     backbone: str
@@ -188,3 +249,17 @@ class ICRun(Ranged):
     data: DataConfig
     pixels: PixelConfig
     training: ICTraining
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        library_arch(self.arch)
+
+    @property
+    def title(self) -> str:
+        """Network and data, as files are called."""
+        return title(self.arch, self.data)
+
+
+def title(arch: AnyArch, data: DataConfig) -> str:
+    """What a network and its data are called in names of files: no colon, which not all allow."""
+    return f"{arch.replace(':', '-')}-{data.data}"

@@ -78,7 +78,7 @@ def collect(
 
     Args:
         model: In eval mode, on the source's device.
-        source: The images.
+        source: The images; where it knows no labels, the backbone's own answers stand in.
         batch_size: Images at once.
         on_batch: Called with the number of images of each batch.
     """
@@ -87,8 +87,8 @@ def collect(
         alone = model.alone(batch.images)
         log_probs.append(model.ensembled(alone).cpu())
         backbone.append(alone[:, -1].argmax(dim=-1).cpu())
-        labels.append(batch.labels.cpu())
-        on_batch(len(batch.labels))
+        labels.append(backbone[-1] if batch.labels is None else batch.labels.cpu())
+        on_batch(len(batch.images))
     return Answers(torch.cat(log_probs), torch.cat(backbone), torch.cat(labels))
 
 

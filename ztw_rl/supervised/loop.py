@@ -78,15 +78,17 @@ class State:
 class RunLog:
     """Where a training writes: folder, logs, progress. Only the first process has one."""
 
-    run_dir: Path
+    run_dir: Path | None
+    """Of checkpoints and logs; without one, nothing is kept."""
     console: Console
     hidden_from: int | None = None
     """TensorBoard forgets an earlier session's points from this step on: they come again."""
-    writer: SummaryWriter = field(init=False)
+    writer: SummaryWriter | None = field(init=False, default=None)
     progress: Progress = field(init=False)
 
     def __post_init__(self) -> None:
-        self.writer = SummaryWriter(str(self.run_dir / "logs"), purge_step=self.hidden_from)
+        if self.run_dir is not None:
+            self.writer = SummaryWriter(str(self.run_dir / "logs"), purge_step=self.hidden_from)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -97,6 +99,29 @@ class RunLog:
             TimeRemainingColumn(elapsed_when_finished=False),
             console=self.console,
         )
+
+    def write(self, name: str, figures: dict[str, float], step: int) -> None:
+        """Log figures.
+
+        Args:
+            name: What is learnt; the figures' names come behind it.
+            figures: By name.
+            step: Minibatches done.
+        """
+        if self.writer is not None:
+            for key, value in figures.items():
+                self.writer.add_scalar(f"{name}/{key}", value, step)
+
+    def save(self, done: int, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Leave a checkpoint; see ``restore``."""
+        if self.run_dir is not None:
+            save_training(self.run_dir, done, module, optimizer, State(done))
+
+    def close(self) -> None:
+        """End the progress display and the logs."""
+        self.progress.stop()
+        if self.writer is not None:
+            self.writer.close()
 
 
 def add_task(run_log: RunLog | None, name: str, total: int, done: int = 0) -> TaskID | None:
@@ -156,9 +181,9 @@ def run(
     Raises:
         UserError: Loss or weights are no longer finite numbers.
     """
-    per_epoch = -(-len(source) // schedule.batch_size)
+    per_epoch = source.n_batches(schedule.batch_size)
     total = per_epoch * schedule.n_epochs
-    first, began, rate = done, time.monotonic(), 0.0
+    shown, began, rate = 0, time.monotonic(), 0.0
     task = add_task(run_log, learner.name, total, done)
     while done < total:
         epoch, skip = divmod(done, per_epoch)
@@ -166,7 +191,7 @@ def run(
         batches = source.epoch(schedule.batch_size, mix_seeds(seed, epoch), engine.shard, skip)
         for batch in _until(batches, engine, stop):
             if run_log and done == epoch * per_epoch:
-                _write(run_log, learner.name, learner.figures(batch), done + 1)
+                run_log.write(learner.name, learner.figures(batch), done + 1)
             rate = piecewise_rate(done / total, schedule.learning_rates, schedule.milestones)
             set_learning_rate(optimizer, rate)
             optimizer.zero_grad(set_to_none=True)
@@ -182,13 +207,13 @@ def run(
             if not math.isfinite(losses):
                 raise _diverged(learner, done)
             hits = hits.to(right) + right
-            seen += len(batch.labels)
+            seen += len(batch.images)
+            shown += batch.size
             if run_log is not None and task is not None:
-                images = (done - first) * schedule.batch_size / (time.monotonic() - began)
                 run_log.progress.update(
                     task,
                     completed=done,
-                    rate=f"{images:.0f} images/s  ",
+                    rate=f"{shown / (time.monotonic() - began):.0f} samples/s  ",
                     loss=losses / max(seen, 1),
                 )
         if not are_finite(chain(module.parameters(), module.buffers())):
@@ -199,14 +224,14 @@ def run(
             figures |= {f"train_accuracy/exit_{m}": share for m, share in enumerate(shares)}
             if done % per_epoch == 0 and on_epoch:
                 figures |= on_epoch()
-            _write(run_log, learner.name, figures, done)
+            run_log.write(learner.name, figures, done)
             if not run_log.console.is_terminal:
                 run_log.console.print(
                     f"{learner.name}: epoch {done / per_epoch:.2f} of {schedule.n_epochs}  "
                     f"loss {losses / seen:.4f}  accuracy {shares[-1]:.2%} at the last exit learnt"
                 )
         if run_log:
-            save_training(run_log.run_dir, done, module, optimizer, State(done))
+            run_log.save(done, module, optimizer)
         if engine.any_stopped(stop.requested):
             break
     return done >= total
@@ -225,8 +250,3 @@ def _until(batches: Iterator[Batch], engine: Engine, stop: StopRequest) -> Itera
         yield batch
         if engine.any_stopped(stop.requested):
             return
-
-
-def _write(run_log: RunLog, name: str, figures: dict[str, float], step: int) -> None:
-    for key, value in figures.items():
-        run_log.writer.add_scalar(f"{name}/{key}", value, step)

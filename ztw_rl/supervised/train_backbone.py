@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from ztw_rl.console import graceful_stop
 from ztw_rl.core.checkpoint import save_tensors
 from ztw_rl.core.training import freeze
-from ztw_rl.supervised.backbones.base import Backbone, NormalizePixels
+from ztw_rl.errors import UserError
+from ztw_rl.supervised.backbones.base import NormalizePixels
+from ztw_rl.supervised.backbones.weights import final_layer
 from ztw_rl.supervised.config import BackboneTraining, PixelConfig
 from ztw_rl.supervised.data.source import Batch, Source
 from ztw_rl.supervised.engine import Engine, arithmetic
@@ -49,9 +51,15 @@ class _BackboneLearner:
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """See ``Learner``."""
         with arithmetic(self._config.precision, self._device):
-            logits = self._network(self._pixels(batch.images)).float()
-        right = (logits.argmax(dim=1) == batch.labels).sum().view(1)
-        return F.cross_entropy(logits, batch.labels, reduction="sum"), right
+            found = self._network(self._pixels(batch.images))
+        if not isinstance(found, Tensor):
+            raise UserError(
+                f"the network gives {type(found).__name__} while it trains and not only logits; "
+                "choose another --arch"
+            )
+        logits = found.float()
+        right = (logits.argmax(dim=1) == batch.truth).sum().view(1)
+        return F.cross_entropy(logits, batch.truth, reduction="sum"), right
 
     def figures(self, batch: Batch) -> dict[str, float]:
         """See ``Learner``."""
@@ -63,12 +71,12 @@ def accuracy(network: nn.Module, pixels: NormalizePixels, source: Source) -> flo
     """Share of a source's images that a network, in eval mode, gets right."""
     right = torch.zeros((), dtype=torch.int64)
     for batch in source.plain(256):
-        right += (network(pixels(batch.images)).argmax(dim=1) == batch.labels).sum().cpu()
+        right += (network(pixels(batch.images)).argmax(dim=1) == batch.truth).sum().cpu()
     return right.item() / len(source)
 
 
 def train_backbone(
-    backbone: Backbone,
+    backbone: nn.Module,
     pixels: PixelConfig,
     source: Source,
     held_out: Source | None,
@@ -110,7 +118,7 @@ def train_backbone(
             backbone.train()
         else:
             freeze(backbone)
-            backbone.final.requires_grad_(True)
+            final_layer(backbone).requires_grad_(True)
 
     to_training()
     learns = [p for p in backbone.parameters() if p.requires_grad]
@@ -156,8 +164,7 @@ def train_backbone(
             )
         finally:
             if run_log:
-                run_log.progress.stop()
-                run_log.writer.close()
+                run_log.close()
     reached = measure().get("held_out_accuracy")
     freeze(backbone)
     if run_log and finished:

@@ -41,6 +41,30 @@ def check(backend, model, x):
         )
 
 
+class Appends(nn.Module):
+    """A linear layer of the features and of two numbers that are the same for every sample."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.numbers = nn.Parameter(torch.randn(1, 2))
+        self.linear = nn.Linear(n_features + 2, n_classes)
+
+    def forward(self, x):
+        return self.linear(torch.cat([x.flatten(1), self.numbers.expand(len(x), -1)], dim=1))
+
+
+def test_a_layer_far_behind_the_input_that_needs_the_size_of_the_batch(make_model):
+    model = make_model(3)
+    head = Appends(4 * 9 * 9, 5)
+    model = EarlyExitModel(model.blocks, head, model.ics, model.attach, model.ensemble)
+    model = model.eval().requires_grad_(False)
+    x = torch.randn(40, 3, 9, 9)
+    backend = onnx(model, x[:1])
+    check(backend, model, x)
+    check(backend, model, x[:1])
+    torch.testing.assert_close(backend.backbone(x), model.backbone(x))
+
+
 @pytest.mark.parametrize(
     ("method", "ensemble_head"),
     [("sdn", False), ("ztw", False), ("ztw", True), ("additive", False), ("additive", True)],

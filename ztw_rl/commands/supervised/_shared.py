@@ -12,11 +12,12 @@ from ztw_rl import runs
 from ztw_rl.commands import _arguments
 from ztw_rl.commands._arguments import SettingsT
 from ztw_rl.errors import UserError
-from ztw_rl.supervised.config import BackboneRun, DataConfig, PixelConfig
+from ztw_rl.supervised.config import BackboneRun, DataConfig, PixelConfig, library_arch
 
 if TYPE_CHECKING:
-    from ztw_rl.supervised.backbones.base import Backbone
-    from ztw_rl.supervised.config import Arch, ICRun
+    from torch import nn
+
+    from ztw_rl.supervised.config import AnyArch, ICRun
     from ztw_rl.supervised.engine import Engine
 
 BACKBONE_KIND = "backbone"
@@ -32,20 +33,60 @@ def resolve(data: DataConfig) -> DataConfig:
     return replace(data, data_path=str(Path(data.data_path).resolve()))
 
 
-def sized(pixels: PixelConfig, data: DataConfig) -> PixelConfig:
-    """The pixels, in the size of the data set's images.
+def expected_pixels(arch: AnyArch) -> PixelConfig:
+    """Normalisation that a network expects, where its library says.
+
+    Args:
+        arch: Its name.
 
     Raises:
-        UserError: They were wished for in another.
+        UserError: There is no such network, or its library is not installed.
+    """
+    library = library_arch(arch)
+    if library is None:
+        return PixelConfig()
+    from ztw_rl.supervised.backbones.libraries import preprocessing
+
+    return replace(preprocessing(library), image_size=PixelConfig().image_size)
+
+
+def sized(pixels: PixelConfig, data: DataConfig, arch: AnyArch) -> tuple[PixelConfig, DataConfig]:
+    """The pixels, in the size of the data set's images, and a folder's images in a size.
+
+    Args:
+        pixels: As wished for.
+        data: The images.
+        arch: The network, which may say how large a folder's images should be.
+
+    Raises:
+        UserError: They were wished for in another size.
     """
     from ztw_rl.supervised.data.datasets import SPECS
 
     size = SPECS[data.data].image_size
+    if data.data == "folder":
+        size = data.image_size or _native_size(arch, size)
+        data = replace(data, image_size=size)
     if pixels.image_size not in (size, PixelConfig().image_size):
+        if data.data == "folder":
+            raise UserError(
+                f"--image-size {size} is not the {pixels.image_size} pixels that the network was "
+                "trained on; leave it out"
+            )
         raise UserError(
             f"--pixels.image-size follows from the data: {size} for {data.data}; leave it out"
         )
-    return replace(pixels, image_size=size)
+    return replace(pixels, image_size=size), data
+
+
+def _native_size(arch: AnyArch, default: int) -> int:
+    """Side of the images that the library's weights are made for."""
+    library = library_arch(arch)
+    if library is None:
+        return default
+    from ztw_rl.supervised.backbones.libraries import preprocessing
+
+    return preprocessing(library).image_size
 
 
 def newest(root: Path, kind: str, remedy: str, holding: str = runs.CONFIG) -> Path:
@@ -166,14 +207,14 @@ def never_saw_held_out(path: Path, data: DataConfig) -> bool:
     return run.init is None or never_saw_held_out(Path(run.init), data)
 
 
-def load_backbone(path: Path, arch: Arch, n_classes: int, image_size: int) -> Backbone:
+def load_backbone(path: Path, arch: AnyArch, n_classes: int, image_size: int) -> nn.Module:
     """A trained network, from a run of ``train-backbone`` or from a file of weights.
 
     Raises:
         UserError: The training is not finished, or the weights are another network's.
     """
     from ztw_rl.supervised.backbones.registry import build_backbone
-    from ztw_rl.supervised.backbones.weights import load_weights, read_weights
+    from ztw_rl.supervised.backbones.weights import final_names, load_weights, read_weights
     from ztw_rl.supervised.train_backbone import WEIGHTS
 
     weights = path / WEIGHTS if path.is_dir() else path
@@ -183,18 +224,12 @@ def load_backbone(path: Path, arch: Arch, n_classes: int, image_size: int) -> Ba
         )
     backbone = build_backbone(arch, n_classes, image_size)
     tensors = read_weights(weights)
-    final = backbone.state_dict()[_bias(backbone)]
-    given = tensors.get(_bias(backbone))
-    if given is not None and given.shape != final.shape:
+    name = final_names(backbone)[0]
+    given, final = tensors.get(name), backbone.state_dict()[name]
+    if given is not None and len(given) != len(final):
         raise UserError(
             f"{path} tells {len(given)} classes apart, but the data have {n_classes}; retrain its "
             "final layer with: ztw-rl supervised train-backbone --trains head --init ..."
         )
     load_weights(backbone, tensors, weights)
     return backbone
-
-
-def _bias(backbone: Backbone) -> str:
-    from ztw_rl.supervised.backbones.weights import final_names
-
-    return final_names(backbone)[1]

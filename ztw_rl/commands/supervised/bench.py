@@ -68,5 +68,5 @@ def main(arguments: list[str]) -> int:
         return torch.cat([batch.images for batch in source.plain(wanted)])
 
     groups = measure(args, classifier, choice, images)
-    report(args, groups, f"{run.arch}-{run.data.data}", choice, path)
+    report(args, groups, run.title, choice, path)
     return 0

@@ -96,7 +96,7 @@ def main(arguments: list[str]) -> int:
         found += _evaluate(path, classifier, args, device)
     first = next(iter(classifiers.values())).config.run
     run = EvalRun(tuple(classifiers), args.fallback, args.n_test)
-    output = args.output or runs.create(args.runs_dir, KIND, f"{first.arch}-{first.data.data}", run)
+    output = args.output or runs.create(args.runs_dir, KIND, first.title, run)
     budgets = budget_table(found)
     title = f"{first.arch}, {first.data.data}"
     save_json(output / "eval.json", asdict(run))

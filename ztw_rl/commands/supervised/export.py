@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
 
     classifier = load_classifier(path)
     run = classifier.config.run
-    name = f"{run.arch}-{run.data.data}"
+    name = run.title
     output = args.output or Path(f"{name}.zip")
     runs.check_writable_file(output)
     choice = choose(args.point, classifier, path)

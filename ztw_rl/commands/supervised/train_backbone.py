@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ztw_rl import runs
-from ztw_rl.commands._arguments import help_first, peek, read
+from ztw_rl.commands._arguments import help_first, parse, peek, read
 from ztw_rl.commands.supervised._shared import (
     BACKBONE_KIND,
     PRETRAINED,
     check_resumable,
+    expected_pixels,
     newest,
     resolve,
     run_folder,
@@ -21,12 +22,14 @@ from ztw_rl.commands.supervised._shared import (
 )
 from ztw_rl.console import plain_console
 from ztw_rl.errors import INTERRUPTED, UserError
-from ztw_rl.supervised.config import Arch, BackboneRun, BackboneTraining, DataConfig, PixelConfig
+from ztw_rl.supervised.config import AnyArch, BackboneRun, BackboneTraining, DataConfig, PixelConfig
 
 if TYPE_CHECKING:
-    from ztw_rl.supervised.backbones.base import Backbone
+    from torch import nn
 
 PROG = "ztw-rl supervised train-backbone"
+PRETRAINED_ARCHS = ("resnet50", "torchvision:resnet50")
+"""Networks whose weights are downloaded."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ class TrainBackbone:
     processes: torchrun --nproc-per-node N -m ztw_rl.cli supervised train-backbone ...
     """
 
-    arch: Arch = "resnet56"
-    """The network; resnet50 reads large images."""
+    arch: AnyArch = "resnet56"
+    """The network; resnet50 reads large images. timm:NAME and torchvision:NAME are theirs."""
     init: str | None = None
     """Begin from these weights: a .safetensors, .th or .pt file, a run folder, or 'torchvision'
     for its resnet50. A final layer for another number of classes is replaced. Thresholds can be
@@ -69,7 +72,7 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: The command line, the data, the weights or the run to resume has an error.
     """
-    early = peek(arguments, "resume", "runs-dir")
+    early = peek(arguments, "arch", "resume", "runs-dir")
     if early["resume"] is not None:
         root = Path(early["runs-dir"] or "runs")
         with help_first(TrainBackbone, arguments, PROG):
@@ -88,13 +91,17 @@ def main(arguments: list[str]) -> int:
         wanted = replace(args, init=_located(args.init), data=resolve(args.data))
         check_resumable(run_dir, args.resume, default, wanted)
         return _train(replace(stored, data=wanted.data), run_dir, args)
-    args = read(TrainBackbone, arguments, PROG)
+
+    def start() -> TrainBackbone:
+        arch = early["arch"] or TrainBackbone().arch
+        return TrainBackbone(pixels=expected_pixels(arch))
+
+    args = parse(TrainBackbone, arguments, PROG, start)
     if args.training.trains == "head" and args.init is None:
         raise UserError("--trains head needs --init: weights to keep below the final layer")
     runs.check_writable(args.runs_dir / BACKBONE_KIND)
-    data = resolve(args.data)
-    init, pixels = _located(args.init), sized(args.pixels, data)
-    run = BackboneRun(args.arch, args.seed, init, data, pixels, args.training)
+    pixels, data = sized(args.pixels, resolve(args.data), args.arch)
+    run = BackboneRun(args.arch, args.seed, _located(args.init), data, pixels, args.training)
     return _train(run, None, args)
 
 
@@ -116,8 +123,7 @@ def _train(run: BackboneRun, resumed: Path | None, args: TrainBackbone) -> int:
     held_out = open_source(run.data, "held_out", engine.device) if run.data.held_out else None
     torch.manual_seed(run.seed)
     backbone = _begin(run, source.n_classes, resumed is not None)
-    name = f"{run.arch}-{run.data.data}"
-    with run_folder(resumed, args.runs_dir, BACKBONE_KIND, name, run, engine) as run_dir:
+    with run_folder(resumed, args.runs_dir, BACKBONE_KIND, run.title, run, engine) as run_dir:
         console.print(f"{'going on' if resumed else 'training'} in {run_dir}", soft_wrap=True)
         result = train_backbone(
             backbone,
@@ -141,7 +147,7 @@ def _train(run: BackboneRun, resumed: Path | None, args: TrainBackbone) -> int:
     return 0
 
 
-def _begin(run: BackboneRun, n_classes: int, resumed: bool) -> Backbone:
+def _begin(run: BackboneRun, n_classes: int, resumed: bool) -> nn.Module:
     """The network with the parameters that training begins from; a checkpoint has its own."""
     from ztw_rl.supervised.backbones.registry import build_backbone
     from ztw_rl.supervised.backbones.weights import final_names, load_weights, read_weights
@@ -151,6 +157,11 @@ def _begin(run: BackboneRun, n_classes: int, resumed: bool) -> Backbone:
     if run.init is None or resumed:
         return backbone
     if run.init == PRETRAINED:
+        if run.arch not in PRETRAINED_ARCHS:
+            raise UserError(
+                f"--init torchvision has weights of resnet50 alone; for {run.arch} name a file of "
+                "weights with --init"
+            )
         from ztw_rl.supervised.backbones.resnets import pretrained
 
         tensors = pretrained()

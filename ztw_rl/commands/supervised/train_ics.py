@@ -13,6 +13,7 @@ from ztw_rl.commands._arguments import flat, help_first, parse, peek, read
 from ztw_rl.commands.supervised._shared import (
     IC_KIND,
     check_resumable,
+    expected_pixels,
     load_backbone,
     never_saw_held_out,
     newest,
@@ -25,7 +26,7 @@ from ztw_rl.commands.supervised._shared import (
 from ztw_rl.console import plain_console
 from ztw_rl.errors import INTERRUPTED, UserError
 from ztw_rl.supervised.config import (
-    Arch,
+    AnyArch,
     DataConfig,
     DataName,
     ICRun,
@@ -57,8 +58,8 @@ class TrainICs:
     ensemble; no_stop_gradient: ztw without the shield between ICs."""
     ics: Path | None = None
     """A run of train-ics whose ICs are taken over: only the ensembles are fitted."""
-    arch: Arch = "resnet56"
-    """The network."""
+    arch: AnyArch = "resnet56"
+    """The network; timm:NAME and torchvision:NAME are theirs."""
     seed: int = 0
     """Of initial weights, order and augmentation."""
     device: str = "auto"
@@ -85,7 +86,7 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: The command line, the data, the weights or the run to resume has an error.
     """
-    early = peek(arguments, "backbone", "data", "ics", "resume", "runs-dir")
+    early = peek(arguments, "arch", "backbone", "data", "ics", "resume", "runs-dir")
     root = Path(early["runs-dir"] or "runs")
     if early["resume"] is not None:
         with help_first(TrainICs, arguments, PROG):
@@ -110,7 +111,7 @@ def main(arguments: list[str]) -> int:
         return Path(early["backbone"] or newest_backbone(root))
 
     def start() -> TrainICs:
-        found = _defaults(find(), early["data"])
+        found = _defaults(find(), early["arch"], early["data"])
         return _like(found, Path(early["ics"])) if early["ics"] else found
 
     args = parse(TrainICs, arguments, PROG, start)
@@ -118,7 +119,7 @@ def main(arguments: list[str]) -> int:
     if args.ics:
         _check_like(args, _like(args, args.ics))
     runs.check_writable(args.runs_dir / IC_KIND)
-    data = resolve(args.data)
+    pixels, data = sized(args.pixels, resolve(args.data), args.arch)
     run = ICRun(
         arch=args.arch,
         method=args.method,
@@ -127,7 +128,7 @@ def main(arguments: list[str]) -> int:
         ics=str(args.ics.resolve()) if args.ics else None,
         selected_on="held_out" if never_saw_held_out(path, data) else "cross_fit",
         data=data,
-        pixels=sized(args.pixels, data),
+        pixels=pixels,
         training=args.training,
     )
     return _train(run, None, args)
@@ -141,7 +142,7 @@ def _resumable(root: Path) -> Path:
     return newest(root, IC_KIND, PROG, holding=runs.CHECKPOINT)
 
 
-def _defaults(path: Path, data: str | None) -> TrainICs:
+def _defaults(path: Path, arch: str | None, data: str | None) -> TrainICs:
     """What the command line starts from: the backbone's network and data, the paper's schedule."""
     trained = stored_backbone(path)
     named = cast("DataName", data) if data in get_args(DataName) else None
@@ -150,11 +151,14 @@ def _defaults(path: Path, data: str | None) -> TrainICs:
             backbone=path,
             data=DataConfig(held_out=0.0),
             training=default_ic_training(named or "digits"),
+            pixels=expected_pixels(arch or TrainICs().arch),
         )
+    # The size of a folder's images says nothing of another set's.
+    same = named in (None, trained.data.data)
     return TrainICs(
         backbone=path,
         arch=trained.arch,
-        data=trained.data,
+        data=trained.data if same else replace(trained.data, image_size=None),
         training=default_ic_training(named or trained.data.data),
         pixels=trained.pixels,
     )
@@ -216,7 +220,7 @@ def _train(run: ICRun, resumed: Path | None, args: TrainICs) -> int:
     )
     if run.ics:
         _take_over(model, Path(run.ics), run)
-    name = f"{run.arch}-{run.data.data}-{run.method.replace('_', '-')}"
+    name = f"{run.title}-{run.method.replace('_', '-')}"
     with run_folder(resumed, args.runs_dir, IC_KIND, name, run, engine) as run_dir:
         console.print(f"{'going on' if resumed else 'fitting ICs'} in {run_dir}", soft_wrap=True)
         finished = train_ics(

@@ -105,6 +105,7 @@ def export_graphs(model: EarlyExitModel, x: Tensor) -> Graphs:
     # A property that serialises anew at every access.
     whole = program.model_proto
     _fold_divisions(whole.graph)
+    batch_sizes = [node for node in whole.graph.node if _is_batch_size(node)]
     extractor = onnx.utils.Extractor(whole)
     state = ("next_features", "next_logits")
     exits = []
@@ -114,12 +115,26 @@ def export_graphs(model: EarlyExitModel, x: Tensor) -> Graphs:
         if m == last and last and not head_is_ensembled(model):
             del reads[1]
         wanted = [f"{name}_{m}" for name in (*own, "log_probs", "confidence")]
+        # The exporter counts the network's input wherever it needs the size of the batch, far
+        # behind that too. What an exit reads has as many rows.
+        for node in batch_sizes:
+            node.input[0] = reads[0]
         graph = extractor.extract_model(reads, wanted)
         inputs = dict(zip(reads, ("features", "logits"), strict=False))
         outputs = {name: name.removesuffix(f"_{m}") for name in wanted}
         exits.append(_renamed(graph, inputs | outputs))
+    for node in batch_sizes:
+        node.input[0] = "x"
     backbone = extractor.extract_model(["x"], ["backbone"])
     return Graphs(tuple(exits), _renamed(backbone, {"backbone": "logits"}))
+
+
+def _is_batch_size(node: Any) -> bool:
+    """Whether a node gives the first dimension of the network's input, and that alone."""
+    part = {attribute.name: attribute.i for attribute in node.attribute}
+    return bool(
+        node.op_type == "Shape" and list(node.input) == ["x"] and part == {"start": 0, "end": 1}
+    )
 
 
 def _fold_divisions(graph: Any) -> None:

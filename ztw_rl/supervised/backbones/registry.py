@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
+from torch import nn
 
+from ztw_rl.core.cut import cut
+from ztw_rl.core.heads import InternalClassifier
 from ztw_rl.core.ics import Convolution, build_ics
 from ztw_rl.core.model import EarlyExitModel, Method
 from ztw_rl.errors import UserError
+from ztw_rl.supervised.backbones import libraries
 from ztw_rl.supervised.backbones.base import Backbone, NormalizePixels
 from ztw_rl.supervised.backbones.mobilenet import MobileNet
 from ztw_rl.supervised.backbones.resnets import CifarResNet, ResNet50, WideResNet
 from ztw_rl.supervised.backbones.vgg import VGG16
-from ztw_rl.supervised.config import Arch, PixelConfig
+from ztw_rl.supervised.config import AnyArch, Arch, PixelConfig, library_arch
 
 _BUILDERS: dict[Arch, Callable[[int, int], Backbone]] = {
     "resnet56": lambda n_classes, image_size: CifarResNet(n_classes),
@@ -24,11 +29,13 @@ _BUILDERS: dict[Arch, Callable[[int, int], Backbone]] = {
 }
 LARGE: tuple[Arch, ...] = ("resnet50",)
 """Networks for large images: an IC every third block, a quarter of the channels, LayerNorm."""
+N_LIBRARY_ICS = 3
+"""In a library's network, if nobody says how many."""
 STRIDE_ABOVE = 8
 """ICs on images of 64 pixels and more convolve with stride 2 where both sides exceed this."""
 
 
-def build_backbone(arch: Arch, n_classes: int, image_size: int) -> Backbone:
+def build_backbone(arch: AnyArch, n_classes: int, image_size: int) -> nn.Module:
     """A network with random parameters.
 
     Args:
@@ -36,17 +43,24 @@ def build_backbone(arch: Arch, n_classes: int, image_size: int) -> Backbone:
         n_classes: Number of classes.
         image_size: Side of the images in pixels.
 
+    Returns:
+        A ``Backbone``, or the very network of timm or torchvision.
+
     Raises:
-        UserError: The network cannot read images of this size, or torchvision is needed for it.
+        UserError: There is no such network, it cannot read images of this size, or its library is
+            not installed.
     """
+    library = library_arch(arch)
+    if library is not None:
+        return libraries.build(library, n_classes, image_size)
     if image_size % 32:
         raise UserError(f"{arch} needs images whose side is a multiple of 32, not {image_size}")
-    return _BUILDERS[arch](n_classes, image_size)
+    return _BUILDERS[cast("Arch", arch)](n_classes, image_size)
 
 
 def early_exit(
-    backbone: Backbone,
-    arch: Arch,
+    backbone: nn.Module,
+    arch: AnyArch,
     method: Method,
     *,
     n_classes: int,
@@ -64,17 +78,60 @@ def early_exit(
         n_classes: Number of classes C.
         pixels: Size and normalisation of the images.
         n_ics: Number of ICs, spread evenly; by default one after each block, or after each third
-            block of a network for large images.
+            block of a network for large images. In a network of a library they are spread over
+            the operations, three by default.
 
     Returns:
         The model, channels-last.
 
     Raises:
-        UserError: ``n_ics`` exceeds the number of blocks.
+        UserError: ``n_ics`` exceeds the number of blocks, or a library's network cannot be cut.
     """
+    normalize = NormalizePixels(pixels.mean, pixels.std)
+    if isinstance(backbone, Backbone):
+        parts = _own(backbone, normalize, arch, method, n_classes, pixels, n_ics)
+    else:
+        parts = _library(backbone, normalize, method, n_classes, pixels, n_ics)
+    blocks, head, ics, places = parts
+    ensemble = method.ensemble(len(ics) + 1, n_classes) if method.ensemble else None
+    model = EarlyExitModel(blocks, head, ics, places, ensemble)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+Parts = tuple[list[nn.Module], nn.Module, list[InternalClassifier], tuple[int, ...]]
+"""Blocks, head, ICs and their places."""
+
+
+def _library(
+    network: nn.Module,
+    normalize: NormalizePixels,
+    method: Method,
+    n_classes: int,
+    pixels: PixelConfig,
+    n_ics: int | None,
+) -> Parts:
+    """A library's network, cut where ``torch.fx`` says."""
+    size = pixels.image_size
+    x = normalize(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+    found = cut(network, x, N_LIBRARY_ICS if n_ics is None else n_ics)
+    blocks = [normalize, *found.blocks]
+    ics = build_ics(found.shapes, n_classes, method)
+    return blocks, found.head, ics, tuple(range(2, len(blocks) + 1))
+
+
+def _own(
+    backbone: Backbone,
+    normalize: NormalizePixels,
+    arch: AnyArch,
+    method: Method,
+    n_classes: int,
+    pixels: PixelConfig,
+    n_ics: int | None,
+) -> Parts:
+    """A network of our own, with the paper's ICs."""
     large = arch in LARGE
     blocks, head, places = backbone.cut()
-    blocks = [NormalizePixels(pixels.mean, pixels.std), *blocks]
+    blocks = [normalize, *blocks]
     places = tuple(place + 1 for place in _spread(places, n_ics, every=3 if large else 1))
     shapes = _shapes(blocks, places, pixels.image_size)
 
@@ -83,9 +140,7 @@ def early_exit(
         return Convolution(channels // 4 if large else channels, 2 if wide else 1, 1)
 
     ics = build_ics(shapes, n_classes, method, convolution=convolution, layer_norm=large)
-    ensemble = method.ensemble(len(ics) + 1, n_classes) if method.ensemble else None
-    model = EarlyExitModel(blocks, head, ics, places, ensemble)
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return blocks, head, ics, places
 
 
 def _spread(places: tuple[int, ...], n_ics: int | None, every: int) -> tuple[int, ...]:
@@ -99,7 +154,7 @@ def _spread(places: tuple[int, ...], n_ics: int | None, every: int) -> tuple[int
 
 @torch.no_grad()
 def _shapes(
-    blocks: list[torch.nn.Module], places: tuple[int, ...], image_size: int
+    blocks: list[nn.Module], places: tuple[int, ...], image_size: int
 ) -> list[tuple[int, int, int]]:
     """Channels, height and width of the features at each place."""
     shapes = []

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ztw_rl.core.checkpoint import load_tensors
 from ztw_rl.errors import UserError
@@ -52,7 +52,7 @@ def _bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_weights(
-    backbone: Backbone, tensors: Mapping[str, Tensor], source: object, but: tuple[str, ...] = ()
+    backbone: nn.Module, tensors: Mapping[str, Tensor], source: object, but: tuple[str, ...] = ()
 ) -> None:
     """Put named tensors into a network; ``num_batches_tracked`` may be missing.
 
@@ -87,10 +87,33 @@ def load_weights(
     backbone.load_state_dict(found)
 
 
-def final_names(backbone: Backbone) -> tuple[str, ...]:
+def final_layer(network: nn.Module, name: object = "the network") -> nn.Linear:
+    """The layer that tells the classes apart.
+
+    Args:
+        network: A backbone, or a network of timm or torchvision.
+        name: What the error calls it.
+
+    Raises:
+        UserError: It is no linear layer.
+    """
+    if isinstance(network, Backbone):
+        return network.final
+    # timm's networks say which it is.
+    ask = getattr(network, "get_classifier", None)
+    said = ask() if callable(ask) else None
+    layers = [said] if said is not None else list(network.modules())
+    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    if not linear:
+        raise UserError(f"{name} has no final linear layer; choose another --arch")
+    return linear[-1]
+
+
+def final_names(network: nn.Module) -> tuple[str, ...]:
     """Parameter names of the final linear layer."""
-    (layer,) = (name for name, module in backbone.named_modules() if module is backbone.final)
-    return f"{layer}.weight", f"{layer}.bias"
+    final = final_layer(network)
+    (layer,) = (name for name, module in network.named_modules() if module is final)
+    return tuple(f"{layer}.{name}" for name, _ in final.named_parameters())
 
 
 _LIBRARIES: list[torch.library.Library] = []

@@ -48,6 +48,7 @@ SPECS: dict[DataName, DataSpec] = {
     "tinyimagenet": DataSpec(None, 64, padding=8),
     "imagenet": DataSpec(None, 224, streams=True),
     "oct2017": DataSpec(None, 224, streams=True),
+    "folder": DataSpec(None, 224, streams=True),
 }
 
 
@@ -106,6 +107,11 @@ def _read(config: DataConfig, split: str) -> Listing:
         full = _read(replace(config, data="cifar10"), split).checked()
         labels = np.isin(full.labels, TRANSPORT).astype(np.int64)
         return replace(full, labels=labels, n_classes=2)
+    if name == "folder" and config.data_path is None:
+        raise UserError(
+            "--data folder needs --data-path: a folder that holds train/ and test/ or val/, each "
+            "with a folder per class"
+        )
     if config.data_path is not None and not Path(config.data_path).is_dir():
         raise UserError(f"--data-path {config.data_path} is no folder")
     root = Path(config.data_path) if config.data_path is not None else DOWNLOADS
@@ -143,6 +149,7 @@ def from_listing(listing: Listing, config: DataConfig, device: torch.device) -> 
     """See ``open_source``."""
     spec = SPECS[config.data]
     if spec.streams:
-        return StreamSource(listing, spec.image_size, config.n_workers, device)
+        size = config.image_size or spec.image_size
+        return StreamSource(listing, size, config.n_workers, device)
     images = decode(listing, spec.image_size, config.n_workers)
     return MemorySource(images, torch.from_numpy(listing.labels), listing.n_classes, spec, device)

@@ -56,7 +56,8 @@ def class_folders(folder: Path) -> list[Path]:
     """Class folders; a lone ``images`` folder, which Tiny ImageNet's test split has, is none."""
     if not folder.is_dir():
         return []
-    found = sorted(path for path in folder.iterdir() if path.is_dir())
+    # A folder with a dot in front is some program's, and no class.
+    found = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
     return [] if [path.name for path in found] == ["images"] else found
 
 

@@ -38,11 +38,22 @@ class Batch(NamedTuple):
     """One process's share of a minibatch."""
 
     images: Tensor
-    """(b, 3, H, W) uint8."""
-    labels: Tensor
-    """(b,) int64."""
+    """(b, 3, H, W) uint8, or (b, …) of whatever else the network takes."""
+    labels: Tensor | None
+    """(b,) int64; None where nobody knows them."""
     size: int
     """B, images of the whole minibatch, over all processes."""
+
+    @property
+    def truth(self) -> Tensor:
+        """(b,) int64, the labels, which somebody must know.
+
+        Raises:
+            ValueError: Nobody does.
+        """
+        if self.labels is None:
+            raise ValueError("this batch has no labels")
+        return self.labels
 
 
 class Shard(NamedTuple):
@@ -60,8 +71,21 @@ class Source(Protocol):
 
     n_classes: int
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the labels are known, of all images or of none."""
+        ...
+
     def __len__(self) -> int:
         """Number of images."""
+        ...
+
+    def n_batches(self, batch_size: int) -> int:
+        """Minibatches of one pass.
+
+        Args:
+            batch_size: See ``epoch``.
+        """
         ...
 
     def epoch(
@@ -70,7 +94,7 @@ class Source(Protocol):
         """One shuffled, augmented pass; the same seed gives the same pass.
 
         Args:
-            batch_size: Of the whole minibatch, over all processes.
+            batch_size: Of the whole minibatch, over all processes, where the source can choose it.
             seed: Of order, crops and mirror images.
             shard: The part that this process sees.
             skip: Minibatches to leave out at the start.
@@ -156,6 +180,7 @@ class MemorySource:
         self, images: Tensor, labels: Tensor, n_classes: int, spec: DataSpec, device: torch.device
     ) -> None:
         self.n_classes = n_classes
+        self.labelled = True
         self._images = images.to(device)
         self._labels = labels.to(device)
         self._spec = spec
@@ -163,6 +188,10 @@ class MemorySource:
     def __len__(self) -> int:
         """Number of images."""
         return len(self._labels)
+
+    def n_batches(self, batch_size: int) -> int:
+        """See ``Source``."""
+        return -(-len(self) // batch_size)
 
     def epoch(
         self, batch_size: int, seed: int, shard: Shard = WHOLE, skip: int = 0
@@ -291,6 +320,7 @@ class StreamSource:
         self, listing: Listing, image_size: int, n_workers: int, device: torch.device
     ) -> None:
         self.n_classes = listing.n_classes
+        self.labelled = True
         self._dataset = _Images(listing, image_size)
         self._image_size = image_size
         self._n = len(listing)
@@ -300,6 +330,10 @@ class StreamSource:
     def __len__(self) -> int:
         """Number of images."""
         return self._n
+
+    def n_batches(self, batch_size: int) -> int:
+        """See ``Source``."""
+        return -(-self._n // batch_size)
 
     def epoch(
         self, batch_size: int, seed: int, shard: Shard = WHOLE, skip: int = 0
