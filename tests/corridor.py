@@ -14,20 +14,22 @@ class Corridor(gymnasium.Env[Any, Any]):
 
     Args:
         length: Number of cells.
-        images: Whether observations are (12, 10, 3) uint8 images rather than vectors (2,).
+        images: Whether observations are uint8 images of three colours rather than vectors (2,).
+        size: Height of the images; they are two pixels narrower.
     """
 
-    def __init__(self, length: int = 5, images: bool = False) -> None:
+    def __init__(self, length: int = 5, images: bool = False, size: int = 12) -> None:
         self.length = length
         self.images = images
+        self.shape = (size, size - 2, 3)
         self.action_space = Discrete(2)
         self.observation_space = (
-            Box(0, 255, (12, 10, 3), np.uint8) if images else Box(-1, 20, (2,), np.float64)
+            Box(0, 255, self.shape, np.uint8) if images else Box(-1, 20, (2,), np.float64)
         )
 
     def _seen(self) -> Any:
         if self.images:
-            return np.full((12, 10, 3), [self.cell, 10, 20], np.uint8)
+            return np.full(self.shape, [self.cell, 10, 20], np.uint8)
         return np.array([self.cell, self.length], np.float64)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +31,13 @@ from ztw_rl.supervised.data.loader import LoaderSource, check_repeatable
 from ztw_rl.supervised.engine import SingleProcess
 from ztw_rl.supervised.evaluate import Answers, collect
 from ztw_rl.supervised.train_ics import train_ics
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecEnv
+
+    from ztw_rl.attached_policy import AttachedPolicy
+    from ztw_rl.rl.config import MethodName
+    from ztw_rl.rl.live import Model
 
 UNFITTED = "not fitted yet, so the full network answers"
 HELD_OUT = "held-out inputs"
@@ -280,6 +289,7 @@ class Attached(EarlyExit):
             yield
 
 
+@overload
 def attach(
     network: nn.Module,
     *,
@@ -288,14 +298,81 @@ def attach(
     method: str = "ztw",
     labels: Sequence[str] | None = None,
     seed: int = 0,
-) -> Attached:
-    """Hang early exits on a trained classifier.
+) -> Attached: ...
+
+
+@overload
+def attach(
+    network: Model,
+    *,
+    env: VecEnv,
+    exits: Sequence[str] | None = None,
+    method: MethodName = "ztw",
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> AttachedPolicy: ...
+
+
+def attach(network: nn.Module | Model, **settings: Any) -> Attached | AttachedPolicy:
+    """Hang early exits on a trained classifier, or on a policy of Stable-Baselines3.
 
     Example:
         >>> ee = ztw_rl.attach(network, example=images[:1], exits=3)
         >>> ee.fit(loader)
         >>> ee.calibrate(held_out, budget=0.6)
         >>> ee.decide(images).labels
+
+        >>> agent = ztw_rl.attach(model, env=env).distill(n_timesteps=200_000)
+        >>> agent.predict(observations)
+
+    Args:
+        network: A torch module, or a trained PPO, A2C or DQN.
+        **settings: Of ``attach_network`` or of ``attached_policy.attach_policy``.
+
+    Raises:
+        UserError: It is neither, or cannot be cut, or a setting is missing or unknown.
+    """
+    if isinstance(network, nn.Module):
+        _check_settings(network, settings, attach_network, "example")
+        return attach_network(network, **settings)
+    if not hasattr(network, "policy"):
+        raise UserError(
+            f"what exits hang on must be a torch module or a Stable-Baselines3 model, not "
+            f"{network!r}"
+        )
+    from ztw_rl.attached_policy import attach_policy
+
+    _check_settings(network, settings, attach_policy, "env")
+    return attach_policy(network, **settings)
+
+
+def _check_settings(
+    network: object, settings: Mapping[str, object], make: Callable[..., object], needed: str
+) -> None:
+    """What is set is known, and what is needed is there.
+
+    Raises:
+        UserError: It is not.
+    """
+    known, kind = inspect.signature(make).parameters, type(network).__name__
+    if needed not in settings:
+        raise UserError(f"attach needs {needed}= for a {kind}")
+    for name in settings:
+        if name not in known:
+            listed = ", ".join([*known][1:])
+            raise UserError(f"attach knows no {name}= for a {kind}; it takes {listed}")
+
+
+def attach_network(
+    network: nn.Module,
+    *,
+    example: Tensor,
+    exits: int | Sequence[str] = 3,
+    method: str = "ztw",
+    labels: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Attached:
+    """Hang early exits on a trained classifier; see ``attach``.
 
     Args:
         network: From (B, …) to (B, C) logits; ``torch.fx`` must be able to trace it. It is put
@@ -310,8 +387,6 @@ def attach(
     Raises:
         UserError: The network cannot be traced, cut there, or be told from its example.
     """
-    if not isinstance(network, nn.Module):
-        raise UserError(f"network must be a torch module, not {network!r}")
     named = not isinstance(exits, str | int) and all(isinstance(name, str) for name in exits)
     if isinstance(exits, bool) or not (named or isinstance(exits, int)):
         raise UserError(f"exits must be a number or a list of submodules' names, not {exits!r}")

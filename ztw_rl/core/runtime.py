@@ -153,7 +153,7 @@ def as_batch(
         x: (C, H, W) or (H, W, C), where the shape has three dimensions, else of that shape; or a
             batch of such. An array, a tensor or nested lists.
         shape: Of one input, without the batch.
-        dtype: What the model takes.
+        dtype: What the model takes; floats of another precision are converted.
 
     Returns:
         (B, …) tensor, and whether ``x`` was a single input.
@@ -164,6 +164,9 @@ def as_batch(
     if isinstance(x, dict):
         raise UserError("the model takes an array, not a dictionary")
     tensor = x if isinstance(x, Tensor) else _tensor(x)
+    if tensor.is_floating_point() and dtype.is_floating_point:
+        # Simulators often give float64.
+        tensor = tensor.to(dtype)
     layouts = [tuple(shape)]
     if len(shape) == 3:
         layouts.append((shape[1], shape[2], shape[0]))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -187,6 +188,25 @@ def normalized(teacher: Teacher, path: Path) -> Teacher:
         )
     if not (np.isfinite(mean).all() and (var >= 0).all() and epsilon > 0 and clip > 0):
         raise UserError(f"{path} holds no statistics: mean must be finite, the others above 0")
+    return with_statistics(teacher, mean, var, float(epsilon), float(clip))
+
+
+def with_statistics(
+    teacher: Teacher,
+    mean: npt.NDArray[np.float64],
+    var: npt.NDArray[np.float64],
+    epsilon: float,
+    clip: float,
+) -> Teacher:
+    """The policy of raw observations, from one of normalised observations.
+
+    Args:
+        teacher: The policy.
+        mean: (D,) of the observations.
+        var: (D,).
+        epsilon: Added to the variance.
+        clip: Largest absolute value after normalisation.
+    """
     statistics = {
         "blocks.0.mean": mean,
         "blocks.0.std": np.sqrt(var + epsilon),
