@@ -14,11 +14,13 @@ from ztw_rl.rl.agent import (
     Agent,
     AgentConfig,
     Provenance,
+    agent_of,
     build_model,
     load_agent,
     save_agent,
 )
 from ztw_rl.rl.atari.config import AtariConfig
+from ztw_rl.rl.networks.config import NetworkConfig
 
 CONFIG = AgentConfig(
     atari=AtariConfig(game="ms_pacman", pixels="sb3", repeat_action_probability=0.25),
@@ -98,8 +100,8 @@ def rewrite(folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 99}, "agent.json is no agent of format 1"),
-        ({"format": None}, "agent.json is no agent of format 1"),
+        ({"format": 99}, "agent.json is no agent of format 2"),
+        ({"format": None}, "agent.json is no agent of format 2"),
         ({"n_actions": "nine"}, "n_actions is 'nine' (text), expected a whole number"),
         ({"method": "magic"}, "method is 'magic'"),
         ({"exits": ["conv9"]}, "exits must be some of input, conv1"),
@@ -128,3 +130,16 @@ def test_missing_and_truncated_files(agent, tmp_path, name):
     path.unlink()
     with pytest.raises(UserError, match=f"{name} is missing"):
         load_agent(tmp_path)
+
+
+def test_an_agent_of_format_1(tmp_path):
+    """Networks were all NatureCNNs then, and told by their widths."""
+    config = AgentConfig(
+        6, (), "student", network=NetworkConfig(widths=(8, 16, 16, 32)), atari=AtariConfig()
+    )
+    save_agent(tmp_path, agent_of(config, build_model(config)))
+    stored = json.loads((tmp_path / "agent.json").read_text())
+    del stored["network"], stored["env"]
+    stored |= {"format": 1, "widths": [8, 16, 16, 32]}
+    (tmp_path / "agent.json").write_text(json.dumps(stored))
+    assert load_agent(tmp_path).config == config

@@ -22,7 +22,8 @@ def make_agent(
     game: str, n_actions: int | None = None, exits: tuple[str, ...] = ("conv1", "conv2")
 ) -> Agent:
     torch.manual_seed(0)
-    config = AgentConfig(AtariConfig(game=game), n_actions or ACTIONS[game], exits, "ztw")
+    atari = AtariConfig(game=game)
+    config = AgentConfig(n_actions or ACTIONS[game], exits, "ztw", atari=atari)
     return Agent(config, build_model(config).eval())
 
 
