@@ -87,7 +87,7 @@ def test_equal_games_are_told_by_their_frames(ppo_run, score):
     config = ppo_run / "config.json"
     certain = '"repeat_action_probability": 0.0'
     config.write_text(config.read_text().replace('"repeat_action_probability": 0.1', certain))
-    assert "only 1 of the full policy's 2 games differ in their frames" in score(
+    assert "only 1 of the full policy's 2 games differ in what they showed" in score(
         *how, "--noop-max=0"
     )
     assert "differ in" not in score(*how)
@@ -138,7 +138,7 @@ def test_random_play_needs_no_policy(folder, score):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--random"], "--random needs --env, the name of a game, such as Pong"),
+        (["--random"], "--random needs --env, the name of a game or an environment, such as Pong"),
         (["--random", "--env=Pnog"], "'Pnog'"),
         (["--random", "--env=Pong", "--policy=mine.zip"], "leave out --policy"),
         (["--random", "--env=Pong", "--action-mode=greedy"], "leave out --action-mode greedy"),
@@ -147,11 +147,14 @@ def test_random_play_needs_no_policy(folder, score):
         (["--policy="], "--policy is empty"),
         (["--policy=absent.zip"], "absent.zip does not exist"),
         (["--policy=folder.zip"], "folder.zip is a folder"),
-        (["--policy=mine.zip"], "say which game mine.zip plays"),
+        (["--policy=mine.zip"], "say what mine.zip plays, such as --env Pong"),
         (["--policy=mine.zip", "--env=Pnog"], "'Pnog'"),
         (["--policy=mine.zip", "--env=Breakout"], "6 actions, but breakout has 4"),
         (["--policy=mine.zip", "--env=Pong", "--atari.game=surround"], "leave out --atari.game"),
-        (["--policy=mine.zip", "--env=Pong", "--atari.screen-size=64"], "reads 4 frames of 84x84"),
+        (
+            ["--policy=mine.zip", "--env=Pong", "--atari.screen-size=64"],
+            "mine.zip reads observations of (4, 84, 84), but pong has (4, 64, 64)",
+        ),
         (["--policy=mine.zip", "--env=Pong", "--device=gpu"], "gpu"),
         (["--policy=pongg"], "pongg is no policy; name a run of train-ppo, an agent, or"),
         (["--policy=weights.safetensors"], "weights.safetensors is no policy"),

@@ -12,7 +12,7 @@ from ztw_rl.rl import ppo
 from ztw_rl.rl.atari import vec_env
 from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.atari.vec_env import AtariVecEnv
-from ztw_rl.rl.config import DistillConfig, PPOConfig
+from ztw_rl.rl.config import DistillConfig, PPOConfig, PPORun
 from ztw_rl.rl.distill import distill
 from ztw_rl.rl.evaluate import play
 from ztw_rl.rl.rows import Full, Row
@@ -46,7 +46,8 @@ def trained(make_games, tmp_path_factory):
         patch.setattr(vec_env, "make_emulators", lambda config, n_envs, n_threads: make_games())
         env = AtariVecEnv(AtariConfig(), N_ENVS)
         result = ppo.train(env, PPO_CONFIG, run_dir, seed=0, device=CPU)
-    return from_checkpoint(result.checkpoint, AtariConfig(), 0)
+    run = PPORun(0, PPO_CONFIG, atari=AtariConfig())
+    return from_checkpoint(result.checkpoint, run, AtariConfig())
 
 
 @pytest.fixture(scope="module")
