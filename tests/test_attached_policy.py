@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 
 import ztw_rl
 from tests.corridor import Corridor
+from ztw_rl import cli
 from ztw_rl.errors import UserError
 
 
@@ -133,3 +136,13 @@ def test_what_cannot_be_attached(make, message):
         make(corridors())
     assert str(raised.value).startswith(message)
     assert "\n" not in str(raised.value)
+
+
+def test_the_pages_example(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "docs" / "your-policy.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    exec(compile(code, "docs/your-policy.md", "exec"), {})
+    assert "threshold 0.9" in capsys.readouterr().out
+    assert ztw_rl.load("cartpole.zip").labels == ["0", "1"]
+    assert cli.main(["eval", "--agent=cartpole", "--n-episodes=2", "--thresholds=0.9"]) == 0
