@@ -16,13 +16,16 @@ class Corridor(gymnasium.Env[Any, Any]):
         length: Number of cells.
         images: Whether observations are uint8 images of three colours rather than vectors (2,).
         size: Height of the images; they are two pixels narrower.
+        n_actions: All but the second walk left.
     """
 
-    def __init__(self, length: int = 5, images: bool = False, size: int = 12) -> None:
+    def __init__(
+        self, length: int = 5, images: bool = False, size: int = 12, n_actions: int = 2
+    ) -> None:
         self.length = length
         self.images = images
         self.shape = (size, size - 2, 3)
-        self.action_space = Discrete(2)
+        self.action_space = Discrete(n_actions)
         self.observation_space = (
             Box(0, 255, self.shape, np.uint8) if images else Box(-1, 20, (2,), np.float64)
         )

@@ -66,6 +66,15 @@ def test_a_stages_own_number_of_environments_comes_first(envs):
     assert (recipe.ppo.n_envs, recipe.distill.n_envs) == (4, 3)
 
 
+@pytest.mark.parametrize("text", ["name: base\ndependencies: [numpy]", "a: [", "- b", ""])
+def test_other_files_beside_the_recipes_are_left_alone(envs, text):
+    """Other programs have folders of this name as well."""
+    (envs / "environment.yaml").write_text(text)
+    assert recipes.load("Assault").atari.game == "assault"
+    assert recipes.load("Acrobot-v1") == recipes.Recipe(env=GymConfig("Acrobot-v1"))
+    assert recipes.of(GymConfig("CartPole-v1")).ppo.n_envs == 8
+
+
 def test_a_known_environment_keeps_how_it_was_made():
     made = GymConfig("CartPole-v1", frame_stack=4)
     assert recipes.of(made).env == made

@@ -62,9 +62,9 @@ def load(name: str) -> Recipe:
         if canonical(path.stem) == bare and (found := read(path)).env is None:
             return found
     for path in _files():
-        found = read(path)
-        if found.env is not None and name in (found.env.id, _own_id(found.env.id)):
-            return found
+        own = _id_in(path)
+        if own is not None and name in (own, _own_id(own)):
+            return read(path)
     if ":" not in name and bare in games():
         return Recipe(atari=AtariConfig(game=rom_id(name)))
     from ztw_rl.rl.gym.batch import is_registered, registered
@@ -88,9 +88,8 @@ def of(environment: Environment) -> Recipe:
     if isinstance(environment, AtariConfig):
         return replace(load(environment.game), atari=environment)
     for path in _files():
-        found = read(path)
-        if found.env is not None and found.env.id == environment.id:
-            return replace(found, env=environment)
+        if _id_in(path) == environment.id:
+            return replace(read(path), env=environment)
     return Recipe(env=environment)
 
 
@@ -103,20 +102,40 @@ def _own_id(name: str) -> str:
     return name.rpartition(":")[2]
 
 
+def _id_in(path: Path) -> str | None:
+    """The environment's id in a recipe; None of a game's, and of any other file."""
+    try:
+        data = _yaml(path)
+    except UserError:
+        return None
+    env = data.get("env") if isinstance(data, dict) else None
+    named = env.get("id") if isinstance(env, dict) else None
+    return named if isinstance(named, str) else None
+
+
+def _yaml(path: Path) -> Any:
+    """What a file holds.
+
+    Raises:
+        UserError: It cannot be read, or is no YAML.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+
+
 def read(path: Path) -> Recipe:
     """The recipe in one file; the file's name is the game unless it names another environment.
 
     Raises:
         UserError: The file cannot be read, or has an unknown key or a wrong value.
     """
-    import yaml
-
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    data = _yaml(path)
     recipe = parse(Recipe, _spread(data), path)
     if recipe.env is not None:
         if "atari" in data:

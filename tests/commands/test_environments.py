@@ -119,3 +119,18 @@ def test_a_policy_in_another_environment(folder, capsys):
     assert "was trained on what it says; leave out --env.* flags" in capsys.readouterr().err
     assert cli.main(["distill-ics", "--activation=relu"]) == 2
     assert "--activation is for an SB3 .zip" in capsys.readouterr().err
+    assert cli.main(["distill-ics", "--distill.temperature=2"]) == 2
+    assert "is no DQN, so it has no temperature; leave it out" in capsys.readouterr().err
+
+
+def test_a_distillation_stays_in_its_environment(folder, capsys):
+    made = [f"--env={CORRIDOR}", "--env.kwargs", "length", "4", "size", "9"]
+    assert cli.main(["train-ppo", *made, *PPO]) == 0
+    assert cli.main(["distill-ics", *DISTILL]) == 0
+    for flags, message in (
+        (["--env.frame-stack=2"], "--env.frame-stack is 1 in"),
+        (["--env.kwargs.length=3"], "--env.kwargs.length is 4 in"),
+    ):
+        capsys.readouterr()
+        assert cli.main(["distill-ics", "--resume", *flags]) == 2
+        assert message in capsys.readouterr().err

@@ -161,6 +161,19 @@ def test_mlp_policies(net_arch, activation):
         torch.testing.assert_close(model(x)[:, -1], wanted)
 
 
+def test_an_mlp_policy_on_images():
+    torch.manual_seed(0)
+    space = Box(0, 255, (3, 7, 6), "uint8")
+    policy = ActorCriticPolicy(space, Discrete(3), lambda _: 1e-3, net_arch=[8, 4]).eval()
+    found = recognise(policy.state_dict(), (3, 7, 6), "tanh", "policy")
+    model = early_exit_policy(3, found.network, found.network.default_exits).eval()
+    model.load_state_dict(from_sb3(found, "policy"), strict=False)
+    x = torch.randint(0, 256, (4, 3, 7, 6), dtype=torch.uint8)
+    with torch.no_grad():
+        wanted = policy.get_distribution(x).distribution.logits
+        torch.testing.assert_close(model(x)[:, -1], wanted)
+
+
 @pytest.mark.parametrize(("policy", "shape"), [("mlp", (6,)), ("cnn", (3, 40, 44))])
 def test_a_dqns_policy_is_the_softmax_of_its_values(policy, shape):
     torch.manual_seed(0)

@@ -78,12 +78,44 @@ def test_observations_of_another_shape(tmp_path):
     assert told in str(raised.value)
 
 
-def test_an_environment_with_other_actions(tmp_path):
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (GymConfig("Acrobot-v1"), "reads observations of (2,), but corridor has (6,); make them"),
+        (
+            GymConfig(CORRIDOR.id, kwargs={"n_actions": 3}),
+            "the policy has 2 actions, but corridor has 3: it was trained on another environment",
+        ),
+    ],
+)
+def test_an_environment_that_it_cannot_play(tmp_path, other, message):
     _, path = saved(tmp_path)
-    batch = make_batch(GymConfig("Acrobot-v1"), 1)
-    with pytest.raises(UserError, match=r"reads observations of \(2,\), but corridor has \(6,\)"):
+    batch = make_batch(other, 1)
+    with pytest.raises(UserError) as raised:
         from_zip(path, CORRIDOR).check_plays(batch)
     batch.close()
+    assert message in str(raised.value)
+
+
+def test_a_temperature_is_a_dqns(tmp_path):
+    _, path = saved(tmp_path)
+    with pytest.raises(UserError, match="is no DQN, so it has no temperature; leave it out"):
+        from_zip(path, CORRIDOR, temperature=2.0)
+
+
+@pytest.mark.parametrize("activation", [None, nn.Tanh])
+def test_pixels_that_are_not_scaled(tmp_path, activation):
+    """Whether the file keeps the settings as they are or, beside a pickle, as text."""
+    kwargs = {"normalize_images": False} | ({"activation_fn": activation} if activation else {})
+    model = PPO(
+        "MlpPolicy",
+        DummyVecEnv([lambda: Corridor(images=True)]),
+        policy_kwargs=kwargs,
+        device="cpu",
+    )
+    model.save(tmp_path / "model.zip")
+    with pytest.raises(UserError, match="was trained with normalize_images=False"):
+        from_zip(tmp_path / "model.zip", GymConfig("tests.corridor:Pictures-v0"))
 
 
 @pytest.fixture
@@ -122,6 +154,8 @@ def test_statistics_go_into_the_network(tmp_path, normalized):
         ({"mean": np.zeros(3)}, "normalises observations of (3,), but the policy reads (2,)"),
         ({"var": np.array([1.0, -1.0])}, "holds no statistics"),
         ({"epsilon": 0.0}, "holds no statistics"),
+        ({"epsilon": np.ones(2)}, "holds no statistics"),
+        ({"var": np.array([1.0, np.inf])}, "holds no statistics"),
         ({"mean": np.array([object(), None])}, "cannot be read as .npz"),
     ],
 )

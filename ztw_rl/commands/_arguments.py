@@ -174,6 +174,8 @@ def parse_thresholds(text: str) -> list[float]:
 
 SettingsT = TypeVar("SettingsT", bound="DataclassInstance")
 
+RENAMED = {"gym": "env"}
+"""Groups of settings whose flags have another name."""
 PLACES = ("resume", "runs_dir", "device")
 """Flags that say where a run goes on, which is no matter of the experiment."""
 
@@ -205,11 +207,14 @@ def check_resumable(
         raise UserError(f"--resume takes one run folder, not {len(given)}")
     before, after = flat(stored), flat(wanted)
     for key, value in after.items():
-        if key not in (*changeable, *PLACES) and not _same(before.get(key), value):
+        # A mapping may have a new key.
+        was = before.get(key)
+        if key not in (*changeable, *PLACES) and not _same(was, value):
             group, _, rest = key.partition(".")
-            flag = (rest if group in unprefixed else key).replace("_", "-")
+            known = f"{RENAMED.get(group, group)}.{rest}" if rest else key
+            flag = (rest if group in unprefixed else known).replace("_", "-")
             raise UserError(
-                f"--{flag} is {before.get(key)} in {run_dir} and cannot become {value} midway; "
+                f"--{flag} is {was} in {run_dir} and cannot become {value} midway; "
                 "start a new run without --resume"
             )
     runs.check_writable(run_dir)

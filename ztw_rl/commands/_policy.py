@@ -127,6 +127,8 @@ def load_teacher(
             temperature=temperature,
             normalization=args.normalization,
         )
+    if temperature != 1:
+        raise UserError(f"{policy} is no DQN, so it has no temperature; leave it out")
     if _is_ppo_run(policy):
         run = runs.load_config(PPORun, policy)
         return teacher.from_checkpoint(newest_checkpoint(policy), run, environment)

@@ -258,7 +258,8 @@ def _finish(
     kept = _kept_lines(table, random)
     for line in kept:
         print(line)
-    if table.backbone is not None:
+    # Elsewhere many games may score alike and differ.
+    if table.backbone is not None and config.atari is not None:
         games = game_keys(table.backbone, table.rows)
         for line in few_distinct_lines(games, "return, length and cost"):
             print(line)

@@ -25,7 +25,7 @@ from ztw_rl.rl.batch import Flags, Frames, Observations, checked_actions
 from ztw_rl.rl.gym.config import GymConfig
 from ztw_rl.rl.networks.config import Activation
 from ztw_rl.rl.networks.sb3 import from_sb3, recognise
-from ztw_rl.rl.teacher import Teacher, with_statistics
+from ztw_rl.rl.teacher import Teacher, check_scales, with_statistics
 
 Model = PPO | A2C | DQN
 ACTIVATIONS: dict[type[nn.Module], Activation] = {nn.ReLU: "relu", nn.Tanh: "tanh"}
@@ -154,6 +154,7 @@ def teacher_of(model: Model, batch: LiveBatch, env_id: str, temperature: float) 
         raise UserError(
             f"{source} has {kind.__name__} behind its hidden layers; only ReLU and Tanh are known"
         )
+    check_scales(model.policy.normalize_images, shape, source)
     teacher = Teacher(
         from_sb3(policy, source, temperature),
         GymConfig(env_id),

@@ -86,14 +86,11 @@ class Slots:
             left_at = decision.exits.tolist()
             self._compare(x, decision.labels, left_at, members)
             actions[members] = self._choose(decision.log_probs, members)
-            seen = self._observations[members]
-            # What is older in a stack was seen before.
-            newest = np.ascontiguousarray(seen[:, -1] if seen.ndim == 4 else seen)
-            for slot, m, frame in zip(members, left_at, newest, strict=True):
+            for slot, m in zip(members, left_at, strict=True):
                 game = self._games[slot]
                 assert game is not None
                 game.exits[m] += 1
-                game.film = crc32(frame, game.film)
+                game.film = crc32(self._observations[slot], game.film)
         self._emulators.send(actions)
 
     def receive(self) -> list[Game]:

@@ -27,6 +27,8 @@ class About:
     activation: Activation | None = None
     shape: tuple[int, ...] | None = None
     """Of one observation, as the environment gave it."""
+    scales_images: bool = True
+    """Whether it divides pixels by 255, as policies do by default."""
 
 
 def read_zip(path: Path) -> tuple[About, Mapping[str, Tensor]]:
@@ -66,7 +68,10 @@ def _about(told: bytes) -> About:
         return About()
     if not isinstance(data, dict):
         return About()
-    return About(_activation(data), _shape(data.get("observation_space")))
+    kwargs = data.get("policy_kwargs")
+    # What is stored beside a pickle is text.
+    told_off = isinstance(kwargs, Mapping) and kwargs.get("normalize_images") in (False, "False")
+    return About(_activation(data), _shape(data.get("observation_space")), not told_off)
 
 
 def _activation(data: Mapping[str, Any]) -> Activation | None:

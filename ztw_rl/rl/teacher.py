@@ -152,6 +152,7 @@ def from_zip(
             f"{path} reads observations of {about.shape}, but {environment.name} has {shape}; make "
             "them alike with wrappers, frame_stack or screen_size"
         )
+    check_scales(about.scales_images, shape, str(path))
     parameters = from_sb3(policy, str(path), temperature)
     teacher = Teacher(parameters, environment, policy.network, Provenance(imported_from=path.name))
     return teacher if normalization is None else normalized(teacher, normalization)
@@ -186,7 +187,8 @@ def normalized(teacher: Teacher, path: Path) -> Teacher:
             f"{path} normalises observations of {mean.shape}, but the policy reads {shape}; "
             "only vectors can be normalised"
         )
-    if not (np.isfinite(mean).all() and (var >= 0).all() and epsilon > 0 and clip > 0):
+    sound = np.isfinite(mean).all() and np.isfinite(var).all() and (var >= 0).all()
+    if not (sound and epsilon.shape == clip.shape == () and epsilon > 0 and clip > 0):
         raise UserError(f"{path} holds no statistics: mean must be finite, the others above 0")
     return with_statistics(teacher, mean, var, float(epsilon), float(clip))
 
@@ -215,6 +217,23 @@ def with_statistics(
     tensors = {name: torch.tensor(value, dtype=torch.float32) for name, value in statistics.items()}
     network = replace(teacher.network, normalizes=True)
     return replace(teacher, parameters={**teacher.parameters, **tensors}, network=network)
+
+
+def check_scales(scales_images: bool, shape: tuple[int, ...], source: str) -> None:
+    """A policy of images divides pixels by 255.
+
+    Args:
+        scales_images: Whether it does.
+        shape: Of one observation.
+        source: Where it comes from, for the error.
+
+    Raises:
+        UserError: It does not.
+    """
+    if len(shape) == 3 and not scales_images:
+        raise UserError(
+            f"{source} was trained with normalize_images=False, which is not supported for images"
+        )
 
 
 def _input_shape(environment: Environment) -> tuple[int, ...]:

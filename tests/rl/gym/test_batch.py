@@ -1,11 +1,14 @@
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium.spaces import Box, Dict, Discrete
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecTransposeImage
 
 from tests.corridor import Corridor
 from ztw_rl.errors import UserError
 from ztw_rl.rl.gym.batch import GymBatch
 from ztw_rl.rl.gym.config import GymConfig
+from ztw_rl.rl.gym.wrappers import Screen84
 
 CORRIDOR = "tests.corridor:Corridor-v0"
 PICTURES = "tests.corridor:Pictures-v0"
@@ -136,3 +139,37 @@ def test_wrong_actions_are_refused(batch):
     batch.reset(np.arange(3))
     with pytest.raises(ValueError, match="actions must be 0 to 1"):
         batch.send(np.array([0, 1, 2]))
+
+
+class Screens(gymnasium.Env):
+    """Shows a picture and a number; ``pictures`` of them."""
+
+    def __init__(self, pictures=1):
+        parts = {f"screen{n}": Box(0, 255, (10, 20, 3), np.uint8) for n in range(pictures)}
+        self.observation_space = Dict({**parts, "health": Box(0, 100, (1,))})
+        self.action_space = Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        found = self.observation_space.sample()
+        found["screen0"] = np.full((10, 20, 3), [1, 2, 3], np.uint8)
+        return found, {}
+
+
+def test_the_picture_of_a_dict():
+    env = Screen84(Screens())
+    seen, _ = env.reset()
+    assert seen.shape == env.observation_space.shape == (84, 84, 3)
+    assert (seen == [1, 2, 3]).all()
+    for pictures in (0, 2):
+        with pytest.raises(UserError, match="Screen84 needs one picture among the observations"):
+            Screen84(Screens(pictures))
+
+
+def test_gray_pictures_are_images_where_they_are_stacked():
+    """As to Stable-Baselines3, to which two dimensions alone are no image."""
+    gray = ("gymnasium.wrappers:GrayscaleObservation",)
+    for n_stack, shape, dtype in ((1, (120,), np.float32), (2, (2, 12, 10), np.uint8)):
+        batch = GymBatch(GymConfig(PICTURES, wrappers=gray, frame_stack=n_stack), 1)
+        seen = batch.reset(np.arange(1))
+        assert (seen.shape[1:], seen.dtype) == (shape, dtype)
+        batch.close()

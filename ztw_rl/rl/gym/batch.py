@@ -41,9 +41,9 @@ class GymTransition(NamedTuple):
 class GymBatch:
     """N environments of one kind that step together, and begin anew when an episode ends.
 
-    Images, uint8 of three dimensions or of two, are seen as (C, H, W); all else as a vector of
-    float32. What is stacked is zero before an episode's first observation, as in
-    Stable-Baselines3's ``VecFrameStack``.
+    What Stable-Baselines3 takes for an image, and stacked uint8 of two dimensions, is seen as
+    (C, H, W), all else as a vector of float32. What is stacked is zero before an episode's first
+    observation, as in Stable-Baselines3's ``VecFrameStack``.
 
     Args:
         config: Which environment.
@@ -216,8 +216,8 @@ def _view(space: Box, *, stacked: bool) -> Callable[[Any], Observations]:
         stacked: Whether its first axis are the observations of a stack.
     """
     single = Box(space.low[0], space.high[0], dtype=space.dtype.type) if stacked else space
-    if single.dtype == np.uint8 and len(single.shape) == 2:
-        return lambda x: np.ascontiguousarray(x if stacked else x[:, None])
+    if stacked and single.dtype == np.uint8 and len(single.shape) == 2:
+        return np.ascontiguousarray
     if not is_image_space(single):
         return lambda x: np.ascontiguousarray(x.reshape(len(x), -1), np.float32)
     first = is_image_space_channels_first(single)

@@ -157,8 +157,11 @@ def from_sb3(policy: Sb3Policy, source: str, temperature: float = 1.0) -> dict[s
         Parameters under ``EarlyExitModel``'s names, without any of the ICs'.
 
     Raises:
-        UserError: The policy reads other observations than ``network`` says.
+        UserError: The policy reads other observations than ``network`` says, or a temperature is
+            given that it does not have.
     """
+    if temperature != 1 and policy.algorithm != "dqn":
+        raise UserError(f"{source} is no DQN, so it has no temperature; leave it out")
     blocks, head = policy_blocks(policy.network, policy.n_actions)
     wanted = EarlyExitModel(blocks, head, ics=[], attach=[]).state_dict()
     names = dict(layer_names(policy.network, policy.algorithm))
