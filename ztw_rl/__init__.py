@@ -17,7 +17,8 @@ from ztw_rl.errors import UserError
 
 if TYPE_CHECKING:
     from ztw_rl.api import EarlyExit, load
-    from ztw_rl.attached import Attached, attach, attach_blocks
+    from ztw_rl.attached.attach import attach
+    from ztw_rl.attached.network import Attached, attach_blocks
     from ztw_rl.decision import Decision
 
 __version__ = "0.1.0"
@@ -38,10 +39,14 @@ def __getattr__(name: str) -> object:
         from ztw_rl import api
 
         return getattr(api, name)
-    if name in ("Attached", "attach", "attach_blocks"):
-        from ztw_rl import attached
+    if name == "attach":
+        from ztw_rl.attached.attach import attach
 
-        return getattr(attached, name)
+        return attach
+    if name in ("Attached", "attach_blocks"):
+        from ztw_rl.attached import network
+
+        return getattr(network, name)
     if name == "Decision":
         from ztw_rl.decision import Decision
 

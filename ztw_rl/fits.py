@@ -1,34 +1,22 @@
-"""The folder of a fit of exits to a user's own network: settings, checkpoints, logs."""
+"""The folder in which exits on a network of the user's own learn: settings, checkpoints, logs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ztw_rl import runs
 from ztw_rl.core.checkpoint import checkpoints
 from ztw_rl.errors import UserError
 
-
-@dataclass(frozen=True)
-class Fit:
-    """All settings of a fit: the ``config.json`` of its folder."""
-
-    method: str
-    places: tuple[str, ...]
-    """Submodules that the exits lie behind."""
-    labelled: bool
-    """Whether the loader gives labels."""
-    n_epochs: int
-    learning_rate: float
-    ensemble_epochs: int
-    seed: int
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @contextmanager
-def folder(path: Path | None, settings: Fit, resume: bool) -> Iterator[None]:
+def folder(path: Path | None, settings: DataclassInstance, resume: bool) -> Iterator[None]:
     """Have a fit's folder to oneself, its settings inside; without a path there is none.
 
     Args:
@@ -57,9 +45,9 @@ def folder(path: Path | None, settings: Fit, resume: bool) -> Iterator[None]:
         yield
 
 
-def _check_same(path: Path, settings: Fit) -> None:
+def _check_same(path: Path, settings: DataclassInstance) -> None:
     """Find out whether the fit in a folder has these settings."""
-    stored = runs.load_config(Fit, path)
+    stored = runs.load_config(type(settings), path)
     for name, value in vars(settings).items():
         before = getattr(stored, name)
         if before != value:

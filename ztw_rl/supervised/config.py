@@ -210,18 +210,18 @@ class DataConfig(Ranged):
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
 
-@dataclass(frozen=True)
-class BackboneRun(Ranged):
-    """All settings of a backbone's training: its ``config.json``."""
+class OfNetwork(Ranged):
+    """Base of the settings of a run that name a network and its data."""
 
     arch: AnyArch
-    seed: Seed
-    init: str | None
     data: DataConfig
-    pixels: PixelConfig
-    training: BackboneTraining
 
     def __post_init__(self) -> None:
+        """Check the network's name as well; see ``Ranged``.
+
+        Raises:
+            UserError: A value is outside, or there is no such network.
+        """
         super().__post_init__()
         library_arch(self.arch)
 
@@ -231,11 +231,23 @@ class BackboneRun(Ranged):
         return title(self.arch, self.data)
 
 
+@dataclass(frozen=True)
+class BackboneRun(OfNetwork):
+    """All settings of a backbone's training: its ``config.json``."""
+
+    arch: AnyArch
+    seed: Seed
+    init: str | None
+    data: DataConfig
+    pixels: PixelConfig
+    training: BackboneTraining
+
+
 SelectedOn = Literal["held_out", "cross_fit"]
 
 
 @dataclass(frozen=True)
-class ICRun(Ranged):
+class ICRun(OfNetwork):
     """All settings of a training of ICs: its ``config.json``."""
 
     arch: AnyArch
@@ -249,15 +261,6 @@ class ICRun(Ranged):
     data: DataConfig
     pixels: PixelConfig
     training: ICTraining
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        library_arch(self.arch)
-
-    @property
-    def title(self) -> str:
-        """Network and data, as files are called."""
-        return title(self.arch, self.data)
 
 
 def title(arch: AnyArch, data: DataConfig) -> str:

@@ -1,24 +1,22 @@
-"""Exits on a policy that the user has trained with Stable-Baselines3; see ``attached.attach``."""
+"""Exits on a policy that the user has trained with Stable-Baselines3; see ``attach.attach``."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor
 
-from ztw_rl.api import EarlyExit, Propose, Wishes
+from ztw_rl import fits
+from ztw_rl.api import Wishes
+from ztw_rl.attached.base import Learner
 from ztw_rl.console import plain_console
-from ztw_rl.core.backends.eager import eager
-from ztw_rl.core.choice import Forced, Threshold
+from ztw_rl.core.choice import Threshold
 from ztw_rl.core.deployable import Deployable
-from ztw_rl.core.runtime import Runtime
-from ztw_rl.decision import Decision
 from ztw_rl.errors import UserError
 from ztw_rl.points.targets import DEFAULT, Proposal
 from ztw_rl.rl.agent import Agent, AgentConfig, save_agent
@@ -30,12 +28,26 @@ from ztw_rl.rl.live import LiveBatch, Model, id_of, teacher_of
 UNFITTED = "not distilled yet, so the full policy answers"
 
 
-class AttachedPolicy(EarlyExit):
+@dataclass(frozen=True)
+class Distillation:
+    """All settings of a distillation: the ``config.json`` of its folder."""
+
+    method: MethodName
+    exits: tuple[str, ...]
+    n_timesteps: int
+    action_mode: ActionMode
+    temperature: float
+    seed: int
+
+
+class AttachedPolicy(Learner):
     """A user's policy with exits; see ``attach_policy``.
 
     Until it is distilled the full policy answers; from then on an exit answers whose confidence
     exceeds the threshold. ``repr`` tells which it is.
     """
+
+    learns_by = "distill"
 
     def __init__(
         self,
@@ -50,7 +62,6 @@ class AttachedPolicy(EarlyExit):
         with _chance():
             self._teacher = teacher_of(model, self._batch, id_of(env), temperature)
         self._seed = seed
-        self._distilled = False
         network = self._teacher.network
         places = network.default_exits if exits is None else tuple(exits)
         self._settings = DistillConfig(method=method, exits=places, temperature=temperature)
@@ -66,12 +77,9 @@ class AttachedPolicy(EarlyExit):
             **placed(self._teacher.environment),
         )
         self._agent = Agent(config, trained)
-        full = Proposal(Forced(trained.n_exits - 1))
-        x = self._agent.example()
-        labels = [str(action) for action in range(config.n_actions)]
         name = self._teacher.environment.name or type(model).__name__.lower()
-        super().__init__(name, self._run, x, labels, UNFITTED, None, full, seed)
-        self._settle(full, UNFITTED)
+        labels = [str(action) for action in range(config.n_actions)]
+        super().__init__(name, trained, self._agent.example(), labels, UNFITTED, seed)
 
     @property
     def exits(self) -> tuple[str, ...]:
@@ -106,7 +114,8 @@ class AttachedPolicy(EarlyExit):
             n_timesteps: Environment steps of each phase: first the exits, then their ensembles.
             threshold: Confidence above which an exit answers afterwards, 0 … 1.
             action_mode: Whether the exits that act take the likeliest action or a sample.
-            run_dir: Folder of checkpoints and TensorBoard's logs; without one, nothing is kept.
+            run_dir: Folder of settings, checkpoints and TensorBoard's logs; without one, nothing is
+                kept.
             resume: Go on with the newest checkpoint in ``run_dir``.
             quiet: No progress bar.
 
@@ -114,25 +123,36 @@ class AttachedPolicy(EarlyExit):
             Itself.
 
         Raises:
-            UserError: A setting is out of range, or there is nothing to resume.
+            UserError: A setting is out of range, or ``run_dir`` cannot be resumed or written.
             KeyboardInterrupt: The user stopped it.
         """
         if not 0 <= threshold <= 1:
             raise UserError(f"threshold {threshold:g} is no confidence, which lies between 0 and 1")
-        if resume and run_dir is None:
-            raise UserError("resume needs a run_dir, the folder to go on in")
         config = replace(
             self._settings,
             n_timesteps=n_timesteps,
             n_envs=self._batch.n_envs,
             action_mode=action_mode,
         )
-        with _folder(run_dir) as folder, _chance():
+        settings = Distillation(
+            config.method,
+            self.exits,
+            n_timesteps,
+            action_mode,
+            config.temperature,
+            self._seed,
+        )
+        path = None if run_dir is None else Path(run_dir)
+        with (
+            fits.folder(path, settings, resume),
+            tempfile.TemporaryDirectory() as elsewhere,
+            _chance(),
+        ):
             result = distill(
                 self._teacher,
                 self._batch,
                 config,
-                Path(folder),
+                path or Path(elsewhere),
                 seed=self._seed,
                 device=torch.device("cpu"),
                 resume=resume,
@@ -144,8 +164,9 @@ class AttachedPolicy(EarlyExit):
             self._agent.config.provenance, distill_timesteps=n_timesteps, distill_seed=self._seed
         )
         config_of = replace(self._agent.config, provenance=provenance)
-        self._agent = Agent(config_of, result.model.eval())
-        self._distilled = True
+        self._trained = result.model.eval()
+        self._agent = Agent(config_of, self._trained)
+        self._learnt = True
         self._settle(Proposal(Threshold(threshold)), f"threshold {threshold:g}")
         return self
 
@@ -161,20 +182,8 @@ class AttachedPolicy(EarlyExit):
         self._exportable()
         save_agent(Path(folder), self._agent)
 
-    def _settle(self, proposal: Proposal, told: str) -> None:
-        """Run at this operating point from now on."""
-        model = self._agent.model
-        each = proposal.each(model.n_exits - 1)
-        self._runtime = Runtime(eager(model), self._agent.example(), each)
-        self._loaded, self._told = proposal, told
-
-    def _run(self, batch: Tensor) -> Decision:
-        return self._runtime.predict(batch)
-
-    def _exportable(self) -> tuple[Deployable, Propose]:
-        if not self._distilled:
-            raise UserError(f"the exits of {self.name} have learnt nothing yet; call distill first")
-        return self._agent, self._propose
+    def _deployable(self) -> Deployable:
+        return self._agent
 
     def _propose(self, wishes: Wishes) -> Proposal:
         """See ``api.Propose``: a threshold, since nothing was evaluated."""
@@ -221,11 +230,3 @@ def attach_policy(
 def _chance() -> AbstractContextManager[None]:
     """Leaves torch's global generator as it was."""
     return torch.random.fork_rng([])
-
-
-def _folder(run_dir: str | Path | None) -> AbstractContextManager[str]:
-    """The folder that is named, or one that is gone afterwards."""
-    if run_dir is None:
-        return tempfile.TemporaryDirectory()
-    Path(run_dir).mkdir(parents=True, exist_ok=True)
-    return nullcontext(str(run_dir))

@@ -27,7 +27,7 @@ from ztw_rl.core.exits import Confidence, select
 from ztw_rl.supervised import train_ics
 from ztw_rl.supervised.config import library_arch
 
-PAGE = Path(__file__).parents[1] / "docs" / "your-network.md"
+PAGE = Path(__file__).parents[2] / "docs" / "your-network.md"
 QUICK = {"n_epochs": 2, "ensemble_epochs": 3, "quiet": True}
 N_VALUES, WIDTH, N_CLASSES = 2, 16, 3
 

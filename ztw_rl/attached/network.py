@@ -1,27 +1,24 @@
-"""Exits on a network of the user's own: ``attach``, and what may be done with what it returns."""
+"""Exits on a classifier of the user's own, and what may be done with it."""
 
 from __future__ import annotations
 
 import difflib
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor, nn
 
 from ztw_rl import fits
-from ztw_rl.api import EarlyExit, Propose, Wishes, check_wishes
+from ztw_rl.api import Wishes, check_wishes
+from ztw_rl.attached.base import Learner
 from ztw_rl.console import plain_console
-from ztw_rl.core.backends.eager import eager
-from ztw_rl.core.choice import Forced, Outcome, Threshold, Unreachable
+from ztw_rl.core.choice import Outcome, Threshold, Unreachable
 from ztw_rl.core.cut import Cut, chain, cut
 from ztw_rl.core.deployable import Deployable
 from ztw_rl.core.model import METHODS
-from ztw_rl.core.runtime import Runtime
-from ztw_rl.decision import Decision
 from ztw_rl.errors import UserError
 from ztw_rl.points.classifier import ClassifierPoint, cross_fitted, pick, tried
 from ztw_rl.points.targets import DEFAULT, Proposal, flag
@@ -32,13 +29,6 @@ from ztw_rl.supervised.engine import SingleProcess
 from ztw_rl.supervised.evaluate import Answers, collect
 from ztw_rl.supervised.train_ics import train_ics
 
-if TYPE_CHECKING:
-    from stable_baselines3.common.vec_env import VecEnv
-
-    from ztw_rl.attached_policy import AttachedPolicy
-    from ztw_rl.rl.config import MethodName
-    from ztw_rl.rl.live import Model
-
 UNFITTED = "not fitted yet, so the full network answers"
 HELD_OUT = "held-out inputs"
 Loader = Iterable[object]
@@ -46,29 +36,34 @@ Loader = Iterable[object]
 them, labels (B,) whole numbers."""
 
 
-class Attached(EarlyExit):
-    """A user's network with exits; see ``attach``.
+@dataclass(frozen=True)
+class Fit:
+    """All settings of a fit: the ``config.json`` of its folder."""
+
+    method: str
+    places: tuple[str, ...]
+    """Submodules that the exits lie behind."""
+    labelled: bool
+    """Whether the loader gives labels."""
+    n_epochs: int
+    learning_rate: float
+    ensemble_epochs: int
+    seed: int
+
+
+class Attached(Learner):
+    """A user's network with exits; see ``attach.attach``.
 
     Until it is fitted the full network answers. From then on an exit answers whose confidence
     exceeds 0.9, and after ``calibrate`` what that has chosen. ``repr`` tells which it is.
     """
 
+    learns_by = "fit"
+
     def __init__(self, name: str, network: AttachedNetwork) -> None:
         self._network = network
         self._seen: Answers | None = None
-        self._fitted = False
-        full = Proposal(Forced(network.trained.n_exits - 1))
-        super().__init__(
-            name,
-            self._run,
-            network.x,
-            network.labels,
-            UNFITTED,
-            (network, self._propose),
-            full,
-            seed=None,
-        )
-        self._settle(full, UNFITTED)
+        super().__init__(name, network.trained, network.x, network.labels, UNFITTED, seed=None)
 
     @property
     def exits(self) -> tuple[str, ...]:
@@ -130,7 +125,7 @@ class Attached(EarlyExit):
         source = LoaderSource(loader, network.x, len(network.labels))
         folder = None if run_dir is None else Path(run_dir)
         with self._chance():
-            settings = fits.Fit(
+            settings = Fit(
                 network.method,
                 network.places,
                 source.labelled,
@@ -240,24 +235,12 @@ class Attached(EarlyExit):
 
     def _has_learnt(self) -> None:
         """The exits may answer now; what was calibrated before is void."""
-        self._fitted, self._seen = True, None
+        self._learnt, self._seen = True, None
         default = Proposal(Threshold(DEFAULT))
         self._settle(default, f"{default}, which nothing was calibrated for")
 
-    def _settle(self, proposal: Proposal, told: str) -> None:
-        """Run at this operating point from now on."""
-        network = self._network
-        each = proposal.each(len(network.places))
-        self._runtime = Runtime(eager(network.trained), network.x, each)
-        self._loaded, self._told = proposal, told
-
-    def _run(self, batch: Tensor) -> Decision:
-        return self._runtime.predict(batch.to(self._network.x.device))
-
-    def _exportable(self) -> tuple[Deployable, Propose]:
-        if not self._fitted:
-            raise UserError(f"the exits of {self.name} have learnt nothing yet; call fit first")
-        return super()._exportable()
+    def _deployable(self) -> Deployable:
+        return self._network
 
     def _propose(self, wishes: Wishes) -> Proposal:
         """See ``api.Propose``: on the inputs of the last calibration."""
@@ -289,80 +272,6 @@ class Attached(EarlyExit):
             yield
 
 
-@overload
-def attach(
-    network: nn.Module,
-    *,
-    example: Tensor,
-    exits: int | Sequence[str] = 3,
-    method: str = "ztw",
-    labels: Sequence[str] | None = None,
-    seed: int = 0,
-) -> Attached: ...
-
-
-@overload
-def attach(
-    network: Model,
-    *,
-    env: VecEnv,
-    exits: Sequence[str] | None = None,
-    method: MethodName = "ztw",
-    temperature: float = 1.0,
-    seed: int = 0,
-) -> AttachedPolicy: ...
-
-
-def attach(network: nn.Module | Model, **settings: Any) -> Attached | AttachedPolicy:
-    """Hang early exits on a trained classifier, or on a policy of Stable-Baselines3.
-
-    Example:
-        >>> ee = ztw_rl.attach(network, example=images[:1], exits=3)
-        >>> ee.fit(loader)
-        >>> ee.calibrate(held_out, budget=0.6)
-        >>> ee.decide(images).labels
-
-        >>> agent = ztw_rl.attach(model, env=env).distill(n_timesteps=200_000)
-        >>> agent.predict(observations)
-
-    Args:
-        network: A torch module, or a trained PPO, A2C or DQN.
-        **settings: Of ``attach_network`` or of ``attached_policy.attach_policy``.
-
-    Raises:
-        UserError: It is neither, or cannot be cut, or a setting is missing or unknown.
-    """
-    if isinstance(network, nn.Module):
-        _check_settings(network, settings, attach_network, "example")
-        return attach_network(network, **settings)
-    if not hasattr(network, "policy"):
-        raise UserError(
-            f"what exits hang on must be a torch module or a Stable-Baselines3 model, not "
-            f"{network!r}"
-        )
-    from ztw_rl.attached_policy import attach_policy
-
-    _check_settings(network, settings, attach_policy, "env")
-    return attach_policy(network, **settings)
-
-
-def _check_settings(
-    network: object, settings: Mapping[str, object], make: Callable[..., object], needed: str
-) -> None:
-    """What is set is known, and what is needed is there.
-
-    Raises:
-        UserError: It is not.
-    """
-    known, kind = inspect.signature(make).parameters, type(network).__name__
-    if needed not in settings:
-        raise UserError(f"attach needs {needed}= for a {kind}")
-    for name in settings:
-        if name not in known:
-            listed = ", ".join([*known][1:])
-            raise UserError(f"attach knows no {name}= for a {kind}; it takes {listed}")
-
-
 def attach_network(
     network: nn.Module,
     *,
@@ -372,7 +281,7 @@ def attach_network(
     labels: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Attached:
-    """Hang early exits on a trained classifier; see ``attach``.
+    """Hang early exits on a trained classifier; see ``attach.attach``.
 
     Args:
         network: From (B, …) to (B, C) logits; ``torch.fx`` must be able to trace it. It is put
@@ -404,7 +313,7 @@ def attach_blocks(
     labels: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Attached:
-    """Hang early exits on a trained classifier that comes in parts; see ``attach``.
+    """Hang early exits on a trained classifier that comes in parts; see ``attach.attach``.
 
     This is for networks that ``torch.fx`` cannot trace, such as those that go another way for other
     inputs.
@@ -416,9 +325,9 @@ def attach_blocks(
         blocks: In order, each from the features of the one before; an exit lies behind each.
         head: From the last block's features to (B, C) logits.
         example: (B, …), any input of the right shape and type, where the parts are.
-        method: See ``attach``.
-        labels: See ``attach``.
-        seed: See ``attach``.
+        method: See ``attach.attach``.
+        labels: See ``attach.attach``.
+        seed: See ``attach.attach``.
 
     Raises:
         UserError: There is no block, or one of them or the head gives something else.

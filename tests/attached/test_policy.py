@@ -103,6 +103,30 @@ def test_a_run_folder_is_gone_on_with(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "mine holds a fit already; go on with resume=True, or name another run_dir"),
+        (
+            {"resume": True, "n_timesteps": 128},
+            "n_timesteps is 64 in mine and cannot become 128 midway; name another run_dir",
+        ),
+        ({"resume": True, "run_dir": None}, "resume needs run_dir, the folder of the fit that"),
+        ({"resume": True, "run_dir": "other"}, "there is no run folder other"),
+        ({"threshold": 1.5}, "threshold 1.5 is no confidence, which lies between 0 and 1"),
+    ],
+)
+def test_folders_that_cannot_be_used(tmp_path, monkeypatch, changes, message):
+    monkeypatch.chdir(tmp_path)
+    env = corridors()
+    settings = {"n_timesteps": 64, "run_dir": "mine", "quiet": True}
+    agent = ztw_rl.attach(trained(env), env=env).distill(**settings)
+    with pytest.raises(UserError) as raised:
+        agent.distill(**settings | changes)
+    assert str(raised.value).startswith(message)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda env: ztw_rl.attach(trained(env)), "attach needs env= for a PPO"),
@@ -140,7 +164,7 @@ def test_what_cannot_be_attached(make, message):
 
 def test_the_pages_example(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).parents[1] / "docs" / "your-policy.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "your-policy.md").read_text()
     code = page.split("```python\n")[1].split("```")[0]
     exec(compile(code, "docs/your-policy.md", "exec"), {})
     assert "threshold 0.9" in capsys.readouterr().out
