@@ -22,7 +22,8 @@ from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.atari.vec_env import AtariVecEnv
 from ztw_rl.rl.config import PPOConfig
 from ztw_rl.rl.fast_ppo import FastPPO, PPOLoss, ppo_loss
-from ztw_rl.rl.policy import ChannelsLastCnnPolicy
+from ztw_rl.rl.networks.config import IMPALA_WIDTHS
+from ztw_rl.rl.policy import ChannelsLastCnnPolicy, ImpalaCNN
 from ztw_rl.rl.ppo import build_ppo
 
 CPU = torch.device("cpu")
@@ -312,18 +313,38 @@ def same_rollout(source: RolloutBuffer, target: RolloutBuffer) -> None:
     target.returns, target.advantages = source.returns, source.advantages
 
 
+class ImpalaPolicy(ActorCriticCnnPolicy):
+    """SB3's own policy with our features extractor, as its users give one."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(
+            *args,
+            **kwargs,
+            net_arch=[],
+            features_extractor_class=ImpalaCNN,
+            features_extractor_kwargs={"widths": IMPALA_WIDTHS},
+        )
+
+
 @pytest.mark.parametrize("name", DEVICES)
 @pytest.mark.parametrize(
     "config",
-    [ONE_STEP, FOUR_STEPS, TEN_STEPS, replace(TEN_STEPS, compiled=True)],
-    ids=["one step", "four", "ten", "ten, compiled"],
+    [
+        ONE_STEP,
+        FOUR_STEPS,
+        TEN_STEPS,
+        replace(TEN_STEPS, compiled=True),
+        replace(ONE_STEP, network="impala"),
+    ],
+    ids=["one step", "four", "ten", "ten, compiled", "one of impala"],
 )
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 def test_an_update_equals_stock_ppos(pong, train_once, config, name):
     """Same weights, rollout and minibatches give the same losses and the same new weights."""
     device = exact_device(name)
     fast = build_ppo(pong, config, seed=0, device=device)
-    stock = stock_ppo(pong, config, 0, device)
+    policy = ImpalaPolicy if config.network else ActorCriticCnnPolicy
+    stock = stock_ppo(pong, config, 0, device, policy)
     initial = {k: v.clone() for k, v in stock.policy.state_dict().items()}
     assert initial.keys() == fast.policy.state_dict().keys()
     torch.testing.assert_close(dict(fast.policy.state_dict()), initial, rtol=0, atol=0)
