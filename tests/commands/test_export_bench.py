@@ -368,11 +368,11 @@ def test_a_student_has_no_exits_to_time(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("method", ["student", "ztw"])
 def test_students_and_exits_on_the_input_are_exported(tmp_path, monkeypatch, method):
     monkeypatch.chdir(tmp_path)
-    exits = () if method == "student" else ("input", "conv1")
-    network = NetworkConfig(widths=(17, 34, 34, 305))
-    config = AgentConfig(6, exits, method, network=network, atari=AtariConfig())
-    if method == "ztw":
-        config = AgentConfig(AtariConfig(), 6, exits, method)
+    if method == "student":
+        network = NetworkConfig(widths=(17, 34, 34, 305))
+        config = AgentConfig(6, (), method, network=network, atari=AtariConfig())
+    else:
+        config = AgentConfig(6, ("input", "conv1"), method, atari=AtariConfig())
     torch.manual_seed(0)
     made = Agent(config, build_model(config).eval())
     save_agent(tmp_path / "a", made, torch.float32)
