@@ -377,7 +377,10 @@ def test_an_update_equals_stock_ppos(pong, train_once, config, name):
     assert steps == {config.n_epochs * config.n_envs * config.n_steps // config.batch_size}
     final = dict(fast.policy.state_dict())
     assert any(not torch.equal(final[k], initial[k]) for k in initial)
-    torch.testing.assert_close(final, dict(stock.policy.state_dict()), rtol=1e-4, atol=1e-5)
+    # Adam divides a gradient by its own size, so where it is near 0, rounding shows; 15 layers
+    # round more than 3. A step is 2.5e-4.
+    atol = 5e-5 if config.network else 1e-5
+    torch.testing.assert_close(final, dict(stock.policy.state_dict()), rtol=1e-4, atol=atol)
 
 
 @pytest.mark.parametrize("name", DEVICES)
