@@ -32,7 +32,7 @@ from ztw_rl import agents
 from ztw_rl.commands.bench import play_frames
 from ztw_rl.core.backends.named import make_backend
 from ztw_rl.core.backends.onnx import export_graphs
-from ztw_rl.core.bench import Latency, bench, forced_thresholds, interleaved_seconds, threads
+from ztw_rl.core.bench import Latency, bench, forced_bounds, interleaved_seconds, threads
 from ztw_rl.core.cost import exit_costs, relative_cost
 from ztw_rl.core.model import METHODS, EarlyExitModel
 from ztw_rl.core.runtime import Runtime
@@ -90,7 +90,7 @@ def measure(
             rows = bench(
                 backend,
                 inputs,
-                runtime.thresholds,
+                runtime.bounds,
                 relative_macs,
                 batch_size=size,
                 n_threads=1,
@@ -177,7 +177,7 @@ def beside_earlyon(
         toolkit = f"ztw-rl, {name}"
         calls[toolkit, "full"] = functools.partial(backend.backbone, batch)
         for case, m in (("exit_0", 0), ("no_exit", 3)):
-            thresholds = forced_thresholds(m, 4)
+            thresholds = forced_bounds(m, 4)
             calls[toolkit, case] = functools.partial(backend.predict, batch, thresholds)
     with threads(1):
         seconds = interleaved_seconds(list(calls.values()), rounds, n_warmup=3)

@@ -157,7 +157,7 @@ def main(settings: Settings) -> float:
             emulators,
             n_steps=config.n_steps,
             behaviour=config.behaviour,
-            action_mode=config.action_mode,
+            action_modes=[config.action_mode],
             seed=seed,
             device=torch.device("cpu"),
         )

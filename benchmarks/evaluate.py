@@ -26,7 +26,7 @@ from ztw_rl import agents
 from ztw_rl.core.backends.named import make_backend
 from ztw_rl.core.choice import Forced, Threshold
 from ztw_rl.core.device import n_network_threads
-from ztw_rl.core.exits import Confidence, select
+from ztw_rl.core.exits import Exceeds, select
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.runtime import Backend
 from ztw_rl.rl.agent import load_agent
@@ -73,7 +73,7 @@ def full_table(n_exits: int) -> list[Row]:
 
 def plain_player(model: EarlyExitModel, env: VecEnv, n_steps: int) -> Callable[[], int]:
     """The plain way, as a contender that plays ``n_steps`` at each threshold at each call."""
-    rules = [Confidence.uniform(threshold, model.n_exits) for threshold in THRESHOLDS]
+    rules = [Exceeds.uniform(threshold, model.n_exits) for threshold in THRESHOLDS]
 
     def evaluate() -> int:
         for rule in rules:

@@ -17,7 +17,7 @@ import tyro
 from torch import Tensor
 
 from benchmarks import harness
-from ztw_rl.core.exits import Confidence
+from ztw_rl.core.exits import Exceeds
 from ztw_rl.core.model import METHODS, EarlyExitModel
 from ztw_rl.core.runtime import decide
 from ztw_rl.core.sweep import N_THRESHOLDS, confidences
@@ -53,7 +53,7 @@ def one_pass(model: EarlyExitModel, source: MemorySource) -> Callable[[], int]:
 
 def one_by_one(model: EarlyExitModel, images: Tensor, thresholds: list[float]) -> Callable[[], int]:
     """The network at batch 1, once per threshold."""
-    rules = [Confidence.uniform(threshold, model.n_exits) for threshold in thresholds]
+    rules = [Exceeds.uniform(threshold, model.n_exits) for threshold in thresholds]
     exits = model.answering()
 
     def run() -> int:

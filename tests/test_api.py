@@ -14,7 +14,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 import ztw_rl
 from ztw_rl import UserError
-from ztw_rl.core.exits import Confidence, Patience, select
+from ztw_rl.core.exits import Exceeds, Patience, select
 from ztw_rl.rl.agent import load_agent
 from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.atari.vec_env import AtariVecEnv
@@ -51,9 +51,9 @@ def test_nothing_heavy_is_imported_at_first():
 @pytest.mark.parametrize(
     ("how", "rule"),
     [
-        ({"threshold": 0.4}, Confidence.uniform(0.4, 4)),
+        ({"threshold": 0.4}, Exceeds.uniform(0.4, 4)),
         ({"rule": "patience", "threshold": 2}, Patience(torch.tensor(2))),
-        ({"rule": "full"}, Confidence.forced(torch.full((8,), 3), 4)),
+        ({"rule": "full"}, Exceeds.forced(torch.full((8,), 3), 4)),
     ],
 )
 def test_it_decides_as_the_exit_rule_says(frames, answers, how, rule):

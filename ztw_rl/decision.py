@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+Rule = Literal["confidence", "margin", "gate"]
+"""What an exit's answer is judged by: its highest probability, how far that is above the second
+highest, or what a gate predicts that answering would cost."""
+
+
+def bound(rule: Rule, threshold: float) -> float:
+    """What the signal of an exit must exceed for it to answer.
+
+    A confidence or a margin must exceed its threshold. A predicted regret must lie below it, and
+    its signal is minus the regret.
+    """
+    return -threshold if rule == "gate" else threshold
+
+
+def never(rule: Rule) -> float:
+    """A finite threshold at which no exit answers before the last."""
+    return -1e9 if rule == "gate" else 2.0
 
 
 class Decision(NamedTuple):

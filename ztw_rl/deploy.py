@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ztw_rl.decision import Decision
+from ztw_rl.decision import Decision, Rule, bound
 from ztw_rl.errors import UserError
 
 FORMAT = 1
@@ -35,7 +35,14 @@ UNREADABLE = (
 )
 """What reading a damaged artefact raises; RuntimeError where it seems to be encrypted."""
 OUTPUTS = ("next_features", "next_logits", "log_probs", "confidence")
-"""Of each graph; the last exit's has the last two."""
+"""Of each graph."""
+LAST_OUTPUTS = OUTPUTS[2:]
+"""Of the last exit's graph."""
+
+
+def outputs_by(rule: Rule) -> tuple[str, ...]:
+    """Outputs of each graph but the last: a signal as well, unless that is the confidence."""
+    return OUTPUTS if rule == "confidence" else (*OUTPUTS, "signal")
 
 
 class Session(Protocol):
@@ -96,7 +103,10 @@ class DeployedModel:
         self._dtype = np.dtype(metadata["input_dtype"])
         self._n_classes = int(metadata["n_classes"])
         self._head_is_ensembled = bool(metadata["head_is_ensembled"])
-        self._proposed = self._thresholds(metadata["thresholds"])
+        # Files of former versions name no rule.
+        self.rule: Rule = metadata.get("rule", "confidence")
+        self._outputs = outputs_by(self.rule)
+        self._proposed = self._bounds(metadata["thresholds"])
 
     def predict(self, x: npt.NDArray[Any], threshold: npt.ArrayLike | None = None) -> Decision:
         """Answer a batch; samples that have left are computed no further.
@@ -104,27 +114,39 @@ class DeployedModel:
         Args:
             x: (B, …), with the shape and type that the metadata name.
             threshold: τ for all ICs, or E−1 of them; by default those in the metadata. A sample
-                leaves at the first exit whose highest probability exceeds it, and with NaN in
-                it, at the last.
+                leaves at the first exit whose highest probability (or margin, if that is the
+                file's ``rule``) exceeds it, or with ``gate`` whose predicted regret is below it.
+                A sample with NaN in it leaves at the last.
 
         Raises:
             UserError: ``x`` or the thresholds don't fit.
+        """
+        return self.decide(x, self._proposed if threshold is None else self._bounds(threshold))
+
+    def decide(self, x: npt.NDArray[Any], bounds: Sequence[float]) -> Decision:
+        """Answer a batch; see ``predict``.
+
+        Args:
+            x: (B, …).
+            bounds: E−1, what the exits' signals must exceed; see ``decision.bound``.
+
+        Raises:
+            UserError: ``x`` doesn't fit.
         """
         if x.shape[1:] != self._shape or x.dtype != self._dtype:
             raise UserError(
                 f"the input is {x.dtype} {x.shape}, but the model takes "
                 f"{self._dtype} (B, {', '.join(map(str, self._shape))})"
             )
-        thresholds = self._proposed if threshold is None else self._thresholds(threshold)
         answer = self._predict_one if len(x) == 1 else self._predict_batch
-        return answer(x, thresholds)
+        return answer(x, bounds)
 
-    def _thresholds(self, given: npt.ArrayLike) -> list[float]:
-        """E−1, rounded as confidences are."""
+    def _bounds(self, given: npt.ArrayLike) -> list[float]:
+        """E−1, rounded as signals are."""
         rounded = np.asarray(given, np.float32)
         if rounded.ndim == 0:
-            return [rounded.item()] * (self.n_exits - 1)
-        thresholds: list[float] = rounded.ravel().tolist()
+            return [bound(self.rule, rounded.item())] * (self.n_exits - 1)
+        thresholds = [bound(self.rule, each) for each in rounded.ravel().tolist()]
         if len(thresholds) != self.n_exits - 1:
             raise UserError(f"{self.n_exits - 1} thresholds are needed, not {len(thresholds)}")
         return thresholds
@@ -141,28 +163,29 @@ class DeployedModel:
 
         Returns:
             Features and logits for the next exit, unless m is the last; log-probabilities
-            (B, C) and confidences (B,).
+            (B, C) and confidences (B,); signals (B,), if exits are judged by another one.
         """
         feed = {"features": features}
         # The last exit has no use for the others' logits unless it is ensembled.
         if logits is not None and (m < self.n_exits - 1 or self._head_is_ensembled):
             feed["logits"] = logits
-        outputs = OUTPUTS if m < self.n_exits - 1 else OUTPUTS[2:]
+        outputs = self._outputs if m < self.n_exits - 1 else LAST_OUTPUTS
         return self._sessions[m].run(outputs, feed)
 
-    def _predict_one(self, x: npt.NDArray[Any], thresholds: Sequence[float]) -> Decision:
+    def _predict_one(self, x: npt.NDArray[Any], bounds: Sequence[float]) -> Decision:
         """One sample: nothing to compact, so nothing to keep track of."""
         logits = None
-        for m, threshold in enumerate(thresholds):
-            x, logits, log_probs, confidence = self.run_exit(m, x, logits)
-            if confidence.item() > threshold:
+        for m, least in enumerate(bounds):
+            outputs = self.run_exit(m, x, logits)
+            x, logits, log_probs, confidence = outputs[:4]
+            if outputs[-1].item() > least:
                 break
         else:
             m = self.n_exits - 1
             log_probs, confidence = self.run_exit(m, x, logits)
         return Decision(log_probs.argmax(axis=1), np.array([m]), confidence, log_probs)
 
-    def _predict_batch(self, x: npt.NDArray[Any], thresholds: Sequence[float]) -> Decision:
+    def _predict_batch(self, x: npt.NDArray[Any], bounds: Sequence[float]) -> Decision:
         """Samples that stay wait for the next exit until there are enough of them for one run."""
         exits = np.full(len(x), self.n_exits - 1)
         confidences = np.zeros(len(x), np.float32)
@@ -175,15 +198,16 @@ class DeployedModel:
             features: npt.NDArray[Any],
             logits: npt.NDArray[Any] | None = None,
         ) -> None:
-            *state, answers, confidence = self.run_exit(m, features, logits)
+            outputs = self.run_exit(m, features, logits)
+            is_last = m == self.n_exits - 1
             # For those that stay they are overwritten later.
-            log_probs[own], confidences[own] = answers, confidence
-            if not state:
+            log_probs[own], confidences[own] = outputs if is_last else outputs[2:4]
+            if is_last:
                 return
-            leaves = confidence > np.float32(thresholds[m])
+            leaves = outputs[-1] > np.float32(bounds[m])
             exits[own[leaves]] = m
             stays = ~leaves
-            waiting[m + 1].add(own[stays], *(part[stays] for part in state))
+            waiting[m + 1].add(own[stays], *(part[stays] for part in outputs[:2]))
 
         for start in range(0, len(x), CHUNK):
             chunk = x[start : start + CHUNK]

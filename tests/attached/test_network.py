@@ -23,7 +23,7 @@ from ztw_rl.commands.supervised.train_backbone import TrainBackbone
 from ztw_rl.commands.supervised.train_ics import TrainICs
 from ztw_rl.console import StopRequest
 from ztw_rl.core.checkpoint import newest_checkpoint
-from ztw_rl.core.exits import Confidence, select
+from ztw_rl.core.exits import Exceeds, select
 from ztw_rl.supervised import train_ics
 from ztw_rl.supervised.config import library_arch
 
@@ -174,7 +174,7 @@ def test_from_a_network_to_a_file():
 def exits_at(ee, x: torch.Tensor, threshold: float) -> list[int]:
     with torch.no_grad():
         answers = ee._network.trained(x)
-    return select(answers, Confidence.uniform(threshold, 3))[0].tolist()
+    return select(answers, Exceeds.uniform(threshold, 3))[0].tolist()
 
 
 def test_every_target():

@@ -15,7 +15,7 @@ from ztw_rl.core.bench import (
     Latency,
     bench,
     break_even,
-    forced_thresholds,
+    forced_bounds,
     interleaved_seconds,
     threads,
     time_exits,
@@ -93,9 +93,9 @@ def test_one_thread_only_meanwhile():
     assert (meanwhile, torch.get_num_threads()) == (1, 2)
 
 
-def test_forced_thresholds_let_go_at_one_exit_only():
-    assert forced_thresholds(1, 3) == (math.inf, -math.inf)
-    assert forced_thresholds(2, 3) == (math.inf, math.inf)
+def test_forced_bounds_let_go_at_one_exit_only():
+    assert forced_bounds(1, 3) == (math.inf, -math.inf)
+    assert forced_bounds(2, 3) == (math.inf, math.inf)
 
 
 class Spy:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ztw_rl.core.exits import Confidence, Patience, last, most_confident, select
+from ztw_rl.core.exits import Exceeds, Patience, last, most_confident, select
 
 
 def log_probs(confidences: list[list[float]], labels: list[list[int]] | None = None):
@@ -37,7 +37,7 @@ ANSWERS = log_probs(
     ],
 )
 def test_confidence(threshold, left_at):
-    left, answered = select(ANSWERS, Confidence.uniform(threshold, 3))
+    left, answered = select(ANSWERS, Exceeds.uniform(threshold, 3))
     assert left.tolist() == left_at
     assert answered.tolist() == left_at
 
@@ -45,21 +45,21 @@ def test_confidence(threshold, left_at):
 def test_the_threshold_must_be_exceeded():
     answers = log_probs([[0.5, 0.5]])
     assert answers[0, 0, 0].exp() == 0.5
-    assert select(answers, Confidence.uniform(0.5, 2))[0].tolist() == [1]
-    assert select(answers, Confidence.uniform(0.4999, 2))[0].tolist() == [0]
+    assert select(answers, Exceeds.uniform(0.5, 2))[0].tolist() == [1]
+    assert select(answers, Exceeds.uniform(0.4999, 2))[0].tolist() == [0]
 
 
 def test_thresholds_per_exit_and_per_sample():
-    per_exit = Confidence(torch.tensor([1.0, 0.5]))
+    per_exit = Exceeds(torch.tensor([1.0, 0.5]))
     assert select(ANSWERS, per_exit)[0].tolist() == [1, 1, 1, 1]
-    per_sample = Confidence(torch.tensor([[1.0, 1.0], [0.5, 1.0], [1.0, 0.5], [0.9, 0.9]]))
+    per_sample = Exceeds(torch.tensor([[1.0, 1.0], [0.5, 1.0], [1.0, 0.5], [0.9, 0.9]]))
     assert select(ANSWERS, per_sample)[0].tolist() == [2, 0, 1, 2]
     assert select(ANSWERS[1:3], per_sample.rows(torch.tensor([1, 2])))[0].tolist() == [0, 1]
     assert per_exit.rows(torch.tensor([0])) is per_exit
 
 
 def test_forced_exits_whatever_they_say():
-    rule = Confidence.forced(torch.tensor([2, 0, 1, 0]), 3)
+    rule = Exceeds.forced(torch.tensor([2, 0, 1, 0]), 3)
     assert select(ANSWERS, rule)[0].tolist() == [2, 0, 1, 0]
 
 
@@ -96,7 +96,7 @@ def test_patience_per_sample():
 def test_fallbacks():
     assert last(ANSWERS).tolist() == [2, 2, 2, 2]
     assert most_confident(ANSWERS).tolist() == [0, 1, 1, 2]
-    left, answered = select(ANSWERS, Confidence.uniform(0.93, 3), most_confident)
+    left, answered = select(ANSWERS, Exceeds.uniform(0.93, 3), most_confident)
     assert left.tolist() == [0, 1, 2, 2]
     assert answered.tolist() == [0, 1, 1, 2]
 
@@ -106,8 +106,8 @@ def test_nan_never_leaves_early_and_is_no_confidence():
     answers[0, 0] = float("nan")
     answers[3, :2] = float("nan")
     for rule in (
-        Confidence.uniform(0.0, 3),
-        Confidence(torch.full((2,), -torch.inf)),
+        Exceeds.uniform(0.0, 3),
+        Exceeds(torch.full((2,), -torch.inf)),
         Patience(torch.tensor(1)),
     ):
         assert select(answers, rule)[0].tolist() == [1, 0, 0, 2]
@@ -116,5 +116,5 @@ def test_nan_never_leaves_early_and_is_no_confidence():
 
 def test_the_backbone_alone():
     answers = ANSWERS[:, 2:]
-    for rule in (Confidence.uniform(0.0, 1), Patience(torch.tensor(1))):
+    for rule in (Exceeds.uniform(0.0, 1), Patience(torch.tensor(1))):
         assert select(answers, rule)[0].tolist() == [0, 0, 0, 0]

@@ -40,7 +40,8 @@ def test_forward_is_every_exits_own_answer_combined(make_model):
 def test_what_nobody_asks_for_is_not_computed(make_model):
     model = make_model(n_ics=2, n_blocks=4, attach=[1, 3])
     ran = []
-    for i, module in enumerate((*model.blocks, *model.ics, model.head)):
+    ics = [ic.linear for ic in model.ics]
+    for i, module in enumerate((*model.blocks, *ics, model.head)):
         module.register_forward_hook(lambda *_, i=i: ran.append(i))
     exits = model.exits(torch.randn(3, 4, 6, 6))
     assert ran == []
@@ -64,9 +65,10 @@ def test_answering_segments_answer_as_the_whole(make_model):
     wanted = model(x)
     logits = None
     for m, segment in enumerate(model.answering()):
-        x, logits, log_probs, confidence = segment(x, logits)
+        x, logits, log_probs, confidence, signal = segment(x, logits)
         torch.testing.assert_close(log_probs, wanted[:, m])
         torch.testing.assert_close(confidence, wanted[:, m].exp().amax(-1))
+        assert signal is confidence
         assert logits.shape == (5, m + 1, 3)
 
 

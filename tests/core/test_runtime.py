@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ztw_rl.core.backends.eager import eager
-from ztw_rl.core.exits import Confidence, Patience, last, most_confident, select
+from ztw_rl.core.exits import Exceeds, Patience, last, most_confident, select
 from ztw_rl.core.heads import Connection, MapClassifier, MapConfig
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.runtime import Runtime, as_batch, decide
@@ -38,15 +38,15 @@ def assert_equals_offline(model, x, rule, fallback):
 class Settled:
     """A rule that insists on being where the answers are, as tensors on two devices would."""
 
-    rule: Confidence
+    rule: Exceeds
     device: torch.device | None = None
 
     def to(self, device):
         return Settled(self.rule.to(device), device)
 
-    def leaves(self, answers):
+    def leaves(self, answers, signal):
         assert self.device == answers.device
-        return self.rule.leaves(answers)
+        return self.rule.leaves(answers, signal)
 
     def rows(self, index):
         assert self.device == index.device
@@ -60,7 +60,7 @@ def inputs(n, mlp, generator):
 def test_the_rule_is_where_the_answers_are(make_model):
     model = make_model(n_ics=4)
     generator = torch.Generator().manual_seed(0)
-    rule = Settled(Confidence(torch.rand(64, 4, generator=generator)))
+    rule = Settled(Exceeds(torch.rand(64, 4, generator=generator)))
     left = assert_equals_offline(model, inputs(64, False, generator), rule, last)
     assert len(set(left)) > 2
 
@@ -85,11 +85,9 @@ def test_online_equals_offline(
     generator = torch.Generator().manual_seed(seed)
     x = inputs(n, mlp, generator)
     rule = {
-        "uniform": lambda: Confidence.uniform(
-            torch.rand((), generator=generator).item(), n_ics + 1
-        ),
-        "per exit": lambda: Confidence(torch.rand(n_ics, generator=generator)),
-        "per sample": lambda: Confidence(torch.rand(n, n_ics, generator=generator) * 1.2),
+        "uniform": lambda: Exceeds.uniform(torch.rand((), generator=generator).item(), n_ics + 1),
+        "per exit": lambda: Exceeds(torch.rand(n_ics, generator=generator)),
+        "per sample": lambda: Exceeds(torch.rand(n, n_ics, generator=generator) * 1.2),
         "patience": lambda: Patience(torch.randint(1, 5, (), generator=generator)),
         "patience per sample": lambda: Patience(torch.randint(1, 6, (n,), generator=generator)),
     }[kind]()
@@ -100,7 +98,7 @@ def test_the_random_networks_use_all_their_exits(make_model):
     """Without this, the test above might compare nothing."""
     model = make_model(n_ics=4)
     x = inputs(64, False, torch.Generator().manual_seed(0))
-    left = assert_equals_offline(model, x, Confidence.uniform(0.8, 5), last)
+    left = assert_equals_offline(model, x, Exceeds.uniform(0.8, 5), last)
     assert set(left) == {0, 1, 2, 3, 4}
     left = assert_equals_offline(model, x, Patience(torch.tensor(3)), last)
     assert set(left) == {2, 3, 4}
@@ -115,7 +113,7 @@ def test_every_pattern_of_exits(make_model, n, fallback):
     patterns = [torch.full((n,), m) for m in range(5)]
     patterns += [torch.randint(0, 5, (n,), generator=generator) for _ in range(5)]
     for exits in patterns:
-        left = assert_equals_offline(model, x, Confidence.forced(exits, 5), fallback)
+        left = assert_equals_offline(model, x, Exceeds.forced(exits, 5), fallback)
         assert left == exits.tolist()
 
 
@@ -123,7 +121,7 @@ def test_every_pattern_of_exits(make_model, n, fallback):
 def test_a_threshold_nobody_exceeds_is_the_backbone_exactly(make_model, threshold):
     model = make_model(n_ics=4)
     x = inputs(64, False, torch.Generator().manual_seed(0))
-    decision = decide(model.answering(), x, Confidence.uniform(threshold, 5))
+    decision = decide(model.answering(), x, Exceeds.uniform(threshold, 5))
     with torch.no_grad():
         wanted = torch.log_softmax(model.backbone(x), -1)
     assert torch.equal(torch.from_numpy(decision.log_probs), wanted)
@@ -133,7 +131,7 @@ def test_a_threshold_nobody_exceeds_is_the_backbone_exactly(make_model, threshol
 def test_threshold_zero_leaves_at_once(make_model):
     model = make_model(n_ics=4)
     x = inputs(64, False, torch.Generator().manual_seed(0))
-    decision = decide(model.answering(), x, Confidence.uniform(0.0, 5))
+    decision = decide(model.answering(), x, Exceeds.uniform(0.0, 5))
     assert decision.exits.tolist() == [0] * 64
 
 
@@ -141,17 +139,17 @@ def test_who_has_left_is_computed_no_further(make_model):
     model = make_model(n_ics=4)
     exits = torch.tensor([0, 3, 1, 1, 0, 4, 3])
     seen = {"blocks": [], "ics": []}
-    for name, parts in (("blocks", model.blocks), ("ics", model.ics)):
+    for name, parts in (("blocks", model.blocks), ("ics", [ic.linear for ic in model.ics])):
         for part in parts:
             part.register_forward_hook(
                 lambda module, args, out, name=name: seen[name].append(len(args[0]))
             )
     model.head.register_forward_hook(lambda module, args, out: seen["blocks"].append(-len(args[0])))
     x = inputs(7, False, torch.Generator().manual_seed(0))
-    decide(model.answering(), x, Confidence.forced(exits, 5))
+    decide(model.answering(), x, Exceeds.forced(exits, 5))
     assert seen == {"blocks": [7, 5, 3, 3, 1, -1], "ics": [7, 5, 3, 3]}
     seen["blocks"].clear()
-    decide(model.answering(), x, Confidence.forced(torch.zeros(7, dtype=torch.long), 5))
+    decide(model.answering(), x, Exceeds.forced(torch.zeros(7, dtype=torch.long), 5))
     assert seen["blocks"] == [7]
 
 
@@ -161,7 +159,7 @@ def test_nan_runs_to_the_end(make_model):
     with torch.no_grad():
         model.ics[0].conv.bias.fill_(float("nan"))
     # The cascade and the ensemble hand the NaN on; the backbone's own head is clean.
-    rule = Confidence(torch.full((2,), -torch.inf))
+    rule = Exceeds(torch.full((2,), -torch.inf))
     for fallback in FALLBACKS:
         decision = decide(model.answering(), x, rule, fallback)
         assert decision.exits.tolist() == [2] * 7
@@ -174,7 +172,7 @@ def test_one_broken_sample_does_not_touch_the_others(make_model):
     model = make_model(n_ics=2)
     x = inputs(7, False, torch.Generator().manual_seed(0))
     x[3] = float("nan")
-    assert assert_equals_offline(model, x, Confidence.uniform(0.0, 3), last) == [
+    assert assert_equals_offline(model, x, Exceeds.uniform(0.0, 3), last) == [
         *[0, 0, 0],
         2,
         *[0, 0, 0],
@@ -193,10 +191,11 @@ def test_the_mixture_by_hand():
             return x[:, 2 * self.half : 2 * self.half + 2, 0, 0]
 
     ic = MapClassifier(MapConfig(4, (1, 1), 1), Connection(2, cascade=False))
-    ic.forward = lambda features, previous=None: Half(0)(features)
+    ic.pooled = lambda features: Half(0)(features)
+    ic.answer = lambda pooled, previous: pooled
     model = EarlyExitModel([nn.Identity()], Half(1), [ic], [1]).eval()
     p = torch.tensor([[0.9, 0.1, 0.3, 0.7], [0.6, 0.4, 0.2, 0.8], [0.2, 0.8, 0.5, 0.5]])
-    decision = decide(model.answering(), p.log()[..., None, None], Confidence.uniform(0.7, 2))
+    decision = decide(model.answering(), p.log()[..., None, None], Exceeds.uniform(0.7, 2))
     assert decision.exits.tolist() == [0, 1, 0]
     wanted = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.2, 0.8]])
     torch.testing.assert_close(torch.from_numpy(decision.log_probs).exp(), wanted)
@@ -294,4 +293,4 @@ def test_too_many_thresholds(model):
 )
 def test_thresholds_as_arrays(make_model, threshold):
     runtime = Runtime(eager(make_model(n_ics=1)), torch.zeros(1, 4, 6, 6), threshold)
-    assert runtime.thresholds == (np.float32(0.3).item(),)
+    assert runtime.bounds == (np.float32(0.3).item(),)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ztw_rl.core.exits import Confidence, Patience, last, most_confident, select
+from ztw_rl.core.exits import Exceeds, Patience, last, most_confident, select
 from ztw_rl.core.sweep import (
     Curve,
     agreements,
@@ -47,7 +47,7 @@ def test_confidence_sweep_equals_brute_force(answers, fallback):
     thresholds = torch.cat([even_thresholds(scores, 100), own, torch.tensor([0.0])]).sort().values
     curve = swept(log_probs, labels, scores, thresholds, fallback)
     for i, threshold in enumerate(thresholds):
-        expected = brute_force(log_probs, labels, Confidence(threshold.repeat(3)), fallback)
+        expected = brute_force(log_probs, labels, Exceeds(threshold.repeat(3)), fallback)
         found = curve.accuracy[i].item(), curve.relative_macs[i].item()
         assert found == pytest.approx(expected, abs=1e-12)
     torch.testing.assert_close(curve.shares.sum(dim=1), torch.ones(len(thresholds)).double())

@@ -17,7 +17,7 @@ N_ENVS, N_STEPS = 8, 96
 
 
 def collector(model, emulators, **settings):
-    defaults = {"n_steps": N_STEPS, "behaviour": "ics", "action_mode": "greedy", "seed": 0}
+    defaults = {"n_steps": N_STEPS, "behaviour": "ics", "action_modes": ["greedy"], "seed": 0}
     return Collector(model, emulators, **{**defaults, **settings}, device=CPU)
 
 
@@ -184,7 +184,7 @@ def test_sampling_also_reaches_the_actions(model, games):
     def even(alone):
         return torch.full_like(alone, 1 / 6).log()
 
-    found = collector(model, games, action_mode="sample").collect(even)
+    found = collector(model, games, action_modes=["sample"]).collect(even)
     assert stats.chisquare(np.bincount(found.actions.numpy(), minlength=6)).pvalue > 0.01
     greedy = found.teacher_log_probs.argmax(-1)
     assert not torch.equal(found.teacher_actions, greedy)

@@ -46,7 +46,7 @@ def test_the_whole_table(patch_games, model):
     ]
     assert [r.row.who.shares for r in results[2:4]] == [r.exit_shares for r in results[:2]]
     assert results[0].exit_shares != results[1].exit_shares
-    assert len(ended) == n_games(2, 3, N_EPISODES) == 8 * N_EPISODES
+    assert len(ended) == n_games(2, 0, 3, N_EPISODES) == 8 * N_EPISODES
 
 
 def test_the_patience_table(patch_games, model):
@@ -68,9 +68,9 @@ def test_what_a_game_costs():
     found = RowResult(Row(Threshold(0.5)), (1.0, 2.0), ((1, 0, 2), (0, 4, 0)))
     assert found.n_decisions == 7
     assert found.exit_shares == pytest.approx((1 / 7, 4 / 7, 2 / 7))
-    assert found.costs((0.4, 0.6, 1.0)) == pytest.approx((0.8, 0.6))
+    assert found.costs({"confidence": (0.4, 0.6, 1.0)}) == pytest.approx((0.8, 0.6))
     alone = RowResult(Row(Full()), (1.0, 2.0), ((0, 0, 2), (0, 0, 3)))
-    assert alone.costs((0.4, 0.6, 1.2)) == (1.0, 1.0)
+    assert alone.costs({"confidence": (0.4, 0.6, 1.2)}) == (1.0, 1.0)
 
 
 def test_the_tables_columns_and_mixtures():
@@ -81,7 +81,7 @@ def test_the_tables_columns_and_mixtures():
         result(Row(Forced(2)), (1.0, 1.0, 1.0, 1.0), (0.0, 0.0, 1.0)),
         result(Row(Full()), (4.0, 4.0, 4.0, 4.0), (0.0, 0.0, 1.0)),
     ]
-    found = table(results, relative_macs=(0.4, 0.6, 1.2), relative_time=(0.8, 1.0, 1.6))
+    found = table(results, {"confidence": (0.4, 0.6, 1.2)}, {"confidence": (0.8, 1.0, 1.6)})
     assert list(found.columns) == [
         "rule",
         "threshold",

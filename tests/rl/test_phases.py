@@ -26,7 +26,7 @@ def collected(patch_games):
             patch_games(N_ENVS, size=84),
             n_steps=N_STEPS,
             behaviour="ics",
-            action_mode="greedy",
+            action_modes=["greedy"],
             seed=0,
             device=torch.device("cpu"),
         )

@@ -16,7 +16,7 @@ import ztw_rl
 from ztw_rl import cli, deploy, runs
 from ztw_rl.core import bench
 from ztw_rl.core.backends import aoti
-from ztw_rl.core.exits import Confidence
+from ztw_rl.core.exits import Exceeds
 from ztw_rl.core.model import METHODS
 from ztw_rl.core.runtime import decide
 from ztw_rl.points.classifier import ClassifierPoint, choose
@@ -94,7 +94,7 @@ def test_an_exported_classifier_answers_pixels_as_the_model_does(make_run, capsy
     (batch,) = open_source(classifier.config.run.data, "test", CPU).plain(60)
     for tau in (threshold, 0.0, 1.0):
         answer = deployed.predict(batch.images.numpy(), tau)
-        wanted = decide(classifier.model.answering(), batch.images, Confidence.uniform(tau, 3))
+        wanted = decide(classifier.model.answering(), batch.images, Exceeds.uniform(tau, 3))
         assert answer.exits.tolist() == wanted.exits.tolist()
         np.testing.assert_allclose(answer.log_probs, wanted.log_probs, atol=1e-4)
     # What is said of the choice is what it does to the test images.
@@ -220,6 +220,6 @@ def test_stages_compiled_ahead_of_time(make_run):
     assert cli.main(["supervised", "export", "--format=aoti", "--threshold=0.2"]) == 0
     (batch,) = open_source(classifier.config.run.data, "test", CPU).plain(60)
     answer = aoti.load("resnet56-digits.zip").predict(batch.images)
-    wanted = decide(classifier.model.answering(), batch.images, Confidence.uniform(0.2, 3))
+    wanted = decide(classifier.model.answering(), batch.images, Exceeds.uniform(0.2, 3))
     assert answer.exits.tolist() == wanted.exits.tolist()
     np.testing.assert_allclose(answer.log_probs, wanted.log_probs, atol=1e-4, rtol=1e-4)

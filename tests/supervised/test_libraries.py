@@ -12,7 +12,7 @@ from torch import nn
 from ztw_rl.core.backends.onnx import onnx
 from ztw_rl.core.cost import count_macs
 from ztw_rl.core.cut import cut
-from ztw_rl.core.exits import Confidence
+from ztw_rl.core.exits import Exceeds
 from ztw_rl.core.ics import build_ics
 from ztw_rl.core.model import METHODS
 from ztw_rl.core.runtime import decide
@@ -94,7 +94,7 @@ def test_an_exported_file_answers_as_the_model_does(arch, image_size):
     with torch.no_grad():
         answers = model(x)
     for m in range(4):
-        rule = Confidence.forced(torch.full((5,), m), 4)
+        rule = Exceeds.forced(torch.full((5,), m), 4)
         found = torch.from_numpy(decide(backend.segments, x, rule).log_probs)
         torch.testing.assert_close(found, answers[:, m], rtol=1e-3, atol=1e-3)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ztw_rl.core.choice import Budget, Forced, Keep, Risk, Threshold, Unreachable, choose
-from ztw_rl.core.exits import Confidence, select
+from ztw_rl.core.exits import Exceeds, select
 from ztw_rl.supervised.evaluate import Answers
 from ztw_rl.supervised.trial import choose_per_exit, points_for, trial_of, worth
 
@@ -75,7 +75,7 @@ def test_the_same_as_the_exit_rule_says():
     points = [Threshold(t / 10) for t in range(11)]
     trial = trial_of(drawn, points, COSTS)
     for t, point in enumerate(points):
-        exits, by = select(drawn.log_probs, Confidence.uniform(point.value, 3))
+        exits, by = select(drawn.log_probs, Exceeds.uniform(point.value, 3))
         said = drawn.log_probs[torch.arange(500), by].argmax(dim=-1)
         assert trial.scores[t].tolist() == (said == drawn.labels).tolist()
         assert trial.disagreement[:, t].tolist() == (said != drawn.backbone).tolist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
+    from ztw_rl.core.runtime import Backend
+    from ztw_rl.decision import Rule
     from ztw_rl.rl.batch import EnvBatch
     from ztw_rl.rl.evaluate import RowResult
 
@@ -36,6 +38,16 @@ class Begun:
     agent: AgentConfig
     identity: Identity
     times: ExitTimes
+    judged_times: ExitTimes | None = None
+    """Of exits that are judged by something else than their confidence."""
+
+    def by_rule(self) -> dict[Rule, ExitTimes]:
+        """Times by what exits are judged by."""
+        times: dict[Rule, ExitTimes] = {"confidence": self.times}
+        if self.judged_times is not None:
+            assert self.run.rule in ("margin", "gate")
+            times[self.run.rule] = self.judged_times
+        return times
 
 
 def check_free(folder: Path) -> None:
@@ -128,6 +140,19 @@ def time(agent: Agent, backend_name: str) -> ExitTimes:
     return time_exits(backend, x, full)
 
 
+def judged(agent: Agent, folder: Path, rule: Rule, run: EvalRun) -> Agent:
+    """The agent with exits judged by a rule.
+
+    Raises:
+        UserError: It has no gates for this way of acting.
+    """
+    try:
+        return agent.judged(rule, run.evaluation.action_mode)
+    except UserError as error:
+        remedy = f"fit them with: ztw-rl distill-ics --ics {folder}"
+        raise UserError(f"{folder}: {error}; {remedy}") from None
+
+
 def n_games(run: EvalRun, agent: Agent) -> int:
     """Games of the agent's table, which is a single row without exits."""
     from ztw_rl.rl import evaluate
@@ -135,7 +160,7 @@ def n_games(run: EvalRun, agent: Agent) -> int:
     n_episodes = run.evaluation.n_episodes
     if not agent.has_exits:
         return n_episodes
-    return evaluate.n_games(len(run.thresholds), agent.model.n_exits, n_episodes)
+    return evaluate.n_games(len(run.thresholds), len(run.beside), agent.model.n_exits, n_episodes)
 
 
 @contextmanager
@@ -200,15 +225,12 @@ def play(
     Returns:
         The rows of the table.
     """
-    from ztw_rl.core.backends.named import make_backend
-    from ztw_rl.core.device import n_network_threads
+    from ztw_rl.core.choice import Threshold
     from ztw_rl.rl import evaluate
     from ztw_rl.rl.play import Game
     from ztw_rl.rl.rows import Row, Student, adaptive
 
-    backend = make_backend(
-        run.backend, agent.model.to(device), agent.example().to(device), n_network_threads()
-    )
+    backend, judges = _backends(run, agent, device)
     with counted_games(n_games(run, agent), console, len(journal)) as count:
 
         def on_game(game: Game) -> None:
@@ -220,10 +242,69 @@ def play(
             "seed": run.seed,
             "action_mode": run.evaluation.action_mode,
             "device": device,
+            "judges": judges,
             "on_game": on_game,
             "recall": journal.recall,
         }
         if not agent.has_exits:
             return evaluate.play(backend, batches, [Row(Student())], **how)
         rules = [adaptive(run.rule, threshold) for threshold in run.thresholds]
-        return evaluate.evaluate(backend, batches, rules, compared=run.disagreement, **how)
+        beside = [Threshold(threshold) for threshold in run.beside]
+        return evaluate.evaluate(
+            backend, batches, rules, beside=beside, compared=run.disagreement, **how
+        )
+
+
+def _backends(
+    run: EvalRun, agent: Agent, device: torch.device
+) -> tuple[Backend, dict[Rule, Backend]]:
+    """What runs the agent, and what runs it for exits that its rule judges by something else."""
+    from ztw_rl.core.backends.named import make_backend
+    from ztw_rl.core.device import n_network_threads
+
+    x, n_threads = agent.example().to(device), n_network_threads()
+    backend = make_backend(run.backend, agent.model.to(device), x, n_threads)
+    judges: dict[Rule, Backend] = {}
+    if run.rule in ("margin", "gate"):
+        model = agent.judged(run.rule, run.evaluation.action_mode).model
+        judges[run.rule] = make_backend(run.backend, model, x, n_threads)
+    return backend, judges
+
+
+def calibrated(
+    run: EvalRun,
+    agent: Agent,
+    batches: Sequence[EnvBatch],
+    device: torch.device,
+    console: Console,
+) -> EvalRun:
+    """The settings with thresholds that realise ``run.costs``, found by playing other games.
+
+    Raises:
+        UserError: A cost cannot be reached.
+    """
+    from ztw_rl.rl.calibrate import N_ROUNDS, calibrate, check_costs
+
+    assert run.rule != "patience"
+    mode = run.evaluation.action_mode
+    rules: dict[Rule, None] = {run.rule: None, "confidence": None}
+    macs = {rule: agent.judged(rule, mode).relative_macs() for rule in rules}
+    for costs in macs.values():
+        check_costs(run.costs, costs)
+    backend, judges = _backends(run, agent, device)
+    with console.status("") as status:
+        found = calibrate(
+            backend,
+            batches,
+            dict.fromkeys(rules, run.costs),
+            macs,
+            seed=run.seed,
+            action_mode=mode,
+            device=device,
+            judges=judges,
+            on_round=lambda number: status.update(
+                f"finding thresholds: round {number} of at most {N_ROUNDS}"
+            ),
+        )
+    beside = () if run.rule == "confidence" else found["confidence"]
+    return replace(run, thresholds=found[run.rule], beside=beside)

@@ -112,7 +112,7 @@ def measure(
                 bench(
                     backend,
                     real,
-                    runtime.thresholds,
+                    runtime.bounds,
                     relative_macs,
                     batch_size=batch_size,
                     n_threads=n_threads,

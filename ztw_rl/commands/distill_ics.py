@@ -31,6 +31,7 @@ from ztw_rl.settings import Ranged, Seed
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from torch import Tensor
 
     from ztw_rl.core.model import EarlyExitModel
     from ztw_rl.rl.agent import Agent
@@ -51,6 +52,11 @@ class DistillRun(InEnvironment):
     ppo_seed: int | None = None
     imported_from: str | None = None
     ppo_noop_max: int | None = None
+    ics: str | None = None
+    """Folder of the agent whose ICs and ensembles stay as they are."""
+    distill_timesteps: int | None = None
+    """Environment steps of each phase behind those."""
+    distill_seed: int | None = None
 
 
 def made_agent(run: DistillRun, teacher: Teacher, model: EarlyExitModel) -> Agent:
@@ -60,8 +66,8 @@ def made_agent(run: DistillRun, teacher: Teacher, model: EarlyExitModel) -> Agen
 
     provenance = replace(
         teacher.provenance,
-        distill_timesteps=run.distill.n_timesteps,
-        distill_seed=run.seed,
+        distill_timesteps=run.distill_timesteps if run.ics else run.distill.n_timesteps,
+        distill_seed=run.distill_seed if run.ics else run.seed,
     )
     config = AgentConfig(
         n_actions=teacher.n_actions,
@@ -69,6 +75,7 @@ def made_agent(run: DistillRun, teacher: Teacher, model: EarlyExitModel) -> Agen
         method=run.distill.method,
         provenance=provenance,
         network=teacher.network,
+        gates=run.distill.gate_names,
         **placed(run.environment),
     )
     if not isinstance(model.ics[0], Student):
@@ -78,6 +85,7 @@ def made_agent(run: DistillRun, teacher: Teacher, model: EarlyExitModel) -> Agen
         config,
         exits=(),
         student_of=run.distill.student_of,
+        gates=(),
         network=replace(teacher.network, widths=student.widths),
         provenance=replace(provenance, teacher=policy_fingerprint(teacher.parameters)),
     )
@@ -87,6 +95,9 @@ def made_agent(run: DistillRun, teacher: Teacher, model: EarlyExitModel) -> Agen
 PROG = "ztw-rl distill-ics"
 KIND = "distill"
 IMPORT_GAMES = 5
+ICS_FILE = "ics.safetensors"
+OF_THE_AGENT = ("--policy", "--method", "--distill.method", "--distill.exits")
+"""What an agent says itself whose gates alone are fitted."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,9 @@ class DistillICs(PolicyArguments, Ranged):
 
     method: MethodName | None = None
     """Short for --distill.method."""
+    ics: Path | None = None
+    """In place of a policy: an agent whose policy, ICs and ensembles stay as they are. Gates are
+    all that is fitted."""
     seed: Seed = 0
     """Of games, initial weights, draws and minibatches."""
     resume: Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="[RUN]")] = None
@@ -116,7 +130,7 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: The command line, the policy or the run to resume has an error.
     """
-    early = peek(arguments, "resume", "runs-dir")
+    early = peek(arguments, "resume", "runs-dir", "ics")
     if early["resume"] is not None:
         named, root = early["resume"], Path(early["runs-dir"] or "runs")
         with help_first(DistillICs, arguments, PROG):
@@ -124,6 +138,7 @@ def main(arguments: list[str]) -> int:
             stored = runs.load_config(DistillRun, run_dir)
         default = DistillICs(
             policy=Path(stored.policy),
+            ics=None if stored.ics is None else Path(stored.ics),
             seed=stored.seed,
             distill=stored.distill,
             **flags_of(stored.environment),
@@ -135,6 +150,11 @@ def main(arguments: list[str]) -> int:
         check_resumable(run_dir, args.resume, default, replace(args, env=None))
         return _go_on(run_dir, stored, args)
 
+    if early["ics"] is not None:
+        taken = [a for a in arguments if a.split("=")[0] in OF_THE_AGENT]
+        if taken:
+            raise UserError(f"--ics takes an agent as it is; leave out {taken[0]}")
+        arguments = [*arguments, "--policy", early["ics"]]
     args, policy, environment = parse_with_policy(
         DistillICs,
         arguments,
@@ -142,8 +162,26 @@ def main(arguments: list[str]) -> int:
         lambda r: DistillICs(distill=r.distill, **flags_of(r.environment)),
     )
     args = _full(args)
+    if args.ics is not None:
+        args = _of_agent(args, policy)
     runs.check_writable(args.runs_dir / KIND)
     return _start(args, policy, environment)
+
+
+def _of_agent(args: DistillICs, folder: Path) -> DistillICs:
+    """The same with the method and the exits of the agent whose gates are fitted.
+
+    Raises:
+        UserError: It has no exits, or no gates are wanted.
+    """
+    from ztw_rl.rl.agent import load_agent
+
+    config = load_agent(agents.find(str(folder), args.runs_dir)).config
+    if args.distill.gates == "none":
+        raise UserError("--ics fits gates alone; leave out --distill.gates none")
+    return replace(
+        args, distill=replace(args.distill, method=config.method, exits=config.exits or None)
+    )
 
 
 def _full(args: DistillICs) -> DistillICs:
@@ -187,13 +225,26 @@ def _start(args: DistillICs, policy: Path, environment: Environment) -> int:
             ppo_seed=teacher.provenance.ppo_seed,
             imported_from=teacher.provenance.imported_from,
             ppo_noop_max=teacher.provenance.ppo_noop_max,
+            ics=None if args.ics is None else str(args.ics),
+            distill_timesteps=teacher.provenance.distill_timesteps,
+            distill_seed=teacher.provenance.distill_seed,
             **placed(environment),
         )
         run_dir = runs.create(args.runs_dir, KIND, environment.name, run)
         with runs.claimed(run_dir):
             save_tensors(run_dir / TEACHER_FILE, teacher.parameters)
+            if args.ics is not None:
+                save_tensors(run_dir / ICS_FILE, _fitted(args.ics, args.runs_dir))
             console.print(f"distilling {policy} in {run_dir}", soft_wrap=True)
             return _distill(run_dir, run, teacher, emulators, args, console, resume=False)
+
+
+def _fitted(folder: Path, runs_dir: Path) -> dict[str, Tensor]:
+    """An agent's parameters but for its gates."""
+    from ztw_rl.rl.agent import GATES, load_agent
+
+    weights = load_agent(agents.find(str(folder), runs_dir)).model.state_dict()
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(GATES)}
 
 
 def _go_on(run_dir: Path, run: DistillRun, args: DistillICs) -> int:
@@ -265,6 +316,7 @@ def _distill(
     resume: bool,
 ) -> int:
     """Distil, and leave the agent or say how to go on."""
+    from ztw_rl.core.checkpoint import load_tensors
     from ztw_rl.core.device import exact_device
     from ztw_rl.rl.agent import save_agent
     from ztw_rl.rl.distill import distill
@@ -278,6 +330,7 @@ def _distill(
         device=exact_device(args.device),
         resume=resume,
         console=console,
+        fitted=None if run.ics is None else load_tensors(run_dir / ICS_FILE),
     )
     if not result.finished:
         command = ["ztw-rl", "distill-ics", "--resume", str(run_dir)]

@@ -33,10 +33,12 @@ if TYPE_CHECKING:
     from ztw_rl.rl.agent import Agent
     from ztw_rl.rl.batch import EnvBatch
     from ztw_rl.rl.journal import Journal
+    from ztw_rl.rl.rows import AdaptiveName
     from ztw_rl.rl.tables import StoredTable
 
 PROG = "ztw-rl eval"
 KIND = "eval"
+DEFAULT_THRESHOLDS = "0.1:0.9"
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,17 @@ class Eval(Ranged):
     the same shares, and the backbone.
     """
 
-    thresholds: str = "0.1:0.9"
-    """start:stop or start:stop:step (stop included, step 0.1), or a comma list. With
-    --rule patience: how many exits in a row must agree, such as 1,2,3."""
-    rule: Literal["confidence", "patience"] = "confidence"
-    """Leave when the highest probability exceeds the threshold, or when exits agree (PBEE)."""
+    thresholds: str | None = None
+    """start:stop or start:stop:step (stop included, step 0.1), or a comma list; by default
+    0.1:0.9. With --rule patience: how many exits in a row must agree, such as 1,2,3."""
+    costs: str | None = None
+    """In place of thresholds: mean costs of a decision, the full network's being 1, such as
+    0.3:0.9:0.1 or a comma list. Thresholds that realise them are found on other games, and
+    confidence is played at the same costs."""
+    rule: Literal["confidence", "margin", "gate", "patience"] | None = None
+    """Leave when the highest probability exceeds the threshold; when it exceeds the second highest
+    by more; when a gate predicts less regret than the threshold; or when exits agree (PBEE). By
+    default gate with --costs, else confidence."""
     disagreement: bool = False
     """Ask the full model as well at every decision of the rule, and store in curve.json which
     share of each game's greedy actions differs: what --risk of export and bench chooses from."""
@@ -111,20 +119,44 @@ def main(arguments: list[str]) -> int:
         lambda: Eval(evaluation=recipes.of(agents.stored_environment(find())).evaluation),
     )
     folder = find()
-    thresholds = parse_thresholds(args.thresholds)
-    if args.rule == "confidence" and max(thresholds) > 1:
-        raise UserError(
-            f"--thresholds {args.thresholds}: a confidence lies between 0 and 1, such as 0.5; at 1 "
-            "no exit answers before the last"
-        )
-    if args.rule == "patience" and any(t < 1 or t != int(t) for t in thresholds):
-        raise UserError(f"--thresholds {args.thresholds}: patience counts exits, such as 1,2,3")
+    rule = args.rule or ("confidence" if args.costs is None else "gate")
+    numbers = _numbers(args, rule)
     runs.check_writable(args.output or args.runs_dir / KIND)
-    return _start(args, folder, thresholds)
+    return _start(args, folder, rule, numbers)
 
 
-def _start(args: Eval, folder: Path, thresholds: list[float]) -> int:
+def _numbers(args: Eval, rule: AdaptiveName) -> list[float]:
+    """Thresholds or costs, checked as far as they can be without the agent.
+
+    Raises:
+        UserError: They make no sense.
+    """
+    if args.costs is not None:
+        if args.thresholds is not None:
+            raise UserError("--thresholds and --costs exclude one another; give one")
+        if rule == "patience":
+            raise UserError("--costs cannot be realised by --rule patience, which counts exits")
+        return parse_thresholds(args.costs, "costs")
+    given = args.thresholds
+    if given is None and rule == "gate":
+        raise UserError("--rule gate needs --costs, such as 0.4:0.9:0.1, or --thresholds of regret")
+    thresholds = parse_thresholds(
+        DEFAULT_THRESHOLDS if given is None else given, negative=rule == "gate"
+    )
+    if rule in ("confidence", "margin") and max(thresholds) > 1:
+        raise UserError(
+            f"--thresholds {given}: a {rule} lies between 0 and 1, such as 0.5; at 1 no exit "
+            "answers before the last"
+        )
+    if rule == "patience" and any(t < 1 or t != int(t) for t in thresholds):
+        raise UserError(f"--thresholds {given}: patience counts exits, such as 1,2,3")
+    return thresholds
+
+
+def _start(args: Eval, folder: Path, rule: AdaptiveName, numbers: list[float]) -> int:
     """Time the exits and play, in a new folder."""
+    import torch
+
     from ztw_rl.commands import _playing
     from ztw_rl.core.device import exact_device
 
@@ -132,8 +164,9 @@ def _start(args: Eval, folder: Path, thresholds: list[float]) -> int:
         _playing.check_free(args.output)
     run = EvalRun(
         agent=str(folder),
-        thresholds=tuple(thresholds),
-        rule=args.rule,
+        thresholds=tuple(numbers) if args.costs is None else (),
+        costs=() if args.costs is None else tuple(numbers),
+        rule=rule,
         disagreement=args.disagreement,
         ensembles=args.ensembles,
         seed=args.seed,
@@ -144,13 +177,20 @@ def _start(args: Eval, folder: Path, thresholds: list[float]) -> int:
     agent = _playing.load(folder, args.ensembles)
     if not agent.has_exits:
         _check_student(args, folder)
+    judged = None
+    if rule in ("margin", "gate"):
+        judged = _playing.judged(agent, folder, rule, run)
     with _playing.emulators_for(run, agent) as batches:
+        if run.costs:
+            device = torch.device(run.device)
+            run = _playing.calibrated(run, agent, batches, device, plain_console(stderr=True))
         begun = _playing.Begun(
             run=run,
             output=None if args.output is None else str(args.output),
             agent=agent.config,
-            identity=agent.identity(),
+            identity=(judged or agent).identity(),
             times=_playing.time(agent, run.backend),
+            judged_times=None if judged is None else _playing.time(judged, run.backend),
         )
         name = agent.config.environment.name
         output = args.output or runs.create(args.runs_dir, KIND, name, run)
@@ -165,8 +205,9 @@ def _check_student(args: Eval, folder: Path) -> None:
         UserError: A flag asks for what only exits can do.
     """
     asked = {
-        "--thresholds": args.thresholds != Eval.thresholds,
-        "--rule patience": args.rule == "patience",
+        "--thresholds": args.thresholds is not None,
+        "--costs": args.costs is not None,
+        f"--rule {args.rule}": args.rule is not None,
         "--disagreement": args.disagreement,
     }
     for flag, is_given in asked.items():
@@ -185,7 +226,8 @@ def _resume(arguments: list[str], named: str | None, root: Path) -> int:
     with journal:
         run = begun.run
         stored = Eval(
-            thresholds=_spelled(run.thresholds),
+            thresholds=None if run.costs else _spelled(run.thresholds),
+            costs=_spelled(run.costs) if run.costs else None,
             rule=run.rule,
             disagreement=run.disagreement,
             agent=run.agent,
@@ -197,7 +239,11 @@ def _resume(arguments: list[str], named: str | None, root: Path) -> int:
             evaluation=run.evaluation,
         )
         args = read(Eval, arguments, PROG, stored)
-        wanted = replace(args, thresholds=_spelled(parse_thresholds(args.thresholds)))
+        wanted = replace(
+            args,
+            thresholds=_respelled(args.thresholds, run),
+            costs=_respelled(args.costs, run),
+        )
         check_resumable(
             output, args.resume, stored, wanted, changeable=("agent",), unprefixed=("evaluation",)
         )
@@ -221,6 +267,10 @@ def _newest(root: Path) -> Path:
     return found
 
 
+def _respelled(text: str | None, run: EvalRun) -> str | None:
+    return None if text is None else _spelled(parse_thresholds(text, negative=run.rule == "gate"))
+
+
 def _spelled(thresholds: Sequence[float]) -> str:
     return ",".join(map(repr, thresholds))
 
@@ -235,7 +285,7 @@ def _finish(
     from ztw_rl.rl.tables import game_keys, save_table
 
     console = plain_console()
-    run, times, config = begun.run, begun.times, agent.config
+    run, times, config = begun.run, begun.by_rule(), agent.config
     recipe = recipes.of(config.environment)
     random = recipe.random_return
     print(f"agent: {run.agent}", flush=True)
@@ -271,7 +321,7 @@ def _finish(
     if config.atari is not None:
         for line in starts_lines(trained, run.evaluation.noop_max):
             print(line)
-    print(f"times: {times.backend}, one thread; results: {output}/{CSV}, {JSON}")
+    print(f"times: {begun.times.backend}, one thread; results: {output}/{CSV}, {JSON}")
     if agent.has_exits:
         print(f"picture: {output}/{PNG}")
     greedy = run.evaluation.action_mode == "greedy"

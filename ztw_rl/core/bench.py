@@ -78,8 +78,8 @@ def interleaved_seconds(
     return seconds
 
 
-def forced_thresholds(m: int, n_exits: int) -> tuple[float, ...]:
-    """Thresholds of the E−1 ICs that make every sample leave at exit m, whatever it says."""
+def forced_bounds(m: int, n_exits: int) -> tuple[float, ...]:
+    """Bounds of the E−1 ICs that make every sample leave at exit m, whatever it says."""
     return tuple(-math.inf if e == m else math.inf for e in range(n_exits - 1))
 
 
@@ -100,10 +100,10 @@ def time_exits(
         n_rounds: Counted decisions of each kind.
         n_warmup: Decisions of each kind that are not counted, first.
     """
-    forced = [forced_thresholds(m, backend.n_exits) for m in range(backend.n_exits)]
+    forced = [forced_bounds(m, backend.n_exits) for m in range(backend.n_exits)]
     runs: list[Callable[[], object]] = [
         lambda: (full or backend).backbone(x),
-        *(lambda thresholds=thresholds: backend.predict(x, thresholds) for thresholds in forced),
+        *(lambda bounds=bounds: backend.predict(x, bounds) for bounds in forced),
     ]
     with threads(1):
         seconds = interleaved_seconds(runs, n_rounds, n_warmup)
@@ -120,7 +120,7 @@ class Latency:
     threads: int
     case: str
     """``full`` (the backbone alone), ``exit_0`` … (forced), ``no_exit`` (every IC is asked and
-    none answers), ``mix`` (the thresholds decide)."""
+    none answers), ``mix`` (the bounds decide)."""
     p50_us: float
     """Per call, not per sample; so are the other percentiles."""
     p90_us: float
@@ -135,7 +135,7 @@ class Latency:
 def bench(
     backend: Backend,
     inputs: Tensor,
-    thresholds: Sequence[float],
+    bounds: Sequence[float],
     relative_macs: Sequence[float],
     *,
     batch_size: int,
@@ -147,7 +147,7 @@ def bench(
     Args:
         backend: Runs a model on the CPU with ``n_threads``.
         inputs: (N, …), real ones, because they decide the mix of exits.
-        thresholds: E−1, of the case ``mix``.
+        bounds: E−1, of the case ``mix``; see ``decision.bound``.
         relative_macs: (E,) see ``cost.ExitCosts``.
         batch_size: Samples per call.
         n_threads: Threads of PyTorch.
@@ -162,14 +162,14 @@ def bench(
     batches = [pool[start : start + batch_size] for start in starts]
     cases: dict[str, tuple[Callable[[Tensor], object], float]] = {"full": (backend.backbone, 1.0)}
     for m in range(n_exits - 1):
-        cases[f"exit_{m}"] = (_predictor(backend, forced_thresholds(m, n_exits)), relative_macs[m])
-    never = forced_thresholds(n_exits - 1, n_exits)
+        cases[f"exit_{m}"] = (_predictor(backend, forced_bounds(m, n_exits)), relative_macs[m])
+    never = forced_bounds(n_exits - 1, n_exits)
     cases["no_exit"] = (_predictor(backend, never), relative_macs[-1])
     with threads(n_threads):
-        exits = np.concatenate([backend.predict(batch, thresholds).exits for batch in batches])
+        exits = np.concatenate([backend.predict(batch, bounds).exits for batch in batches])
         shares = np.bincount(exits, minlength=n_exits) / len(exits)
         mixed = relative_cost(shares.tolist(), relative_macs)
-        cases["mix"] = (_predictor(backend, thresholds), mixed)
+        cases["mix"] = (_predictor(backend, bounds), mixed)
         calls = [_cycle(function, batches) for function, _ in cases.values()]
         seconds = interleaved_seconds(calls, n_rounds, n_warmup=3)
     percentiles = [np.percentile(times, (50, 90, 99)) * 1e6 for times in seconds]
@@ -184,8 +184,8 @@ def bench(
     ]
 
 
-def _predictor(backend: Backend, thresholds: Sequence[float]) -> Callable[[Tensor], object]:
-    return lambda x: backend.predict(x, thresholds)
+def _predictor(backend: Backend, bounds: Sequence[float]) -> Callable[[Tensor], object]:
+    return lambda x: backend.predict(x, bounds)
 
 
 def _cycle(function: Callable[[Tensor], object], batches: Sequence[Tensor]) -> Callable[[], object]:

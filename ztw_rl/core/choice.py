@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ztw_rl.core.risk import controlling_risk, fewest_units
+from ztw_rl.decision import Rule, never
 
 Floats = npt.NDArray[np.float64]
 Units = npt.NDArray[np.int64]
@@ -25,7 +26,7 @@ KEEP = (0.99, 0.95, 0.88)
 """Shares of the full model's score over no skill for which the cost is looked up."""
 ORDER_SEED = 0
 """Of the order in which units are tested."""
-NEVER = 2.0
+NEVER = never("confidence")
 """A threshold that no confidence exceeds."""
 ALWAYS = -1.0
 """A threshold that every confidence exceeds."""
@@ -38,6 +39,9 @@ class Threshold:
     value: float | tuple[float, ...]
     """τ of all internal classifiers (ICs), or of each."""
 
+    rule: ClassVar[Rule] = "confidence"
+    noun: ClassVar[str] = "threshold"
+
     def each(self, n_ics: int) -> tuple[float, ...]:
         """One τ per IC."""
         return self.value if isinstance(self.value, tuple) else (self.value,) * n_ics
@@ -45,8 +49,24 @@ class Threshold:
     def __str__(self) -> str:
         """In a few words."""
         if isinstance(self.value, tuple):
-            return f"thresholds {min(self.value):g} to {max(self.value):g}"
-        return f"threshold {self.value:g}"
+            return f"{self.noun}s {min(self.value):g} to {max(self.value):g}"
+        return f"{self.noun} {self.value:g}"
+
+
+@dataclass(frozen=True)
+class Margin(Threshold):
+    """Leave at the first exit whose highest probability exceeds the second by more than τ."""
+
+    rule: ClassVar[Rule] = "margin"
+    noun: ClassVar[str] = "margin"
+
+
+@dataclass(frozen=True)
+class Gate(Threshold):
+    """Leave at the first exit whose gate predicts a regret below τ."""
+
+    rule: ClassVar[Rule] = "gate"
+    noun: ClassVar[str] = "regret threshold"
 
 
 @dataclass(frozen=True)
@@ -54,6 +74,8 @@ class Forced:
     """Always leave at the same exit."""
 
     exit: int
+
+    rule: ClassVar[Rule] = "confidence"
 
     def each(self, n_ics: int) -> tuple[float, ...]:
         """One τ per IC."""

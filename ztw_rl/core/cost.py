@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.model import EarlyExitModel, ExitOutput
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,17 @@ def exit_costs(model: EarlyExitModel, x: Tensor) -> ExitCosts:
     backbone_macs = count_macs(lambda: model.backbone(x))
     macs, parameters = [0], [0]
     exits = model.exits(x)
-    for m, segment in enumerate(model.segments):
-        macs.append(macs[-1] + count_macs(lambda: next(exits)))
-        added = n_parameters(segment)
+    logits: list[Tensor] = []
+    for m, segment in enumerate(model.answering()):
+        found: list[ExitOutput] = []
+        own = count_macs(partial(_take, exits, found))
+        logits.append(found[0].logits)
+        added = n_parameters(model.segments[m])
+        if segment.signal is not None:
+            known = found[0].pooled, torch.stack(logits, dim=1), logits[-1]
+            own += count_macs(partial(segment.signal, *known))
+            added += n_parameters(segment.signal)
+        macs.append(macs[-1] + own)
         if model.ensemble is not None and model.is_ensembled(m):
             added += m + 1 + model.ensemble.log_biases.shape[1]
         parameters.append(parameters[-1] + added)
@@ -93,6 +102,10 @@ def exit_costs(model: EarlyExitModel, x: Tensor) -> ExitCosts:
         parameters=tuple(parameters[1:]),
         backbone_parameters=n_parameters(model.blocks) + n_parameters(model.head),
     )
+
+
+def _take(exits: Iterator[ExitOutput], found: list[ExitOutput]) -> None:
+    found.append(next(exits))
 
 
 def relative_cost(shares: Sequence[float], costs: Sequence[float]) -> float:

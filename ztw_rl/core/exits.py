@@ -1,8 +1,9 @@
 """Exit rules: which exit answers.
 
-A rule looks at the answers of the exits reached so far and says who leaves. It is a pure
-function of them, so the same rule serves offline selection (``select``), where every exit is
-known, and online inference (``core.runtime``), where later exits are never computed.
+A rule looks at the answers of the exits reached so far, and at what the newest is judged by, and
+says who leaves. It is a pure function of them, so the same rule serves offline selection
+(``select``), where every exit is known, and online inference (``core.runtime``), where later exits
+are never computed.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ RuleT = TypeVar("RuleT", bound="ExitRule")
 class ExitRule(Protocol):
     """Decides, sample by sample, whether the newest exit answers."""
 
-    def leaves(self, answers: Tensor) -> Tensor:
+    def leaves(self, answers: Tensor, signal: Tensor) -> Tensor:
         """Who leaves at the newest exit.
 
         Args:
             answers: (B, m + 1, C), log-probabilities of exits 0 … m, of which m is an IC.
+            signal: (B,), what exit m's answer is judged by; see ``core.signals``.
 
         Returns:
             (B,) bool.
@@ -44,23 +46,23 @@ class ExitRule(Protocol):
 
 
 @dataclass(frozen=True)
-class Confidence:
-    """Leave when the highest probability exceeds the threshold τ.
+class Exceeds:
+    """Leave when the signal exceeds a bound, such as the confidence a threshold τ.
 
     NaN never exceeds anything, so a broken sample runs to the end.
     """
 
-    threshold: Tensor
-    """(E−1,) one threshold per IC, or (B, E−1) one per sample and IC."""
+    bound: Tensor
+    """(E−1,) one per IC, or (B, E−1) one per sample and IC."""
 
     @classmethod
-    def uniform(cls, threshold: float, n_exits: int) -> Confidence:
-        """The same τ for every sample and every one of the E−1 ICs."""
-        return cls(torch.full((n_exits - 1,), threshold))
+    def uniform(cls, bound: float, n_exits: int) -> Exceeds:
+        """The same bound for every sample and every one of the E−1 ICs."""
+        return cls(torch.full((n_exits - 1,), bound))
 
     @classmethod
-    def forced(cls, exits: Tensor, n_exits: int) -> Confidence:
-        """Thresholds that make sample i leave at ``exits[i]``, whatever it says.
+    def forced(cls, exits: Tensor, n_exits: int) -> Exceeds:
+        """Bounds that make sample i leave at ``exits[i]``, whatever it says.
 
         Args:
             exits: (B,) exits, 0 … E−1.
@@ -69,18 +71,17 @@ class Confidence:
         chosen = exits.unsqueeze(1) == torch.arange(n_exits - 1, device=exits.device)
         return cls(torch.where(chosen, -torch.inf, torch.inf))
 
-    def leaves(self, answers: Tensor) -> Tensor:
+    def leaves(self, answers: Tensor, signal: Tensor) -> Tensor:
         """See ``ExitRule.leaves``."""
-        confidence = answers[:, -1].amax(dim=-1).exp()
-        return confidence > self.threshold[..., answers.shape[1] - 1]
+        return signal > self.bound[..., answers.shape[1] - 1]
 
-    def rows(self, index: Tensor) -> Confidence:
+    def rows(self, index: Tensor) -> Exceeds:
         """See ``ExitRule.rows``."""
-        return self if self.threshold.ndim == 1 else Confidence(self.threshold[index])
+        return self if self.bound.ndim == 1 else Exceeds(self.bound[index])
 
-    def to(self, device: torch.device) -> Confidence:
+    def to(self, device: torch.device) -> Exceeds:
         """See ``ExitRule.to``."""
-        return Confidence(self.threshold.to(device))
+        return Exceeds(self.bound.to(device))
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Patience:
     patience: Tensor
     """t ≥ 1, int64: () for all samples, or (B,) one each."""
 
-    def leaves(self, answers: Tensor) -> Tensor:
+    def leaves(self, answers: Tensor, signal: Tensor) -> Tensor:
         """See ``ExitRule.leaves``."""
         labels = answers.argmax(dim=-1).flip(1)
         streak = (labels == labels[:, :1]).long().cumprod(dim=1).sum(dim=1)
@@ -133,13 +134,16 @@ def most_confident(answers: Tensor) -> Tensor:
     return answers.amax(dim=-1).nan_to_num(nan=-torch.inf, neginf=-torch.inf).argmax(dim=1)
 
 
-def select(answers: Tensor, rule: ExitRule, fallback: Fallback = last) -> tuple[Tensor, Tensor]:
+def select(
+    answers: Tensor, rule: ExitRule, fallback: Fallback = last, signals: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Where each sample leaves and which exit answers, with every exit known.
 
     Args:
         answers: (B, E, C) log-probabilities.
         rule: Who leaves.
         fallback: Who answers for a sample that nobody let go.
+        signals: (B, E−1), what each IC's answer is judged by; by default its confidence.
 
     Returns:
         (B,) exits at which the samples leave (E−1 if no IC let them go), and (B,) exits that
@@ -147,8 +151,10 @@ def select(answers: Tensor, rule: ExitRule, fallback: Fallback = last) -> tuple[
     """
     n_exits = answers.shape[1]
     rule = rule.to(answers.device)
+    if signals is None:
+        signals = answers[:, :-1].amax(dim=-1).exp()
     left_at = torch.full((answers.shape[0],), n_exits - 1, device=answers.device)
     for m in reversed(range(n_exits - 1)):
-        left_at = torch.where(rule.leaves(answers[:, : m + 1]), m, left_at)
+        left_at = torch.where(rule.leaves(answers[:, : m + 1], signals[:, m]), m, left_at)
     answering = torch.where(left_at == n_exits - 1, fallback(answers), left_at)
     return left_at, answering

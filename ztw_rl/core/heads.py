@@ -127,6 +127,7 @@ class InternalClassifier(nn.Module, ABC):
         n_classes = connection.n_classes
         normalises = connection.cascade and connection.layer_norm
         self.norm = nn.LayerNorm(n_classes) if normalises else nn.Identity()
+        self.n_pooled = n_features
         self.linear = nn.Linear(n_features + n_classes * connection.cascade, n_classes)
 
     @abstractmethod
@@ -142,7 +143,11 @@ class InternalClassifier(nn.Module, ABC):
 
     @abstractmethod
     def summary(self, kept: Tensor) -> Tensor:
-        """(B, n_features) pooled features, from what ``keep`` returned."""
+        """(B, n_pooled) pooled features, from what ``keep`` returned."""
+
+    def pooled(self, features: Tensor) -> Tensor:
+        """(B, n_pooled) pooled features, from (B, …) what the trunk gives here."""
+        return self.summary(self.keep(features))
 
     def from_kept(self, kept: Tensor, previous: Tensor | None = None) -> Tensor:
         """Logits of this IC, as ``forward`` gives them up to rounding.
@@ -166,10 +171,10 @@ class InternalClassifier(nn.Module, ABC):
         Returns:
             (B, n_classes).
         """
-        return self.from_kept(self.keep(features), previous)
+        return self.answer(self.pooled(features), previous)
 
     def answer(self, pooled: Tensor, previous: Tensor | None) -> Tensor:
-        """(B, n_classes) logits from (B, n_features) pooled features; see ``forward``."""
+        """(B, n_classes) logits from (B, n_pooled) pooled features; see ``forward``."""
         if self.connection.cascade:
             if previous is None:
                 raise ValueError("a cascading IC needs its predecessor's logits")
@@ -241,15 +246,15 @@ class MapClassifier(InternalClassifier):
     def summary(self, kept: Tensor) -> Tensor:
         """See ``InternalClassifier``."""
         if not self._gaps:
-            return self._pooled(self.conv(self._channels_first(kept)))
+            return self._pool(self.conv(self._channels_first(kept)))
         weight = self.conv.weight.permute(0, 2, 3, 1).flatten(1)
         rows = F.linear(kept, weight, self.conv.bias)
         convolved = rows.view(len(rows), *self.config.conv_size, -1).permute(0, 3, 1, 2)
-        return self._pooled(convolved)
+        return self._pool(convolved)
 
-    def forward(self, features: Tensor, previous: Tensor | None = None) -> Tensor:
+    def pooled(self, features: Tensor) -> Tensor:
         """See ``InternalClassifier``: copies nothing."""
-        return self.answer(self._pooled(self.conv(self._channels_first(features))), previous)
+        return self._pool(self.conv(self._channels_first(features)))
 
     def _channels_first(self, features: Tensor) -> Tensor:
         return features.permute(0, 3, 1, 2) if self.config.channels_last else features
@@ -260,7 +265,7 @@ class MapClassifier(InternalClassifier):
         windows = cells.unfold(1, 3, stride).unfold(2, 3, stride)
         return windows.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(1, 2)
 
-    def _pooled(self, convolved: Tensor) -> Tensor:
+    def _pool(self, convolved: Tensor) -> Tensor:
         """From the convolution's output, (B, out_channels, *conv_size)."""
         pooled: Tensor = self.pool(F.relu(convolved))
         return pooled.flatten(1)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ztw_rl.core.ensembles import AdditiveEnsemble, Ensemble, FixedEnsemble, GeometricEnsemble
+from ztw_rl.core.gates import Gate
 from ztw_rl.core.heads import InternalClassifier
+from ztw_rl.core.signals import Margin, Signal
+from ztw_rl.decision import Rule
+from ztw_rl.errors import UserError
+
+CONFIDENCE, MARGIN = "confidence", "margin"
+"""What exits can be judged by without gates."""
 
 
 class SegmentOutput(NamedTuple):
@@ -25,6 +32,8 @@ class SegmentOutput(NamedTuple):
     """(B, C), exit m's answer."""
     confidence: Tensor
     """(B,), the answer's highest probability."""
+    signal: Tensor
+    """(B,), what an exit rule compares; the confidence unless another was chosen."""
 
 
 SegmentFunction = Callable[[Tensor, Tensor | None], SegmentOutput]
@@ -40,6 +49,7 @@ class Segment(nn.Module):
             the backbone's own head, called with features.
         is_head: Which of the two it is.
         ensemble: What exit m answers with; without one it answers alone.
+        signal: What its answer is judged by; by default its confidence.
     """
 
     def __init__(
@@ -49,12 +59,14 @@ class Segment(nn.Module):
         *,
         is_head: bool,
         ensemble: FixedEnsemble | None = None,
+        signal: Signal | None = None,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.classifier = classifier
         self.is_head = is_head
         self.ensemble = ensemble
+        self.signal = signal
         self.reads_logits = ensemble is not None or not is_head
         """Whether the exits before this one matter to it or to a later one."""
 
@@ -68,17 +80,18 @@ class Segment(nn.Module):
             x = block(x)
         return x
 
-    def classify(self, features: Tensor, previous: Tensor | None) -> Tensor:
-        """(B, C) logits of exit m alone.
+    def classify(self, features: Tensor, previous: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the classifier's linear layer reads, (B, D), and (B, C) logits of exit m alone.
 
         Args:
             features: What exit m reads.
             previous: (B, C) logits of exit m−1, if there is one.
         """
-        logits: Tensor = (
-            self.classifier(features) if self.is_head else self.classifier(features, previous)
-        )
-        return logits
+        if self.is_head:
+            logits: Tensor = self.classifier(features)
+            return features, logits
+        pooled: Tensor = self.classifier.pooled(features)  # type: ignore[operator]
+        return pooled, self.classifier.answer(pooled, previous)  # type: ignore[operator]
 
     def forward(self, features: Tensor, logits: Tensor | None = None) -> SegmentOutput:
         """Run the segment. Logits are the only state beside features: all else follows from them.
@@ -88,7 +101,8 @@ class Segment(nn.Module):
             logits: (B, m, C), the previous segment's; none for m = 0.
         """
         features = self.read(features)
-        own = self.classify(features, None if logits is None else logits[:, -1]).float()
+        pooled, own = self.classify(features, None if logits is None else logits[:, -1])
+        own = own.float()
         history = own.unsqueeze(1)
         if logits is not None and self.reads_logits:
             history = torch.cat([logits, history], dim=1)
@@ -96,13 +110,19 @@ class Segment(nn.Module):
             log_probs = torch.log_softmax(own, dim=-1)
         else:
             log_probs = self.ensemble(history)
-        return SegmentOutput(features, history, log_probs, log_probs.amax(dim=-1).exp())
+        confidence = log_probs.amax(dim=-1).exp()
+        signal = confidence
+        if self.signal is not None:
+            signal = self.signal(pooled, history, log_probs)
+        return SegmentOutput(features, history, log_probs, confidence, signal)
 
 
 class ExitOutput(NamedTuple):
     """What one exit reads, and what it says alone."""
 
     features: Tensor
+    pooled: Tensor
+    """(B, D), what its linear layer reads of them; of the head, all."""
     logits: Tensor
     """(B, C)."""
 
@@ -122,9 +142,13 @@ class EarlyExitModel(nn.Module):
         attach: For each IC, how many blocks lie before it; increasing.
         ensemble: Over the first ``ensemble.n_exits`` exits, or none. E−1 leaves the backbone's
             head as it is; E takes it in.
+        gates: Sets of E−1 gates, by the name of what they predict.
+        judged_by: What exits are judged by in ``answering``: ``confidence``, ``margin``, or the
+            name of a set of gates.
 
     Raises:
         ValueError: The parts do not fit together.
+        UserError: There are no such gates.
     """
 
     def __init__(
@@ -134,6 +158,8 @@ class EarlyExitModel(nn.Module):
         ics: Sequence[nn.Module],
         attach: Sequence[int],
         ensemble: Ensemble | None = None,
+        gates: Mapping[str, Sequence[nn.Module]] | None = None,
+        judged_by: str = CONFIDENCE,
     ) -> None:
         super().__init__()
         if len(attach) != len(ics):
@@ -146,11 +172,18 @@ class EarlyExitModel(nn.Module):
             raise ValueError("the first IC has no predecessor to cascade from")
         if ensemble is not None and ensemble.n_exits not in (len(ics), len(ics) + 1):
             raise ValueError(f"an ensemble of {ensemble.n_exits} exits over {len(ics)} ICs")
+        gates = gates or {}
+        if any(len(each) != len(ics) for each in gates.values()):
+            raise ValueError(f"{len(ics)} ICs need as many gates")
+        if judged_by not in (CONFIDENCE, MARGIN, *gates):
+            raise UserError(f"the model has no gates for {judged_by}")
         self.blocks = nn.ModuleList(blocks)
         self.head = head
         self.ics = nn.ModuleList(ics)
         self.attach = tuple(attach)
         self.ensemble = ensemble
+        self.gates = nn.ModuleDict({name: nn.ModuleList(each) for name, each in gates.items()})
+        self.judged_by = judged_by
         bounds = (0, *attach, len(blocks))
         # A tuple, so that each layer is a parameter once, under its own name.
         self.segments = tuple(
@@ -182,9 +215,50 @@ class EarlyExitModel(nn.Module):
                 ensemble=self.ensemble.fixed(m)
                 if self.ensemble is not None and self.is_ensembled(m)
                 else None,
+                signal=None if own.is_head else self._signal(m),
             ).eval()
             for m, own in enumerate(self.segments)
         )
+
+    def _signal(self, m: int) -> Signal | None:
+        """What exit m is judged by, unless that is its confidence."""
+        if self.judged_by == CONFIDENCE:
+            return None
+        if self.judged_by == MARGIN:
+            return Margin()
+        return self.gates_of(self.judged_by)[m].fixed()
+
+    @property
+    def rule(self) -> Rule:
+        """What kind of signal exits are judged by."""
+        if self.judged_by in get_args(Rule):
+            return cast("Rule", self.judged_by)
+        return "gate"
+
+    def gates_of(self, name: str) -> list[Gate]:
+        """The E−1 gates of a set.
+
+        Args:
+            name: Of what they predict.
+        """
+        gates = self.gates[name]
+        assert isinstance(gates, nn.ModuleList)
+        return [gate for gate in gates if isinstance(gate, Gate)]
+
+    def judged(self, by: str) -> EarlyExitModel:
+        """The same layers, with exits judged by something else.
+
+        Args:
+            by: ``confidence``, ``margin``, or the name of a set of gates.
+
+        Raises:
+            UserError: There are no such gates.
+        """
+        gates = {name: self.gates_of(name) for name in self.gates}
+        model = EarlyExitModel(
+            list(self.blocks), self.head, list(self.ics), self.attach, self.ensemble, gates, by
+        )
+        return model.train(self.training)
 
     def backbone(self, x: Tensor) -> Tensor:
         """Logits of the backbone alone: no IC is evaluated.
@@ -214,8 +288,8 @@ class EarlyExitModel(nn.Module):
         previous: Tensor | None = None
         for segment in self.segments:
             x = segment.read(x)
-            previous = segment.classify(x, previous)
-            yield ExitOutput(x, previous)
+            pooled, previous = segment.classify(x, previous)
+            yield ExitOutput(x, pooled, previous)
 
     def ensembled(self, log_probs: Tensor) -> Tensor:
         """What every exit answers, from what every exit says alone.

@@ -12,24 +12,24 @@ from torch import Tensor
 
 from ztw_rl.core.exits import ExitRule, Fallback, last
 from ztw_rl.core.model import SegmentFunction
-from ztw_rl.decision import Decision, answered
+from ztw_rl.decision import Decision, Rule, answered, bound
 from ztw_rl.errors import UserError
 
 
 class Predictor(Protocol):
-    """Runs a model exit by exit and stops where the answer is confident enough.
+    """Runs a model exit by exit and stops where an exit's signal is high enough.
 
-    The exit rule is ``exits.Confidence`` with the fallback ``exits.last``.
+    The exit rule is ``exits.Exceeds`` with the fallback ``exits.last``.
     """
 
     n_exits: int
 
-    def predict(self, x: Tensor, thresholds: Sequence[float]) -> Decision:
+    def predict(self, x: Tensor, bounds: Sequence[float]) -> Decision:
         """Answer a batch; samples that have left are computed no further.
 
         Args:
             x: (B, …), the network's input.
-            thresholds: E−1, one per IC, representable in float32.
+            bounds: E−1, one per IC, representable in float32; see ``decision.bound``.
         """
         ...
 
@@ -74,14 +74,14 @@ def decide(
     answers: Tensor | None = None
     left: list[tuple[Tensor, Tensor, Tensor]] = []
     for m, segment in enumerate(segments):
-        x, logits, log_probs, _ = segment(x, logits)
+        x, logits, log_probs, _, signal = segment(x, logits)
         newest = log_probs.unsqueeze(1)
         answers = newest if answers is None else torch.cat([answers, newest], dim=1)
         if m == len(segments) - 1:
             by = fallback(answers)
             left.append((alive, answers[torch.arange(len(by), device=by.device), by], by))
             break
-        leaves = rule.leaves(answers)
+        leaves = rule.leaves(answers, signal)
         gone = leaves.nonzero().squeeze(1)
         if not len(gone):
             continue
@@ -97,6 +97,25 @@ def decide(
     return answered(answer[order].cpu().numpy(), exits[order].cpu().numpy())
 
 
+@torch.inference_mode()
+def signals(segments: Sequence[SegmentFunction], x: Tensor) -> Tensor:
+    """What every IC's answer is judged by, whoever would leave.
+
+    Args:
+        segments: See ``decide``.
+        x: (B, …), the network's input.
+
+    Returns:
+        (B, E−1).
+    """
+    logits: Tensor | None = None
+    found = []
+    for segment in segments[:-1]:
+        x, logits, _, _, signal = segment(x, logits)
+        found.append(signal)
+    return torch.stack(found, dim=1)
+
+
 class Runtime:
     """An early-exit model online: checked inputs, fixed thresholds, any backend.
 
@@ -104,14 +123,21 @@ class Runtime:
         backend: What runs the model.
         x: (1, …), any input of the right shape and type, where the model is.
         threshold: τ for all ICs, or E−1 of them.
+        rule: What exits are judged by in the backend's model.
 
     Raises:
         UserError: The number of thresholds is wrong.
     """
 
-    def __init__(self, backend: Predictor, x: Tensor, threshold: npt.ArrayLike) -> None:
+    def __init__(
+        self,
+        backend: Predictor,
+        x: Tensor,
+        threshold: npt.ArrayLike,
+        rule: Rule = "confidence",
+    ) -> None:
         n_ics = backend.n_exits - 1
-        # Rounded as confidences are, so that every backend compares the same numbers.
+        # Rounded as signals are, so that every backend compares the same numbers.
         given = np.asarray(threshold, np.float32)
         if given.ndim == 0:
             given = np.full(n_ics, given)
@@ -121,7 +147,7 @@ class Runtime:
         self.input_shape = tuple(x.shape[1:])
         self.input_dtype = x.dtype
         self.device = x.device
-        self.thresholds: tuple[float, ...] = tuple(given.tolist())
+        self.bounds: tuple[float, ...] = tuple(bound(rule, each) for each in given.tolist())
 
     def predict(self, x: Tensor) -> Decision:
         """Answer a batch; samples that have left are computed no further.
@@ -141,7 +167,7 @@ class Runtime:
                 f"the input is {x.dtype} {tuple(x.shape)}, but the model takes "
                 f"{self.input_dtype} (B, {wanted})"
             )
-        return self.backend.predict(x, self.thresholds)
+        return self.backend.predict(x, self.bounds)
 
 
 def as_batch(

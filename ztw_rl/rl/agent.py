@@ -14,8 +14,9 @@ from ztw_rl.core.checkpoint import fingerprint, load_weights, save_tensors
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.files import load_json, save_json
 from ztw_rl.core.model import METHODS, EarlyExitModel, without_ensemble
+from ztw_rl.decision import Rule
 from ztw_rl.errors import UserError
-from ztw_rl.rl.config import MethodName
+from ztw_rl.rl.config import ActionMode, GateName, MethodName, gate_for
 from ztw_rl.rl.environments import InEnvironment, action_labels, noop_max_of
 from ztw_rl.rl.networks.config import NATURE_WIDTHS, NetworkConfig
 from ztw_rl.rl.networks.early_exit import early_exit_policy, policy_alone
@@ -25,6 +26,8 @@ from ztw_rl.settings import parse_stored
 FORMAT = 2
 CONFIG_FILE = "agent.json"
 WEIGHTS_FILE = "weights.safetensors"
+GATES = "gates."
+"""Begins the names of the gates' parameters."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class AgentConfig(InEnvironment):
     """Students only: the exit whose operations they match."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     """The policy's layers."""
+    gates: tuple[GateName, ...] = ()
+    """Its sets of gates."""
 
     @property
     def policy_noop_max(self) -> int | None:
@@ -79,6 +84,8 @@ class Identity:
     """Of the whole model."""
     policy: str
     """Of the policy alone, without ICs: the same for all methods that imitate it."""
+    gates: str | None = None
+    """Of the gates, if exits are judged by them."""
 
 
 @dataclass(frozen=True)
@@ -130,12 +137,34 @@ class Agent:
         model = self.model
         bare = EarlyExitModel(list(model.blocks), model.head, list(model.ics), model.attach)
         method = cast("MethodName", without_ensemble(self.config.method))
-        return Agent(replace(self.config, method=method), bare.eval())
+        # Gates know the ensembles' answers only.
+        return Agent(replace(self.config, method=method, gates=()), bare.eval())
 
     def identity(self) -> Identity:
         """Which weights these are, also before they were rounded to be stored."""
         weights = self.model.state_dict()
-        return Identity(fingerprint(weights), policy_fingerprint(weights))
+        gates = {name: t for name, t in weights.items() if name.startswith(GATES)}
+        answers = {name: t for name, t in weights.items() if not name.startswith(GATES)}
+        return Identity(
+            fingerprint(answers),
+            policy_fingerprint(weights),
+            fingerprint(gates) if self.model.rule == "gate" else None,
+        )
+
+    def judged(self, rule: Rule, mode: ActionMode) -> Agent:
+        """The agent with exits judged by a rule; layers are shared.
+
+        Args:
+            rule: ``gate`` takes the gates that were made for the action mode.
+            mode: How actions follow from probabilities.
+
+        Raises:
+            UserError: It has no such gates.
+        """
+        by = gate_for(mode) if rule == "gate" else rule
+        if rule == "gate" and by not in self.config.gates:
+            raise UserError(f"the agent has no gates for {by} actions")
+        return replace(self, model=self.model.judged(by))
 
 
 @dataclass(frozen=True)
@@ -179,7 +208,7 @@ def build_model(config: AgentConfig) -> EarlyExitModel:
     if config.method == "student":
         return policy_alone(config.n_actions, config.network)
     method = METHODS[config.method]
-    return early_exit_policy(config.n_actions, config.network, config.exits, method)
+    return early_exit_policy(config.n_actions, config.network, config.exits, method, config.gates)
 
 
 def save_agent(folder: Path, agent: Agent, dtype: torch.dtype = torch.float16) -> None:

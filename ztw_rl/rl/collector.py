@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.model import EarlyExitModel, ExitOutput
 from ztw_rl.rl.batch import EnvBatch
 from ztw_rl.rl.config import ActionMode, Behaviour
 
@@ -75,7 +75,7 @@ class Collector:
         emulators: The games.
         n_steps: Steps T per environment and call of ``collect``.
         behaviour: Whether only ICs are drawn, or the teacher's own head as well.
-        action_mode: How actions follow from probabilities.
+        action_modes: How actions follow from probabilities: environments take them in turn.
         seed: Of the games, the draws and the samples.
         device: Where the model is.
     """
@@ -87,19 +87,20 @@ class Collector:
         *,
         n_steps: int,
         behaviour: Behaviour,
-        action_mode: ActionMode,
+        action_modes: Sequence[ActionMode],
         seed: int,
         device: torch.device,
     ) -> None:
         self._model = model
         self._n_steps = n_steps
-        self._action_mode = action_mode
         self._device = device
         self._generator = torch.Generator(device).manual_seed(seed)
         self._head_acts = behaviour == "all"
         self._n_behaviours = model.n_exits if self._head_acts else model.n_exits - 1
         self._emulators = emulators
         n_envs = emulators.n_envs
+        modes = [action_modes[i % len(action_modes)] for i in range(n_envs)]
+        self._samples = torch.tensor([mode == "sample" for mode in modes], device=device)
         self._observations = emulators.reset(np.arange(seed, seed + n_envs))
         self._returns = np.zeros(n_envs)
 
@@ -107,7 +108,7 @@ class Collector:
     def collect(
         self,
         answers: Callable[[Tensor], Tensor],
-        reads: Callable[[Sequence[Tensor]], tuple[Tensor, ...]] = lambda activations: (),
+        reads: Callable[[Sequence[ExitOutput]], tuple[Tensor, ...]] = lambda ics: (),
         meanwhile: Callable[[float], None] = lambda share: None,
     ) -> Experience:
         """Play T steps.
@@ -115,7 +116,7 @@ class Collector:
         Args:
             answers: From what each IC says alone, (N, E−1, A) log-probabilities, to what it
                 answers; the ensemble, or nothing.
-            reads: From what the ICs read in a step, (N, C, H, W) each, to what is kept of it.
+            reads: From what the ICs read in a step to what is kept of it.
             meanwhile: Work to do while emulators do theirs; called again and again with the share
                 of the steps that is done. It may change the ICs: they act with the weights they
                 have.
@@ -131,14 +132,13 @@ class Collector:
             observations = torch.from_numpy(self._observations)
             x = observations.to(self._device)
             ics = list(islice(self._model.exits(x), self._model.n_exits - 1))
-            activations = [ic.features for ic in ics]
-            x = activations[-1]
+            x = ics[-1].features
             alone = torch.log_softmax(torch.stack([ic.logits for ic in ics], dim=1), dim=-1)
             said = answers(alone)
             if self._head_acts:
                 heard.append(self._teacher(x))
                 said = torch.cat([said, heard[-1].unsqueeze(1)], dim=1)
-            choices = choose(said, self._action_mode, self._generator)
+            choices = self._choose(said)
             drawn = torch.randint(
                 self._n_behaviours, (len(x), 1), generator=self._generator, device=self._device
             )
@@ -146,7 +146,7 @@ class Collector:
             self._emulators.send(actions.cpu().numpy())
             # From here on the emulators work at the same time.
             kept.append("observations", observations)
-            for m, read in enumerate(reads(activations)):
+            for m, read in enumerate(reads(ics)):
                 kept.append(f"reads_{m}", read)
             kept.append("ics", alone)
             kept.append("drawn", drawn.squeeze(1))
@@ -169,7 +169,8 @@ class Collector:
         joined = kept.joined()
         teacher = torch.cat(heard)
         if not self._head_acts:
-            joined["teacher_actions"] = choose(teacher, self._action_mode, self._generator)
+            by_steps = teacher.view(self._n_steps, -1, teacher.shape[-1]).transpose(0, 1)
+            joined["teacher_actions"] = self._choose(by_steps).transpose(0, 1).flatten()
         return Experience(
             observations=joined["observations"],
             reads=tuple(joined[name] for name in joined if name.startswith("reads_")),
@@ -181,10 +182,19 @@ class Collector:
             returns=returns,
         )
 
+    def _choose(self, log_probs: Tensor) -> Tensor:
+        """(N, …) actions from (N, …, A), each environment in its own mode."""
+        greedy = choose(log_probs, "greedy", self._generator)
+        if not self._samples.any():
+            return greedy
+        sampled = choose(log_probs, "sample", self._generator)
+        return torch.where(self._samples.view(-1, *[1] * (sampled.ndim - 1)), sampled, greedy)
+
     def _teacher(self, x: Tensor) -> Tensor:
         """(B, A) log-probabilities of the policy's own head, from what the last IC reads."""
         segment = self._model.segments[-1]
-        return torch.log_softmax(segment.classify(segment.read(x), None), dim=-1)
+        _, logits = segment.classify(segment.read(x), None)
+        return torch.log_softmax(logits, dim=-1)
 
 
 class _Steps:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from ztw_rl.decision import Rule
 from ztw_rl.rl.atari.config import LONGEST_START
 from ztw_rl.rl.environments import InEnvironment
 from ztw_rl.rl.networks.config import (
@@ -160,6 +161,13 @@ class PPOState:
 MethodName = Literal["ztw", "sdn", "cascade", "ensemble", "student"]
 ActionMode = Literal["greedy", "sample"]
 Behaviour = Literal["ics", "all"]
+GateName = Literal["sampled", "greedy"]
+GATE_TIMESTEPS = 200_000
+
+
+def gate_for(mode: ActionMode) -> GateName:
+    """The gates that serve an action mode."""
+    return "sampled" if mode == "sample" else "greedy"
 
 
 @dataclass(frozen=True)
@@ -198,14 +206,37 @@ class DistillConfig(Ranged):
     """Who may act: the ICs (or the student) only, or the policy's own head as well."""
     action_mode: ActionMode = "greedy"
     """Whether actions are the likeliest or sampled."""
+    gates: Literal["both", "sampled", "greedy", "none"] = added("both", before="none")
+    """Gates that predict what leaving at an exit costs, for sampled and for greedy actions; a
+    student has none."""
+    gate_timesteps: Annotated[int, Range(0)] = added(GATE_TIMESTEPS, before=0)
+    """Environment steps that the gates learn from; no more than ``n_timesteps``."""
     temperature: Positive = 1.0
     """Of a DQN, whose policy is the softmax of its values at this temperature, in their own
     unit."""
     checkpoint_interval: Count = 100_000
     """Environment steps between two checkpoints."""
 
+    @property
+    def gate_names(self) -> tuple[GateName, ...]:
+        """Which gates are fitted."""
+        if self.method == "student" or self.gates == "none":
+            return ()
+        return ("sampled", "greedy") if self.gates == "both" else (self.gates,)
+
+    @property
+    def gate_steps(self) -> int:
+        """Environment steps of the phase that fits the gates."""
+        return min(self.gate_timesteps, self.n_timesteps) if self.gate_names else 0
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(
+            self,
+            self.gates == "none" or self.gate_timesteps > 0,
+            "gate_timesteps",
+            "at least 1, or gates none",
+        )
         is_student = self.method == "student"
         if not is_student:
             require_schedule(self, "learning_rates", "milestones")
@@ -244,7 +275,7 @@ class EvalRun:
 
     agent: str
     thresholds: tuple[float, ...]
-    rule: Literal["confidence", "patience"]
+    rule: Literal[Rule, "patience"]
     disagreement: bool
     ensembles: bool
     seed: int
@@ -253,3 +284,7 @@ class EvalRun:
     """Its name on the command line; in ``curve.json``, the name for tables."""
     device: str
     """Where the games' network ran."""
+    costs: tuple[float, ...] = ()
+    """Mean costs of a decision that the thresholds were found for."""
+    beside: tuple[float, ...] = ()
+    """Confidence thresholds at the same costs, if the rule is another."""

@@ -35,6 +35,7 @@ from ztw_rl.errors import UserError
 from ztw_rl.rl.batch import EnvBatch
 from ztw_rl.rl.collector import Collector, Experience
 from ztw_rl.rl.config import DistillConfig
+from ztw_rl.rl.gates import GatePhase
 from ztw_rl.rl.networks.config import NetworkConfig
 from ztw_rl.rl.networks.early_exit import early_exit_policy
 from ztw_rl.rl.phases import Epochs, Phase, build_phases
@@ -77,7 +78,8 @@ def build_early_exit_model(teacher: Teacher, config: DistillConfig) -> EarlyExit
             )
         model = beside_teacher(teacher.parameters, exits, config.student_of)
     else:
-        model = early_exit_policy(teacher.n_actions, network, exits, METHODS[config.method])
+        method = METHODS[config.method]
+        model = early_exit_policy(teacher.n_actions, network, exits, method, config.gate_names)
         model.load_state_dict(dict(teacher.parameters), strict=False)
     freeze(model)
     return model
@@ -122,10 +124,11 @@ def distill(
     *,
     seed: int,
     device: torch.device,
+    fitted: Mapping[str, Tensor] | None = None,
     resume: bool = False,
     console: Console | None = None,
 ) -> DistillationResult:
-    """Fit ICs, then ensembles, each over ``config.n_timesteps`` environment steps.
+    """Fit ICs, then ensembles, each over ``config.n_timesteps`` environment steps, then gates.
 
     Ctrl-C saves a checkpoint and returns. Resuming continues the step counter, the optimiser, the
     schedule and the logs; the games begin anew.
@@ -137,6 +140,7 @@ def distill(
         run_dir: Holds ``checkpoints/`` and TensorBoard's logs.
         seed: Of the initial weights, the games, the draws and the minibatches.
         device: Where the network lives.
+        fitted: The model's parameters but for the gates, if only those are to be fitted.
         resume: Go on from the newest checkpoint in ``run_dir``.
         console: For progress; silent without one.
 
@@ -146,35 +150,40 @@ def distill(
     """
     torch.manual_seed(seed)
     model = build_early_exit_model(teacher, config).to(device)
-    phases = build_phases(model, config)
-    total = config.n_timesteps * len(phases)
+    phases = build_phases(model, config) if fitted is None else []
+    if fitted is not None:
+        model.load_state_dict(dict(fitted), strict=False)
+    before_gates = config.n_timesteps * len(phases)
+    total = before_gates + config.gate_steps
     done, moments = 0, None
     if resume:
         checkpoint = newest_checkpoint(run_dir)
         moments = load_training(checkpoint, model, "belongs to another network or game")
         done = load_state(State, checkpoint).n_timesteps
+    # After a resume the games begin anew, and should not repeat the first ones.
+    fresh_seed = seed + done
     collector = Collector(
         model,
         emulators,
         n_steps=config.n_steps,
         behaviour=config.behaviour,
-        action_mode=config.action_mode,
-        # After a resume the games begin anew, and should not repeat the first ones.
-        seed=seed + done,
+        action_modes=[config.action_mode],
+        seed=fresh_seed,
         device=device,
     )
-    generator = torch.Generator().manual_seed(seed + done)
+    generator = torch.Generator().manual_seed(fresh_seed)
     # A session that was killed wrote points after its last checkpoint: they come again.
     hidden = done + 1 if resume else None
     with (
         threads(n_network_threads() if device.type == "cpu" else torch.get_num_threads()),
         graceful_stop() as stop,
-        TrainingProgress(phases[0].name, total, done, console) as progress,
+        TrainingProgress(phases[0].name if phases else "gates", total, done, console) as progress,
         closing(SummaryWriter(str(run_dir / "logs"), purge_step=hidden)) as writer,
     ):
         session = _Session(
             model,
             collector,
+            GatePhase(model, emulators, config, fresh_seed, device),
             config,
             run_dir,
             generator,
@@ -187,6 +196,8 @@ def distill(
             begin = number * config.n_timesteps
             if begin <= done < begin + config.n_timesteps and not stop.requested:
                 done = session.run(phase, begin, done, moments if done > begin else None)
+        if before_gates <= done < total and not stop.requested:
+            done = session.run_gates(done)
     return DistillationResult(model, done, finished=done >= total)
 
 
@@ -196,6 +207,7 @@ class _Session:
 
     model: EarlyExitModel
     collector: Collector
+    gates: GatePhase
     config: DistillConfig
     run_dir: Path
     generator: torch.Generator
@@ -247,6 +259,27 @@ class _Session:
         freeze(self.model)
         if done > saved:
             save_training(self.run_dir, done, self.model, optimizer, State(done))
+        return done
+
+    def run_gates(self, done: int) -> int:
+        """Fit the gates; what a stop leaves unfinished begins anew.
+
+        Args:
+            done: Environment steps done.
+
+        Returns:
+            Environment steps done.
+        """
+        if not self.gates.run(done, self.stop, self.progress, self.writer):
+            return done
+        parameters = list(self.model.gates.parameters())
+        if not are_finite(parameters):
+            raise UserError(
+                "the gates' weights are no finite numbers; a new run with --distill.gates none "
+                "has none"
+            )
+        done += self.config.gate_steps
+        save_training(self.run_dir, done, self.model, build_optimizer(parameters), State(done))
         return done
 
     def _collect(self, phase: Phase, learning: Epochs | None) -> Experience:

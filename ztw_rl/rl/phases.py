@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ztw_rl.core.ensembles import Ensemble
 from ztw_rl.core.heads import InternalClassifier
-from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.model import EarlyExitModel, ExitOutput
 from ztw_rl.core.training import kl_to_teacher, minibatches
 from ztw_rl.rl.collector import Experience
 from ztw_rl.rl.config import DistillConfig
@@ -39,7 +39,7 @@ class Phase(Protocol):
         """What the ICs answer while they act, (N, E−1, A) from (N, E−1, A)."""
         ...
 
-    def reads(self, activations: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def reads(self, ics: Sequence[ExitOutput]) -> tuple[Tensor, ...]:
         """What the epochs read of the trunk: (N, …) tensors from what the ICs read in a step."""
         ...
 
@@ -75,10 +75,12 @@ class ICPhase:
         """See ``Phase``: each IC speaks for itself."""
         return ic_log_probs
 
-    def reads(self, activations: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def reads(self, ics: Sequence[ExitOutput]) -> tuple[Tensor, ...]:
         """See ``Phase``: what each IC keeps, but for one on the pixels, which are kept anyway."""
-        pairs = zip(self._ics, activations, strict=True)
-        return tuple(ic.keep(x) for ic, x in pairs if isinstance(ic, InternalClassifier))
+        pairs = zip(self._ics, ics, strict=True)
+        return tuple(
+            ic.keep(found.features) for ic, found in pairs if isinstance(ic, InternalClassifier)
+        )
 
     def predict(self, experience: Experience, index: Tensor) -> Tensor:
         """See ``Phase``."""
@@ -122,7 +124,7 @@ class EnsemblePhase:
         combined: Tensor = self._ensemble(ic_log_probs)
         return combined
 
-    def reads(self, activations: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def reads(self, ics: Sequence[ExitOutput]) -> tuple[Tensor, ...]:
         """See ``Phase``: nothing but what the ICs said."""
         return ()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from ztw_rl.core import exits
 from ztw_rl.core.choice import Forced, Patience, Threshold
-from ztw_rl.core.exits import Confidence, ExitRule
-from ztw_rl.core.runtime import Backend, decide
+from ztw_rl.core.exits import Exceeds, ExitRule
+from ztw_rl.core.runtime import Backend, decide, signals
+from ztw_rl.decision import Rule, bound
 from ztw_rl.rl.batch import EnvBatch
 from ztw_rl.rl.config import ActionMode
 from ztw_rl.rl.rows import RandomExits, Row
@@ -39,6 +41,8 @@ class Game:
     """Steps of the simulator before the first decision."""
     film: int = 0
     """Checksum of all that was seen: equal games have equal ones."""
+    signals: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    """(E−1,) per decision, what every exit was judged by; of ``observed`` rows."""
 
 
 class Slots:
@@ -47,6 +51,7 @@ class Slots:
     def __init__(
         self,
         backend: Backend,
+        judges: Mapping[Rule, Backend],
         emulators: EnvBatch,
         queue: deque[Game],
         seed: int,
@@ -54,6 +59,7 @@ class Slots:
         device: torch.device,
     ) -> None:
         self._backend = backend
+        self._judges = {"confidence": backend, **judges}
         self._emulators = emulators
         self._queue = queue
         self._seed = seed
@@ -65,7 +71,7 @@ class Slots:
         self._leaving_at: npt.NDArray[np.float64] = np.where(
             np.arange(n_ics) == np.arange(n_ics + 1)[:, None], -np.inf, np.inf
         )
-        self._thresholds = np.zeros((emulators.n_envs, n_ics), np.float32)
+        self._bounds = np.zeros((emulators.n_envs, n_ics), np.float32)
         # Every game is seeded when it is begun, which takes ALE 0.1 s.
         self._observations = emulators.reset(np.full(emulators.n_envs, -1, np.int64))
         self._fill(np.ones(emulators.n_envs, bool))
@@ -80,11 +86,12 @@ class Slots:
         if not self.busy:
             return
         actions = np.full(len(self._games), NOOP, np.int64)
-        for members, rule in self._groups():
+        for members, backend, rule in self._groups():
             x = torch.from_numpy(self._observations[members]).to(self._device)
-            decision = decide(self._backend.segments, x, rule)
+            decision = decide(backend.segments, x, rule)
             left_at = decision.exits.tolist()
             self._compare(x, decision.labels, left_at, members)
+            self._observe(x, members)
             actions[members] = self._choose(decision.log_probs, members)
             for slot, m in zip(members, left_at, strict=True):
                 game = self._games[slot]
@@ -127,7 +134,7 @@ class Slots:
             # A game's luck depends on its number alone, so any number of emulators gives the same
             # games. Rows meet the same, but for exits at random beside sampled actions.
             self._rngs[slot] = np.random.default_rng((self._seed, game.number))
-            self._thresholds[slot] = self._thresholds_of(game.row)
+            self._bounds[slot] = self._bounds_of(game.row)
             which[slot] = True
             seeds.append(self._seed + game.number)
         if seeds:
@@ -137,9 +144,10 @@ class Slots:
                 assert begun is not None
                 begun.start = int(self._emulators.episode_frames[slot])
 
-    def _groups(self) -> list[tuple[npt.NDArray[np.int64], ExitRule]]:
-        """Busy emulators that can share a forward pass, and the rule they share."""
-        patient, patiences, confident = [], [], []
+    def _groups(self) -> list[tuple[npt.NDArray[np.int64], Backend, ExitRule]]:
+        """Busy emulators that can share a forward pass, what runs it, and the rule they share."""
+        patient, patiences = [], []
+        judged: dict[Rule, list[int]] = {rule: [] for rule in self._judges}
         for slot, game in enumerate(self._games):
             if game is None:
                 continue
@@ -148,25 +156,28 @@ class Slots:
                 patient.append(slot)
                 patiences.append(who.exits)
                 continue
-            confident.append(slot)
+            judged[who.rule if isinstance(who, Threshold) else "confidence"].append(slot)
             if isinstance(who, RandomExits):
                 # As ``Generator.choice`` draws, which takes ten times as long.
                 drawn = np.searchsorted(who.cumulated, self._rngs[slot].random(), side="right")
-                self._thresholds[slot] = self._leaving_at[drawn]
-        groups: list[tuple[list[int], ExitRule]] = [
-            (patient, exits.Patience(torch.tensor(patiences))),
-            (confident, Confidence(torch.from_numpy(self._thresholds[confident]))),
+                self._bounds[slot] = self._leaving_at[drawn]
+        groups: list[tuple[list[int], Backend, ExitRule]] = [
+            (patient, self._backend, exits.Patience(torch.tensor(patiences)))
         ]
-        return [(np.array(slots), rule) for slots, rule in groups if slots]
+        for rule, slots in judged.items():
+            bounds = torch.from_numpy(self._bounds[slots])
+            groups.append((slots, self._judges[rule], Exceeds(bounds)))
+        return [(np.array(slots), backend, rule) for slots, backend, rule in groups if slots]
 
-    def _thresholds_of(self, row: Row) -> npt.NDArray[np.float64]:
-        """(E−1,) thresholds that make a confidence rule do what the row wants."""
-        if isinstance(row.who, Threshold):
-            return np.array(row.who.each(self._backend.n_exits - 1), float)
+    def _bounds_of(self, row: Row) -> npt.NDArray[np.float64]:
+        """(E−1,) bounds that make the signals do what the row wants."""
+        who = row.who
+        if isinstance(who, Threshold):
+            return np.array([bound(who.rule, t) for t in who.each(self._backend.n_exits - 1)])
         # A policy's own head is outside the ensemble, so the last exit is the backbone.
-        exit_index = row.who.exit if isinstance(row.who, Forced) else -1
-        thresholds: npt.NDArray[np.float64] = self._leaving_at[exit_index]
-        return thresholds
+        exit_index = who.exit if isinstance(who, Forced) else -1
+        bounds: npt.NDArray[np.float64] = self._leaving_at[exit_index]
+        return bounds
 
     def _compare(
         self,
@@ -188,6 +199,19 @@ class Slots:
             game = games[i]
             assert game is not None
             game.n_differ += differs
+
+    def _observe(self, x: Tensor, members: npt.NDArray[np.int64]) -> None:
+        """Write down what exits are judged by, for rows that ask."""
+        games = [self._games[slot] for slot in members]
+        for rule, judge in self._judges.items():
+            asked = [i for i, g in enumerate(games) if g is not None and g.row.observed == rule]
+            if not asked:
+                continue
+            found = signals(judge.segments, x[asked]).cpu().numpy()
+            for i, row in zip(asked, found, strict=True):
+                game = games[i]
+                assert game is not None
+                game.signals.append(row)
 
     def _choose(
         self, log_probs: npt.NDArray[np.floating[Any]], members: npt.NDArray[np.int64]

@@ -9,10 +9,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ztw_rl.core.choice import Forced, Patience, Threshold
+from ztw_rl.core.choice import Forced, Gate, Margin, Patience, Threshold
+from ztw_rl.decision import Rule
 from ztw_rl.errors import UserError
 
-AdaptiveName = Literal["confidence", "patience"]
+AdaptiveName = Literal[Rule, "patience"]
 RuleName = Literal[AdaptiveName, "backbone", "forced", "random", "student"]
 """A row's name in ``curve.csv``, ``curve.json`` and journals."""
 
@@ -57,6 +58,8 @@ class Row:
     compared: bool = False
     """Whether the full model is asked as well, at every decision, to see how often the greedy
     actions differ."""
+    observed: Rule | None = None
+    """Whether all exits are asked as well, at every decision, for what this rule judges by."""
 
     @property
     def rule(self) -> RuleName:
@@ -78,6 +81,8 @@ class Row:
 
 _NAMES: dict[type, RuleName] = {
     Threshold: "confidence",
+    Margin: "margin",
+    Gate: "gate",
     Patience: "patience",
     Forced: "forced",
     RandomExits: "random",
@@ -86,9 +91,12 @@ _NAMES: dict[type, RuleName] = {
 }
 
 
+RULES: dict[Rule, type[Threshold]] = {"confidence": Threshold, "margin": Margin, "gate": Gate}
+
+
 def adaptive(rule: AdaptiveName, number: float) -> Adaptive:
     """A rule with its setting, from the name and the number that are stored."""
-    return Patience(int(number)) if rule == "patience" else Threshold(number)
+    return Patience(int(number)) if rule == "patience" else RULES[rule](number)
 
 
 def stored(

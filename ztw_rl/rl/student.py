@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ztw_rl.core.cost import exit_costs
-from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.model import EarlyExitModel, ExitOutput
 from ztw_rl.rl.networks.config import ATARI_FRAME, NATURE_WIDTHS, NetworkConfig, Widths
 from ztw_rl.rl.networks.early_exit import early_exit_policy, policy_alone
 from ztw_rl.rl.networks.layers import RELU_GAIN, orthogonal_
@@ -91,9 +91,18 @@ class Student(nn.Module):
         self.widths = widths
         self.policy = policy_alone(n_actions, NetworkConfig(widths=widths))
 
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """(B, D) what its head reads."""
+        return self.policy.segments[0].read(pixels)
+
+    def answer(self, pooled: Tensor, previous: Tensor | None = None) -> Tensor:
+        """(B, A) logits; it is the first, so there is no ``previous``."""
+        logits: Tensor = self.policy.head(pooled)
+        return logits
+
     def forward(self, pixels: Tensor, previous: Tensor | None = None) -> Tensor:
-        """Logits (B, A) from pixels; it is the first, so there is no ``previous``."""
-        return self.policy.backbone(pixels)
+        """(B, A) logits from pixels."""
+        return self.answer(self.pooled(pixels), previous)
 
 
 def beside_teacher(
@@ -148,7 +157,7 @@ class StudentPhase:
         """See ``phases.Phase``: the student speaks for itself."""
         return ic_log_probs
 
-    def reads(self, activations: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def reads(self, ics: Sequence[ExitOutput]) -> tuple[Tensor, ...]:
         """See ``phases.Phase``: nothing but the pixels, which are kept anyway."""
         return ()
 

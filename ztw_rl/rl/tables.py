@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +13,7 @@ import numpy as np
 from ztw_rl.core.choice import Costs, Forced, Patience, Threshold, Trial
 from ztw_rl.core.files import load_json, save_json, write_atomically
 from ztw_rl.core.statistics import few_distinct
+from ztw_rl.decision import Rule
 from ztw_rl.errors import UserError
 from ztw_rl.rl.agent import WEIGHTS_FILE, Identity
 from ztw_rl.rl.atari.config import canonical
@@ -146,7 +147,8 @@ class StoredTable(_Head):
     @property
     def adaptive(self) -> tuple[StoredRow, ...]:
         """The rows that the table is about."""
-        return self.of(Threshold, Patience, Student)
+        own = type(adaptive(self.rule, 1))
+        return tuple(row for row in self.rows if type(row.who) in (own, Student))
 
     @property
     def backbone(self) -> StoredRow | None:
@@ -222,7 +224,7 @@ def save_table(
     agent: Agent,
     run: EvalRun,
     results: Sequence[RowResult],
-    times: ExitTimes,
+    times: Mapping[Rule, ExitTimes],
     random_return: float | None = None,
 ) -> tuple[StoredTable, pd.DataFrame]:
     """Write ``curve.csv`` and ``curve.json``, each at once or not at all.
@@ -232,7 +234,7 @@ def save_table(
         agent: Who played.
         run: The evaluation's settings.
         results: What was played.
-        times: Measured times of leaving at each exit.
+        times: Measured times of leaving at each exit, by what exits are judged by.
         random_return: What random play scores, if no recipe says it.
 
     Returns:
@@ -241,8 +243,10 @@ def save_table(
     """
     from ztw_rl.rl.evaluate import table
 
-    macs = agent.relative_macs()
-    frame = table(results, macs, times.relative)
+    mode = run.evaluation.action_mode
+    macs = {rule: agent.judged(rule, mode).relative_macs() for rule in times}
+    seconds = {rule: found.relative for rule, found in times.items()}
+    frame = table(results, macs, seconds)
     write_atomically(folder / CSV, lambda path: frame.to_csv(path, index=False))
     rows = [
         {name: None if value != value else value for name, value in line.items()}
@@ -253,7 +257,7 @@ def save_table(
             "returns": result.returns,
             "decisions": tuple(map(sum, result.exits)),
             "macs": result.costs(macs),
-            "time": result.costs(times.relative),
+            "time": result.costs(seconds),
         }
         if result.disagreement is not None:
             row["disagreement"] = result.disagreement
@@ -264,9 +268,9 @@ def save_table(
             "method": agent.config.method,
             "exits": agent.config.exits,
             "student_of": agent.config.student_of,
-            "identity": dataclasses.asdict(agent.identity()),
+            "identity": dataclasses.asdict(agent.judged(list(times)[-1], mode).identity()),
             **dataclasses.asdict(run),
-            "backend": times.backend,
+            "backend": times["confidence"].backend,
             "random_return": random_return,
             "rows": rows,
         },
@@ -313,7 +317,9 @@ def load_table(path: Path) -> StoredTable:
     found = StoredTable(**head, rows=rows, path=path)
     if not found.adaptive or (found.backbone is None and found.method != "student"):
         raise UserError(f"{path} lacks rows; evaluate the agent again with: ztw-rl eval")
-    others = {type(row.who) for row in found.adaptive} - {type(adaptive(found.rule, 1)), Student}
+    # Confidence may stand beside the table's own rule.
+    known_rules = {type(adaptive(found.rule, 1)), Threshold}
+    others = {type(row.who) for row in found.of(Threshold, Patience)} - known_rules
     if others:
         raise UserError(
             f"{path}: its rule is {found.rule}, but it has rows of another; evaluate again"
@@ -374,7 +380,7 @@ def trial_of(table: StoredTable, random_return: float | None, cost: CostName = "
     assert table.backbone is not None
     # The last exit is the full model at a higher price.
     forced = _rising(table.of(Forced))[:-1]
-    swept = _rising(table.of(Threshold, Patience))
+    swept = _rising(table.adaptive)
     rows = [*forced, *swept]
     n = len(rows[0].returns)
     asked = [row.disagreement for row in swept]

@@ -12,7 +12,7 @@ import torch
 from ztw_rl import deploy
 from ztw_rl.core.backends import aoti
 from ztw_rl.core.deployable import export_aoti
-from ztw_rl.core.exits import Confidence, select
+from ztw_rl.core.exits import Exceeds, select
 from ztw_rl.errors import UserError
 
 HAS_COMPILER = shutil.which(os.environ.get("CXX", "g++")) is not None
@@ -45,7 +45,7 @@ def test_equals_the_offline_selection(artefact):
         answers = model(x)
         for threshold in (0.0, None, 0.8, 1.5):
             tau = 0.5 if threshold is None else threshold
-            exits, _ = select(answers, Confidence.uniform(tau, 2))
+            exits, _ = select(answers, Exceeds.uniform(tau, 2))
             prediction = runner.predict(x, threshold)
             assert prediction.exits.tolist() == exits.tolist()
             expected = answers[torch.arange(batch_size), exits]

@@ -11,8 +11,8 @@ import torch
 from torch._dynamo import config as dynamo_config
 
 from ztw_rl.core.backends.eager import compiled, eager, require_compiler
-from ztw_rl.core.bench import forced_thresholds, time_exits
-from ztw_rl.core.exits import Confidence, select
+from ztw_rl.core.bench import forced_bounds, time_exits
+from ztw_rl.core.exits import Exceeds, select
 from ztw_rl.core.runtime import decide
 from ztw_rl.errors import UserError
 
@@ -26,7 +26,7 @@ def check(model, x, thresholds, backend=None):
     """The online answer is the offline selection's."""
     prediction = (backend or eager(model)).predict(x, thresholds)
     answers = model(x)
-    exits, _ = select(answers, Confidence(torch.tensor(thresholds)))
+    exits, _ = select(answers, Exceeds(torch.tensor(thresholds)))
     assert prediction.exits.tolist() == exits.tolist()
     expected = answers[torch.arange(len(x)), exits]
     said = torch.from_numpy(prediction.log_probs)
@@ -68,10 +68,10 @@ def test_compiled_segments_play_batches_of_any_size(make_model, request):
     limits.__enter__()
     model = make_model(5)
     backend = compiled(model)
-    backend.predict(torch.randn(1, 3, 9, 9), forced_thresholds(4, 5))
+    backend.predict(torch.randn(1, 3, 9, 9), forced_bounds(4, 5))
     found = set()
     for batch_size in (*range(1, 20), 256):
-        x, rule = torch.randn(batch_size, 3, 9, 9), Confidence(torch.rand(batch_size, 4) * 1.5)
+        x, rule = torch.randn(batch_size, 3, 9, 9), Exceeds(torch.rand(batch_size, 4) * 1.5)
         decision = decide(backend.segments, x, rule)
         assert decision.exits.tolist() == select(model(x), rule)[0].tolist()
         found.update(decision.exits.tolist())
@@ -95,7 +95,7 @@ def test_each_exit_has_its_own_threshold(make_model):
 @pytest.mark.parametrize("batch_size", [1, 7])
 @pytest.mark.parametrize("m", [0, 1, 2])
 def test_all_leave_at_once(make_model, batch_size, m):
-    exits = check(make_model(3), torch.randn(batch_size, 3, 9, 9), forced_thresholds(m, 3))
+    exits = check(make_model(3), torch.randn(batch_size, 3, 9, 9), forced_bounds(m, 3))
     assert set(exits.tolist()) == {m}
 
 
@@ -116,7 +116,7 @@ def test_what_has_left_is_computed_no_further(make_model):
     exits = eager(model).predict(x, (0.5, 0.5)).exits
     assert sizes == [256, int((exits > 0).sum()), int((exits > 1).sum())]
     sizes.clear()
-    eager(model).predict(x, forced_thresholds(0, 3))
+    eager(model).predict(x, forced_bounds(0, 3))
     assert sizes == [256]
 
 

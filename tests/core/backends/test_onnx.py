@@ -17,7 +17,7 @@ from torch import nn
 from ztw_rl import deploy
 from ztw_rl.core.backends.onnx import export_graphs, onnx
 from ztw_rl.core.deployable import export_onnx
-from ztw_rl.core.exits import Confidence, Patience, most_confident, select
+from ztw_rl.core.exits import Exceeds, Patience, most_confident, select
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.runtime import decide
 from ztw_rl.errors import UserError
@@ -32,7 +32,7 @@ def check(backend, model, x):
     for threshold in THRESHOLDS:
         prediction = backend.predict(x, (threshold,) * (model.n_exits - 1))
         answers = model(x)
-        exits, _ = select(answers, Confidence.uniform(threshold, model.n_exits))
+        exits, _ = select(answers, Exceeds.uniform(threshold, model.n_exits))
         expected = answers[torch.arange(len(x)), exits]
         assert prediction.exits.tolist() == exits.tolist()
         assert prediction.labels.tolist() == expected.argmax(dim=-1).tolist()
@@ -75,8 +75,8 @@ def test_its_segments_serve_any_rule(make_model, method, ensemble_head):
     x = torch.randn(64, 3, 9, 9)
     segments, answers, found = onnx(model, x[:1]).segments, model(x), set()
     for rule in (
-        Confidence(torch.rand(64, 3)),
-        Confidence.forced(torch.randint(0, 4, (64,)), 4),
+        Exceeds(torch.rand(64, 3)),
+        Exceeds.forced(torch.randint(0, 4, (64,)), 4),
         Patience(torch.randint(1, 4, (64,))),
     ):
         decision = decide(segments, x, rule, most_confident)
@@ -93,7 +93,7 @@ def test_its_segments_serve_any_rule(make_model, method, ensemble_head):
 def test_the_stage_of_a_network_without_ics(make_model):
     torch.manual_seed(0)
     model, x = make_model(1), torch.randn(5, 3, 9, 9)
-    decision = decide(onnx(model, x[:1]).segments, x, Confidence.uniform(0.5, 1))
+    decision = decide(onnx(model, x[:1]).segments, x, Exceeds.uniform(0.5, 1))
     torch.testing.assert_close(
         torch.from_numpy(decision.log_probs), model(x)[:, 0], atol=1e-4, rtol=0
     )
@@ -172,7 +172,7 @@ def test_artefact_runs_without_torch(artefact, make_model):
     )
     assert done.returncode == 0, done.stderr
     answers = make_model(3)(x)
-    exits, _ = select(answers, Confidence.uniform(0.5, 3))
+    exits, _ = select(answers, Exceeds.uniform(0.5, 3))
     labels = answers[torch.arange(7), exits].argmax(dim=-1)
     assert json.loads(done.stdout) == [labels.tolist(), exits.tolist(), ["a"]]
 

@@ -19,7 +19,7 @@ from ztw_rl import deploy
 from ztw_rl.core.backends.eager import Segments, require_compiler
 from ztw_rl.core.model import EarlyExitModel, Segment, SegmentOutput
 from ztw_rl.core.runtime import Runtime
-from ztw_rl.decision import Decision
+from ztw_rl.decision import Decision, Rule
 from ztw_rl.errors import UserError
 
 KIND = "aoti"
@@ -101,7 +101,8 @@ class AotiModel:
         self._segments = Segments([_named(segment) for segment in segments])
         dtype = cast("torch.dtype", getattr(torch, metadata["input_dtype"]))
         self._example = torch.zeros(1, *metadata["input_shape"], dtype=dtype)
-        self._proposed = Runtime(self._segments, self._example, metadata["thresholds"])
+        self.rule: Rule = metadata.get("rule", "confidence")
+        self._proposed = self._runtime(metadata["thresholds"])
 
     def predict(self, x: Tensor, threshold: npt.ArrayLike | None = None) -> Decision:
         """Answer a batch; samples that have left are computed no further.
@@ -115,18 +116,23 @@ class AotiModel:
         """
         runtime = self._proposed
         if threshold is not None:
-            runtime = Runtime(self._segments, self._example, threshold)
+            runtime = self._runtime(threshold)
         if len(x):
             return runtime.predict(x)
         # Compiled code takes no empty batch.
         one = runtime.predict(torch.cat([x, x.new_zeros(1, *x.shape[1:])]))
         return Decision(one.labels[:0], one.exits[:0], one.confidences[:0], one.log_probs[:0])
 
+    def _runtime(self, threshold: npt.ArrayLike) -> Runtime:
+        return Runtime(self._segments, self._example, threshold, self.rule)
+
 
 def _named(segment: Callable[..., Sequence[Tensor]]) -> Callable[..., SegmentOutput]:
     def run(features: Tensor, logits: Tensor | None) -> SegmentOutput:
         outputs = segment(features) if logits is None else segment(features, logits)
-        return SegmentOutput(*outputs)
+        # Files of former versions have no signal beside the confidence.
+        features, logits, log_probs, confidence = outputs[:4]
+        return SegmentOutput(features, logits, log_probs, confidence, outputs[-1])
 
     return run
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ztw_rl.core.exits import Confidence
+from ztw_rl.core.exits import Exceeds
 from ztw_rl.core.model import EarlyExitModel, Segment, SegmentFunction
 from ztw_rl.core.runtime import decide
 from ztw_rl.decision import Decision, answered
@@ -31,23 +31,23 @@ class Segments:
         self.segments = tuple(segments)
 
     @torch.inference_mode()
-    def predict(self, x: Tensor, thresholds: Sequence[float]) -> Decision:
+    def predict(self, x: Tensor, bounds: Sequence[float]) -> Decision:
         """See ``Predictor.predict``."""
         if len(x) == 1:
-            return self._predict_one(x, thresholds)
-        return self._predict_batch(x, thresholds)
+            return self._predict_one(x, bounds)
+        return self._predict_batch(x, bounds)
 
-    def _predict_one(self, x: Tensor, thresholds: Sequence[float]) -> Decision:
+    def _predict_one(self, x: Tensor, bounds: Sequence[float]) -> Decision:
         """One sample: nothing to compact, so nothing to keep track of."""
         logits = None
-        for m, threshold in enumerate((*thresholds, -torch.inf)):
-            x, logits, log_probs, confidence = self.segments[m](x, logits)
-            if confidence.item() > threshold:
+        for m, least in enumerate((*bounds, -torch.inf)):
+            x, logits, log_probs, _, signal = self.segments[m](x, logits)
+            if signal.item() > least:
                 break
         return answered(log_probs.cpu().numpy(), np.array([m]))
 
-    def _predict_batch(self, x: Tensor, thresholds: Sequence[float]) -> Decision:
-        return decide(self.segments, x, Confidence(torch.tensor(thresholds)))
+    def _predict_batch(self, x: Tensor, bounds: Sequence[float]) -> Decision:
+        return decide(self.segments, x, Exceeds(torch.tensor(bounds)))
 
 
 class SegmentsBackend(Segments):

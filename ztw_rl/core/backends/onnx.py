@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ztw_rl import deploy
-from ztw_rl.core.choice import NEVER
 from ztw_rl.core.model import EarlyExitModel, SegmentOutput
-from ztw_rl.decision import Decision
+from ztw_rl.decision import Decision, never
 from ztw_rl.errors import UserError
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -44,15 +43,17 @@ class _Chain(nn.Module):
         super().__init__()
         self.segments = nn.ModuleList(model.answering())
         self.head = model.head
+        self._n_outputs = len(deploy.outputs_by(model.rule))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The four outputs of each segment; of the last its answer and confidence; the backbone."""
+        """Outputs of the segments (see ``deploy.outputs_by``), then the backbone."""
         outputs: list[Tensor] = []
         logits: Tensor | None = None
         for segment in self.segments:
-            x, logits, log_probs, confidence = segment(x, logits)
-            outputs += [x, logits, log_probs, confidence]
-        return [*outputs[:-4], *outputs[-2:], self.head(x)]
+            x, logits, *judged = segment(x, logits)
+            outputs += [x, logits, *judged][: self._n_outputs]
+        last = outputs[-self._n_outputs :]
+        return [*outputs[: -self._n_outputs], *last[2:4], self.head(x)]
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,9 @@ def export_graphs(model: EarlyExitModel, x: Tensor) -> Graphs:
         return opset18.Add(start, opset18.Mul(opset18.Sub(end, start), weight))
 
     last = model.n_exits - 1
-    names = [f"{name}_{m}" for m in range(last) for name in deploy.OUTPUTS]
-    names += [f"{name}_{last}" for name in deploy.OUTPUTS[2:]]
+    outputs = deploy.outputs_by(model.rule)
+    names = [f"{name}_{m}" for m in range(last) for name in outputs]
+    names += [f"{name}_{last}" for name in deploy.LAST_OUTPUTS]
     with warnings.catch_warnings():
         # The exporter warns of its own internals.
         warnings.simplefilter("ignore")
@@ -110,19 +112,19 @@ def export_graphs(model: EarlyExitModel, x: Tensor) -> Graphs:
     state = ("next_features", "next_logits")
     exits = []
     for m in range(model.n_exits):
-        own = state if m < last else ()
+        own = outputs if m < last else deploy.LAST_OUTPUTS
         reads = ["x"] if m == 0 else [f"{name}_{m - 1}" for name in state]
         if m == last and last and not head_is_ensembled(model):
             del reads[1]
-        wanted = [f"{name}_{m}" for name in (*own, "log_probs", "confidence")]
+        wanted = [f"{name}_{m}" for name in own]
         # The exporter counts the network's input wherever it needs the size of the batch, far
         # behind that too. What an exit reads has as many rows.
         for node in batch_sizes:
             node.input[0] = reads[0]
         graph = extractor.extract_model(reads, wanted)
         inputs = dict(zip(reads, ("features", "logits"), strict=False))
-        outputs = {name: name.removesuffix(f"_{m}") for name in wanted}
-        exits.append(_renamed(graph, inputs | outputs))
+        plain = {name: name.removesuffix(f"_{m}") for name in wanted}
+        exits.append(_renamed(graph, inputs | plain))
     for node in batch_sizes:
         node.input[0] = "x"
     backbone = extractor.extract_model(["x"], ["backbone"])
@@ -194,8 +196,9 @@ def interface(model: EarlyExitModel, x: Tensor) -> dict[str, Any]:
         "input_shape": list(x.shape[1:]),
         "input_dtype": str(x.numpy().dtype),
         "head_is_ensembled": head_is_ensembled(model),
+        "rule": model.rule,
         # Nobody leaves early unless a threshold is chosen; JSON has no infinity.
-        "thresholds": [NEVER] * (model.n_exits - 1),
+        "thresholds": [never(model.rule)] * (model.n_exits - 1),
     }
 
 
@@ -219,13 +222,16 @@ class OnnxBackend:
         """Exit m of a batch; see ``model.SegmentFunction``."""
         history = None if logits is None else logits.numpy()
         outputs = self._model.run_exit(m, features.numpy(), history)
-        *state, log_probs, confidence = (torch.from_numpy(output) for output in outputs)
-        features, logits = state or (torch.empty(0), torch.empty(0))
-        return SegmentOutput(features, logits, log_probs, confidence)
+        tensors = [torch.from_numpy(output) for output in outputs]
+        if m == self.n_exits - 1:
+            tensors = [torch.empty(0), torch.empty(0), *tensors]
+        # Where exits are judged by their confidence, that is the signal.
+        features, logits, log_probs, confidence = tensors[:4]
+        return SegmentOutput(features, logits, log_probs, confidence, tensors[-1])
 
-    def predict(self, x: Tensor, thresholds: Sequence[float]) -> Decision:
+    def predict(self, x: Tensor, bounds: Sequence[float]) -> Decision:
         """See ``Backend.predict``."""
-        return self._model.predict(x.numpy(), thresholds)
+        return self._model.decide(x.numpy(), bounds)
 
     def backbone(self, x: Tensor) -> Tensor:
         """See ``Backend.backbone``."""

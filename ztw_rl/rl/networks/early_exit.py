@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ztw_rl.core.cost import count_macs
+from ztw_rl.core.gates import Gate
 from ztw_rl.core.heads import InternalClassifier
 from ztw_rl.core.ics import Convolution, build_ics
 from ztw_rl.core.model import METHODS, EarlyExitModel, Method
@@ -58,20 +60,22 @@ class PixelClassifier(nn.Module):
         self.convs = nn.Sequential(*layers)
         orthogonal_(self.convs, RELU_GAIN)
         height, width = config.conv_size
-        self.linear = nn.Linear(before * height * width, config.n_classes)
+        self.n_pooled = before * height * width
+        self.linear = nn.Linear(self.n_pooled, config.n_classes)
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """(B, n_pooled) features from (B, in_channels, *in_size) floats."""
+        features: Tensor = self.convs(pixels)
+        return features.flatten(1)
+
+    def answer(self, pooled: Tensor, previous: Tensor | None = None) -> Tensor:
+        """(B, n_classes) logits; ``previous`` is not used, since no exit lies before it."""
+        logits: Tensor = self.linear(pooled)
+        return logits
 
     def forward(self, pixels: Tensor, previous: Tensor | None = None) -> Tensor:
-        """Logits of this IC.
-
-        Args:
-            pixels: (B, in_channels, *in_size), floats.
-            previous: Not used: no exit lies before it.
-
-        Returns:
-            (B, n_classes).
-        """
-        logits: Tensor = self.linear(self.convs(pixels).flatten(1))
-        return logits
+        """(B, n_classes) logits of this IC; see ``pooled`` and ``answer``."""
+        return self.answer(self.pooled(pixels), previous)
 
 
 def policy_alone(n_actions: int, config: NetworkConfig) -> EarlyExitModel:
@@ -93,6 +97,7 @@ def early_exit_policy(
     config: NetworkConfig,
     exits: Sequence[str],
     method: Method = METHODS["ztw"],
+    gates: Sequence[str] = (),
 ) -> EarlyExitModel:
     """A policy with internal classifiers, its parameters still random.
 
@@ -105,6 +110,7 @@ def early_exit_policy(
         config: The policy's layers.
         exits: Places of the ICs, in order of depth.
         method: Which parts the model has.
+        gates: Names of its sets of gates.
 
     Returns:
         The model; one on images is channels-last.
@@ -129,7 +135,25 @@ def early_exit_policy(
         shapes[len(ics) :], n_actions, method, convolution=_convolution, follows=bool(ics)
     )
     ensemble = method.ensemble(len(ics), n_actions) if method.ensemble else None
-    return _laid_out(EarlyExitModel(blocks, head, ics, attach, ensemble), config)
+    made = {name: _gates(blocks, head, ics, n_actions, config.input_shape) for name in gates}
+    return _laid_out(EarlyExitModel(blocks, head, ics, attach, ensemble, made), config)
+
+
+def _gates(
+    blocks: Sequence[nn.Module],
+    head: nn.Module,
+    ics: Sequence[nn.Module],
+    n_actions: int,
+    input_shape: tuple[int, ...],
+) -> list[Gate]:
+    """One per IC."""
+    network = nn.Sequential(*blocks, head)
+    macs = count_macs(lambda: network(torch.zeros(1, *input_shape)))
+    return [
+        Gate(ic.n_pooled, m, n_actions, macs)
+        for m, ic in enumerate(ics)
+        if isinstance(ic, InternalClassifier | PixelClassifier)
+    ]
 
 
 def kept_ics(model: EarlyExitModel) -> list[InternalClassifier | PixelClassifier]:

@@ -1,0 +1,156 @@
+"""Which setting of a rule makes a decision cost what is asked for.
+
+Thresholds move when the policy acts by them, since other states are met. So short evaluations are
+played with a candidate, what every exit would have said is written down, and the candidate is
+corrected; again and again, on games that no table plays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ztw_rl.core.runtime import Backend
+from ztw_rl.decision import Rule, bound
+from ztw_rl.errors import UserError
+from ztw_rl.rl.batch import EnvBatch
+from ztw_rl.rl.config import ActionMode
+from ztw_rl.rl.evaluate import RelativeCosts, RowResult, play
+from ztw_rl.rl.rows import RULES, Full, Row
+
+SEED = 1_000_000
+"""Added to the table's seed."""
+N_GAMES = 10
+"""Of each candidate in each round."""
+N_ROUNDS = 5
+TOLERANCE = 0.005
+"""A candidate is taken when its games cost what was asked for, up to this."""
+
+
+def bound_for(signals: npt.NDArray[np.float32], costs: Sequence[float], aim: float) -> float:
+    """The bound at which a decision costs ``aim`` on average.
+
+    Args:
+        signals: (N, E−1), what every exit was judged by in N decisions.
+        costs: (E,) of leaving at each exit, rising.
+        aim: Mean cost.
+
+    Returns:
+        A bound of all ICs: the highest whose mean cost is at most ``aim``, or one below all
+        signals.
+    """
+    price = np.asarray(costs, float)
+    candidates = np.unique(signals[np.isfinite(signals)])
+    never = np.ones((len(signals), 1), bool)
+
+    def cost(level: float) -> float:
+        leaves = np.concatenate([signals > level, never], axis=1)
+        return float(price[leaves.argmax(axis=1)].mean())
+
+    # Costs rise with the bound: of the candidates, the last that is cheap enough.
+    low, high = -1, len(candidates) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if cost(candidates[middle]) <= aim:
+            low = middle
+        else:
+            high = middle - 1
+    if low < 0:
+        return float(np.nextafter(candidates[0], np.float32(-np.inf)))
+    return float(candidates[low])
+
+
+def check_costs(aims: Sequence[float], costs: Sequence[float]) -> None:
+    """Find out whether thresholds can realise some costs.
+
+    Args:
+        aims: What is asked for.
+        costs: (E,) of leaving at each exit.
+
+    Raises:
+        UserError: One lies below the cheapest exit, or above going to the end.
+    """
+    for aim in aims:
+        if not costs[0] < aim < costs[-1]:
+            raise UserError(
+                f"--costs {aim:g} cannot be reached: a decision costs {costs[0]:.3f} at the first "
+                f"exit and {costs[-1]:.3f} at the end"
+            )
+
+
+def calibrate(
+    backend: Backend,
+    batches: Sequence[EnvBatch],
+    wanted: Mapping[Rule, Sequence[float]],
+    relative: RelativeCosts,
+    *,
+    seed: int,
+    action_mode: ActionMode,
+    device: torch.device,
+    judges: Mapping[Rule, Backend],
+    on_round: Callable[[int], None] = lambda number: None,
+) -> dict[Rule, tuple[float, ...]]:
+    """Thresholds of some rules at which decisions cost what is asked for.
+
+    Args:
+        backend: See ``evaluate.play``.
+        batches: Games.
+        wanted: Mean costs of a decision, by rule.
+        relative: Costs of leaving at each exit, by rule.
+        seed: The table's.
+        action_mode: How actions follow from probabilities.
+        device: Where observations go.
+        judges: See ``evaluate.play``.
+        on_round: Called with the number of each round before it begins.
+
+    Returns:
+        By rule, a threshold per cost.
+    """
+    aims = {(rule, aim): None for rule, costs in wanted.items() for aim in costs}
+    found: dict[tuple[Rule, float], float] = {}
+    seen: dict[tuple[Rule, float], list[npt.NDArray[np.float32]]] = {}
+
+    def observe(rows: Sequence[Row], number: int) -> list[RowResult]:
+        on_round(number)
+        return play(
+            backend,
+            batches,
+            rows,
+            n_episodes=N_GAMES,
+            seed=seed + SEED + number * N_GAMES,
+            action_mode=action_mode,
+            device=device,
+            judges=judges,
+        )
+
+    rules = list(wanted)
+    first = observe([Row(Full(), observed=rule) for rule in rules], 0)
+    for rule, result in zip(rules, first, strict=True):
+        for aim in wanted[rule]:
+            found[rule, aim] = bound_for(result.signals, relative[rule], aim)
+    open_aims = list(aims)
+    for number in range(1, N_ROUNDS + 1):
+        rows = [
+            Row(RULES[rule](bound(rule, found[rule, aim])), observed=rule)
+            for rule, aim in open_aims
+        ]
+        still = []
+        for (rule, aim), result in zip(open_aims, observe(rows, number), strict=True):
+            seen.setdefault((rule, aim), []).append(result.signals)
+            realised = float(np.dot(result.exit_shares, relative[rule]))
+            if number > 1 and abs(realised - aim) <= TOLERANCE:
+                continue
+            # The last two rounds: candidates hardly differ any more, and twice the games do not.
+            recent = np.concatenate(seen[rule, aim][-2:])
+            found[rule, aim] = bound_for(recent, relative[rule], aim)
+            still.append((rule, aim))
+        open_aims = still
+        if not open_aims:
+            break
+    return {
+        rule: tuple(bound(rule, found[rule, aim]) for aim in costs)
+        for rule, costs in wanted.items()
+    }
