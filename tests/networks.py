@@ -13,9 +13,10 @@ def early_exit_nature_cnn(
     n_actions: int,
     exits: Sequence[str] = ("conv1", "conv2"),
     method: Method = METHODS["ztw"],
+    gates: Sequence[str] = (),
 ) -> EarlyExitModel:
     """A policy on 4 frames of 84x84 with internal classifiers, its parameters random."""
-    return early_exit.early_exit_policy(n_actions, NetworkConfig(), exits, method)
+    return early_exit.early_exit_policy(n_actions, NetworkConfig(), exits, method, gates)
 
 
 def policy_alone(n_actions: int, widths: Widths = NATURE_WIDTHS) -> EarlyExitModel:

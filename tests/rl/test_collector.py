@@ -81,7 +81,9 @@ def test_the_answers_are_the_teachers(model, games):
 
 
 def test_what_is_kept_of_the_ics_is_what_they_would_say_again(model, games):
-    found = collector(model, games).collect(wishes, reads=tuple)
+    found = collector(model, games).collect(
+        wishes, reads=lambda ics: tuple(ic.features for ic in ics)
+    )
     with torch.no_grad():
         read = [exit.features for exit in model.exits(found.observations)]
         alone = model.alone(found.observations)[:, :-1]
@@ -126,7 +128,9 @@ def test_on_the_real_game_the_kept_pictures_are_those_that_were_seen():
     torch.manual_seed(0)
     model = early_exit_nature_cnn(4).eval()
     emulators, replay = Emulators(config, 2), Emulators(config, 2)
-    found = collector(model, emulators, n_steps=40, seed=5).collect(lambda alone: alone, tuple)
+    found = collector(model, emulators, n_steps=40, seed=5).collect(
+        lambda alone: alone, lambda ics: tuple(ic.features for ic in ics)
+    )
     seen = [replay.reset(np.array([5, 6]))]
     seen += [replay.step(a).observations for a in found.actions.view(40, 2)[:-1].numpy()]
     assert torch.equal(found.observations, torch.from_numpy(np.concatenate(seen)))

@@ -34,6 +34,7 @@ TINY = DistillConfig(
     ic_batch_size=8,
     ensemble_batch_size=8,
     checkpoint_interval=1000,
+    gates="none",
 )
 
 
