@@ -131,7 +131,7 @@ def test_an_exported_file_answers_alike(frames):
         file.export("again.zip")
     for wish, message in (
         ({"keep": 0.9}, "breakout.zip knows no keep"),
-        ({"rule": "full"}, "breakout.zip leaves by confidence"),
+        ({"rule": "full"}, "breakout.zip brings its own rule"),
         ({"backend": "onnx"}, "brings its own backend"),
     ):
         with pytest.raises(UserError, match=message):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from numbers import Real
 from pathlib import Path
@@ -217,8 +218,9 @@ def load(
         source: A shipped agent's name, the folder of an agent, a classifier or a run, or an
             exported file.
         rule: Who answers. ``confidence``: the first exit whose highest probability exceeds the
-            threshold; ``patience``: the exit at which so many in a row agree; ``full``: the full
-            network, without any exit.
+            threshold, or what the table that the point is chosen from was played with;
+            ``patience``: the exit at which so many in a row agree; ``full``: the full network,
+            without any exit.
         threshold: A confidence, 0 … 1, or a patience, a whole number of exits.
         keep: Share of the full model's score to keep, at the lowest cost.
         budget: Share of its cost, for the best score.
@@ -243,23 +245,24 @@ def load(
     n_exits = deployable.model.n_exits
     check_wishes(rule, wishes, n_exits)
     x = deployable.example()
-    runner = make_backend(backend or "eager", deployable.model, x)
     proposal: Proposal | None = None
-    if rule == "full":
+    answer: Callable[[Tensor], Decision]
+    if rule == "confidence":
+        proposal = propose(wishes)
+        deployable = deployable.at(proposal.point)
+    runner = make_backend(backend or "eager", deployable.model, x)
+    if proposal is not None:
+        each = proposal.each(n_exits - 1)
+        told = "; ".join(proposal.reasons) or str(proposal)
+        answer = Runtime(runner, x, each, deployable.model.rule).predict
+    elif rule == "full":
         told, answer = "the full network", _full(runner.backbone, n_exits)
         proposal = Proposal(Forced(n_exits - 1))
-    elif rule == "patience":
+    else:
         assert threshold is not None
         patience = Patience(torch.tensor(int(threshold)))
         told = f"patience {threshold:g}"
-
-        def answer(batch: Tensor) -> Decision:
-            return decide(runner.segments, batch, patience)
-
-    else:
-        proposal = propose(wishes)
-        runtime = Runtime(runner, x, proposal.each(n_exits - 1))
-        told, answer = "; ".join(proposal.reasons) or str(proposal), runtime.predict
+        answer = partial(decide, runner.segments, rule=patience)
 
     told = f"{told} ({runner.name})"
     labels = deployable.metadata()["labels"]
@@ -302,7 +305,7 @@ def _from_file(
 ) -> EarlyExit:
     """A model that was exported."""
     if rule != "confidence":
-        raise UserError(f"{path} leaves by confidence; leave out rule={rule!r}")
+        raise UserError(f"{path} brings its own rule; leave out rule={rule!r}")
     asked = [name for name in wishes.given() if name != "threshold"]
     if asked:
         raise UserError(f"{path} knows no {asked[0]}; give it to export, or name a threshold here")
@@ -311,7 +314,8 @@ def _from_file(
     threshold = wishes.threshold
     kind = deploy.kind_of(path)
     model = aoti.load(path) if kind == aoti.KIND else deploy.load(path)
-    check_wishes(rule, wishes, model.n_exits)
+    if model.rule == "confidence" or threshold is None:
+        check_wishes(rule, wishes, model.n_exits)
     metadata = model.metadata
     example = torch.zeros(
         1, *metadata["input_shape"], dtype=getattr(torch, metadata["input_dtype"])

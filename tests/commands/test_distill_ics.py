@@ -31,7 +31,7 @@ def test_the_newest_run_is_distilled_by_default(ppo_run, distill, capfd):
     os.utime(older / "config.json", (1, 1))
     assert distill() == 0
     out = capfd.readouterr().out
-    assert "distilled over 64 steps: runs/distill/pong-001/agent" in out
+    assert "distilled over 96 steps: runs/distill/pong-001/agent" in out
     assert out.endswith("next: ztw-rl eval --agent runs/distill/pong-001\n")
     assert config_of(FIRST)["policy"] == str(ppo_run)
     agent = load_agent(FIRST / "agent")
@@ -128,7 +128,7 @@ def test_ctrl_c_and_resume(ppo_run, distill, capfd, monkeypatch):
     # The run holds its teacher, so it does not need the policy any more.
     shutil.rmtree(ppo_run)
     assert cli.main(shlex.split(advice)[1:]) == 0
-    assert "distilled over 64 steps" in capfd.readouterr().out
+    assert "distilled over 96 steps" in capfd.readouterr().out
     assert load_agent(FIRST / "agent").config.provenance.ppo_timesteps == 16
 
 

@@ -58,8 +58,9 @@ class Learner(EarlyExit):
 
     def _settle(self, proposal: Proposal, told: str) -> None:
         """Run at this operating point from now on."""
-        each = proposal.each(self._trained.n_exits - 1)
-        self._runtime = Runtime(eager(self._trained), self._x, each)
+        model = self._trained.judged(proposal.point.rule)
+        each = proposal.each(model.n_exits - 1)
+        self._runtime = Runtime(eager(model), self._x, each, model.rule)
         self._loaded, self._told = proposal, told
 
     def _run(self, batch: Tensor) -> Decision:

@@ -74,6 +74,7 @@ class AttachedPolicy(Learner):
             method,
             self._teacher.provenance,
             network=network,
+            gates=self._settings.gate_names,
             **placed(self._teacher.environment),
         )
         self._agent = Agent(config, trained)

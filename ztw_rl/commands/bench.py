@@ -99,13 +99,14 @@ def measure(
 
     for name in settings.backends:
         check_backend(name)
+    deployable = deployable.at(proposal.point)
     model, x, relative_macs = deployable.model, deployable.example(), deployable.relative_macs()
     groups = []
     real: Tensor | None = None
     for name in settings.backends:
         for n_threads in settings.threads:
             backend = make_backend(name, model, x, n_threads)
-            runtime = Runtime(backend, x, proposal.each(model.n_exits - 1))
+            runtime = Runtime(backend, x, proposal.each(model.n_exits - 1), model.rule)
             if real is None:
                 real = inputs(runtime)
             groups += [

@@ -6,7 +6,7 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -95,6 +95,9 @@ def _write(path: Path, files: Mapping[str, bytes], metadata: Mapping[str, Any]) 
 Format = Literal["onnx", "aoti"]
 
 
+DeployableT = TypeVar("DeployableT", bound="Deployable")
+
+
 class Deployable(Protocol):
     """A trained early-exit model and what is known of it."""
 
@@ -105,6 +108,14 @@ class Deployable(Protocol):
 
     def example(self) -> Tensor:
         """(1, …), any input of the right shape and type."""
+        ...
+
+    def at(self: DeployableT, point: Point) -> DeployableT:
+        """The same with exits judged as the point's rule needs it.
+
+        Raises:
+            UserError: It has no gates for that.
+        """
         ...
 
     def relative_macs(self) -> tuple[float, ...]:
@@ -132,6 +143,7 @@ def export(
         UserError: A package or the compiler is missing.
     """
     write = {"onnx": export_onnx, "aoti": export_aoti}[kind]
+    deployable = deployable.at(point)
     model = deployable.model
     thresholds = point.each(model.n_exits - 1)
     write(path, model, deployable.example(), thresholds, {**about, **deployable.metadata()})

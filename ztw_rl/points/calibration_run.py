@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from ztw_rl import runs
 from ztw_rl.errors import UserError
+from ztw_rl.rl.config import gate_for
 from ztw_rl.rl.tables import StoredTable, check_game, foreign, load_table
 
 if TYPE_CHECKING:
-    from ztw_rl.rl.agent import Agent, Identity
+    from ztw_rl.rl.agent import Agent
 
 CURVE = "curve.json"
 
@@ -51,26 +52,26 @@ def newest(agent: Agent, runs_dir: Path) -> Path | None:
         agent: Whose evaluation it must be.
         runs_dir: Usually ``runs``.
     """
-    game, identity = agent.config.environment.name, agent.identity()
+    game = agent.config.environment.name
     made = [run / CURVE for run in runs.by_age(runs_dir, "eval", game, holding=CURVE)]
-    return next((path for path in made if _serves(path, identity)), None)
+    return next((path for path in made if _serves(path, agent)), None)
 
 
-def _serves(path: Path, identity: Identity) -> bool:
+def _serves(path: Path, agent: Agent) -> bool:
     """Whether thresholds can be chosen from a table; one that cannot be read may be anybody's."""
     try:
         table = load_table(path)
     except UserError:
         return False
-    return table.identity == identity and _unfit(table) is None
+    return table.identity == _judged(table, agent).identity() and _unfit(table) is None
 
 
 def _unfit(table: StoredTable) -> str | None:
     """Why no threshold can be chosen from a table, and how to make one that serves."""
     if table.method == "student":
         return "is a student's, which has no exits to choose from"
-    if table.rule != "confidence":
-        return "has no confidence thresholds; evaluate without --rule patience"
+    if table.rule == "patience":
+        return "has no thresholds; evaluate without --rule patience"
     if table.action_mode != "greedy":
         return (
             "was played with sampled actions, and artefacts act greedily; evaluate without "
@@ -93,9 +94,19 @@ def load(path: Path, agent: Agent, folder: Path) -> StoredTable:
     """
     table = load_table(path)
     check_game(table, agent.config.environment.name)
-    if table.identity != agent.identity():
-        raise foreign(table, folder)
     unfit = _unfit(table)
+    if table.identity != _judged(table, agent).identity():
+        raise foreign(table, folder)
     if unfit:
         raise UserError(f"{path} {unfit}")
     return table
+
+
+def _judged(table: StoredTable, agent: Agent) -> Agent:
+    """The agent with exits judged as in a table, if it has such gates."""
+    rule = table.rule
+    if rule == "patience" or (
+        rule == "gate" and gate_for(table.action_mode) not in agent.config.gates
+    ):
+        return agent
+    return agent.judged(rule, table.action_mode)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ztw_rl.core.checkpoint import fingerprint, load_weights, save_tensors
+from ztw_rl.core.choice import Point
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.files import load_json, save_json
 from ztw_rl.core.model import METHODS, EarlyExitModel, without_ensemble
@@ -150,6 +151,10 @@ class Agent:
             policy_fingerprint(weights),
             fingerprint(gates) if self.model.rule == "gate" else None,
         )
+
+    def at(self, point: Point) -> Agent:
+        """See ``Deployable``: exported agents act greedily."""
+        return self.judged(point.rule, "greedy")
 
     def judged(self, rule: Rule, mode: ActionMode) -> Agent:
         """The agent with exits judged by a rule; layers are shared.

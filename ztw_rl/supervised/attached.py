@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ztw_rl.core.checkpoint import fingerprint, load_tensors, save_tensors
+from ztw_rl.core.choice import Point
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.cut import Cut
 from ztw_rl.core.files import load_json, save_json
@@ -91,6 +92,12 @@ class AttachedNetwork:
     def example(self) -> Tensor:
         """See ``Deployable``."""
         return self.x.cpu()
+
+    def at(self, point: Point) -> AttachedNetwork:
+        """See ``Deployable``: layers are shared."""
+        judged = copy.copy(self)
+        judged.trained = self.trained.judged(point.rule)
+        return judged
 
     def relative_macs(self) -> tuple[float, ...]:
         """See ``Deployable``."""

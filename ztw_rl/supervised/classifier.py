@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ztw_rl.core.checkpoint import load_weights, save_tensors
+from ztw_rl.core.choice import Point
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.files import load_json, save_json
 from ztw_rl.core.model import METHODS, EarlyExitModel
@@ -66,6 +67,10 @@ class Classifier:
                 "centre_crop": CROPPED_SHARE if SPECS[run.data.data].streams else None,
             },
         }
+
+    def at(self, point: Point) -> Classifier:
+        """See ``Deployable``."""
+        return replace(self, model=self.model.judged(point.rule))
 
     def relative_macs(self) -> tuple[float, ...]:
         """(E,) multiply-accumulates up to each exit, over the backbone's."""
