@@ -77,6 +77,16 @@ def test_patience_is_named_t(tmp_path, drawn):
     assert "patience" in curves(drawn[0].axes[0])
 
 
+def test_confidence_may_stand_beside_a_tables_own_rule(tmp_path, drawn):
+    table = pd.concat([TABLE, pd.DataFrame([line("gate", t, 9.0, -t) for t in (-0.9, -0.4)])])
+    plot_curve(table, "pong", "", tmp_path / "curve.png")
+    found = curves(drawn[0].axes[1])
+    # A gate's threshold falls where the cost rises.
+    assert found["gate"].get_xdata().tolist() == [0.4, 0.9]
+    assert found["confidence"].get_ydata().tolist() == [5.0, 20.0]
+    assert found["gate"].get_color() != found["confidence"].get_color()
+
+
 def test_a_picture_is_written_and_the_figure_closed(tmp_path):
     before = plt.get_fignums()
     plot_curve(TABLE, "pong", "", tmp_path / "deep" / "curve.png")

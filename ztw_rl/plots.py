@@ -25,6 +25,10 @@ COSTS = {
     "relative_macs": "operations (MACs), relative to the backbone",
 }
 ADAPTIVE, CONTROL, FORCED, BACKBONE = "#0b6e99", "#999999", "#d1495b", "#222222"
+BESIDE = "#c98a1b"
+"""Of a rule that stands beside the table's own."""
+SIGNS = {"gate": "regret", "margin": "margin", "patience": "t", "confidence": "τ"}
+"""What a rule's number is called, the table's own rule first."""
 
 
 def plot_curve(table: pd.DataFrame, title: str, note: str, path: Path) -> None:
@@ -67,23 +71,22 @@ def _draw(axis: Axes, table: pd.DataFrame, cost: str) -> None:
         axis.plot(row[cost], row["return_mean"], "s", color=FORCED, ms=6, zorder=3)
         _label(axis, f"exit {row['threshold']:.0f}", row, cost, (6, -11), FORCED)
     axis.plot([], [], "s", color=FORCED, label="one exit forced")
-    for rule, sign in (("confidence", "τ"), ("patience", "t")):
-        adaptive = table[table["rule"] == rule].sort_values("threshold")
-        if adaptive.empty:
-            continue
+    played = [rule for rule in SIGNS if (table["rule"] == rule).any()]
+    for rule, color in zip(played, (ADAPTIVE, BESIDE), strict=False):
+        adaptive = table[table["rule"] == rule].sort_values(cost)
         # Patience is a whole number: there is nothing between its points.
-        style = "o-" if rule == "confidence" else "o"
-        axis.plot(adaptive[cost], adaptive["return_mean"], style, color=ADAPTIVE, label=rule)
+        style = "o" if rule == "patience" else "o-"
+        axis.plot(adaptive[cost], adaptive["return_mean"], style, color=color, label=rule)
         axis.fill_between(
             adaptive[cost],
             adaptive["return_ci_low"],
             adaptive["return_ci_high"],
-            color=ADAPTIVE,
+            color=color,
             alpha=0.18,
             lw=0,
         )
         for _, row in adaptive.iloc[[0, -1]].iterrows():
-            _label(axis, f"{sign} = {row['threshold']:g}", row, cost, (4, 7), ADAPTIVE)
+            _label(axis, f"{SIGNS[rule]} = {row['threshold']:.3g}", row, cost, (4, 7), color)
 
 
 def _label(

@@ -327,7 +327,7 @@ def _finish(
     greedy = run.evaluation.action_mode == "greedy"
     if run.evaluation.n_episodes < EvaluationConfig.n_episodes:
         print(next_line("ztw-rl", "eval", "--agent", run.agent, "--n-episodes", "30"))
-    elif kept and run.rule == "confidence" and greedy and run.ensembles:
+    elif kept and run.rule != "patience" and greedy and run.ensembles:
         chosen_from = ("--keep", "0.95", "--calibration", str(output))
         print(next_line("ztw-rl", "export", "--agent", run.agent, *chosen_from))
     return 0
