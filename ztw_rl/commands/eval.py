@@ -306,7 +306,7 @@ def _finish(
     game = config.environment.name
     console.print(_screen(frame, game, config.exits))
     kept = _kept_lines(table, random)
-    for line in kept:
+    for line in (*kept, *_headroom_lines(table, random)):
         print(line)
     # Elsewhere many games may score alike and differ.
     if table.backbone is not None and config.atari is not None:
@@ -375,6 +375,15 @@ def _kept_lines(table: StoredTable, random_return: float | None) -> list[str]:
             f"its MACs, {found.kept:.1%} kept (chosen and reported on different games)"
         )
     return lines
+
+
+def _headroom_lines(table: StoredTable, random_return: float) -> list[str]:
+    """What the rule wins over random exits, of a table at given costs."""
+    from ztw_rl.rl.report.headroom import lines, of_table
+
+    if not table.costs or table.backbone is None or table.backbone.mean <= random_return:
+        return []
+    return lines(of_table(table, random_return))
 
 
 def _screen(frame: pd.DataFrame, game: str, exits: Sequence[str]) -> Any:

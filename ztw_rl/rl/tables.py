@@ -129,6 +129,8 @@ class _Head:
     """How its games began; 0 is equal starts, which older tables do not mention."""
     random_return: float | None = None
     """What random play scores, where no recipe says it."""
+    costs: tuple[float, ...] = ()
+    """What decisions were to cost, if thresholds were found for that."""
 
 
 @dataclass(frozen=True, kw_only=True)

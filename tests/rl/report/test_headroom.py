@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ztw_rl.core.choice import Forced, Gate, Threshold
+from ztw_rl.rl.agent import Identity
+from ztw_rl.rl.report.headroom import lines, of_table, recovered
+from ztw_rl.rl.rows import Full, RandomExits
+from ztw_rl.rl.tables import StoredRow, StoredTable
+
+
+def row(who, returns, macs=0.5):
+    n = len(returns)
+    return StoredRow(who, tuple(returns), (10,) * n, (macs,) * n, (macs,) * n)
+
+
+def table(gate, random, confidence, full, name="a"):
+    rows = (
+        row(Gate(0.1), gate),
+        row(RandomExits((0.5, 0.5), Gate(0.1)), random),
+        row(Threshold(0.9), confidence, 0.51),
+        row(Forced(0), random),
+        row(Full(), full, 1.0),
+    )
+    return StoredTable(
+        game="pong",
+        rule="gate",
+        seed=0,
+        action_mode="greedy",
+        backend="x",
+        method="ztw",
+        identity=Identity("a", "b", "c"),
+        costs=(0.5,),
+        rows=rows,
+        path=Path(name),
+    )
+
+
+FULL = [20.0, 10.0] * 10
+
+
+def test_by_hand():
+    # Random exits lose 4 of 10 points over random play's 5; the gate wins 3 back, confidence -1.
+    found = of_table(
+        table([18.0, 10.0] * 10, [14.0, 8.0] * 10, [13.0, 7.0] * 10, FULL), random_return=5.0
+    )
+    (one,) = found
+    assert one.share == pytest.approx(0.4)
+    gate, confidence = one.recovered(one.rule), one.recovered(one.beside)
+    assert gate.center == pytest.approx(3 / 4)
+    assert gate.low < 3 / 4 < gate.high < 1.0001
+    assert confidence.center == pytest.approx(-1 / 4)
+    assert lines(found) == [
+        "at 0.5 of the MACs (realised 0.500 and 0.510) random exits lose 40.0% of the return over "
+        f"random play; of that gate recovers 0.75 ({gate.low:.2f} to {gate.high:.2f}), confidence "
+        f"-0.25 ({confidence.low:.2f} to {confidence.high:.2f})"
+    ]
+
+
+def test_little_headroom_is_said():
+    found = of_table(table(FULL, [19.9, 10.0] * 10, FULL, FULL), random_return=5.0)
+    assert lines(found) == [
+        "at 0.5 of the MACs random exits lose 0.5% of the return over random play: no rule can "
+        "win much"
+    ]
+
+
+def test_the_mean_over_games():
+    equal = [12.0] * 20
+    all_won = of_table(table(equal, [8.0] * 20, equal, equal, "a"), 0.0)[0]
+    half_won = of_table(table([10.0] * 20, [8.0] * 20, equal, equal, "b"), 0.0)[0]
+    found = recovered([all_won, half_won], [all_won.rule, half_won.rule])
+    assert (found.center, found.low, found.high) == pytest.approx((0.75, 0.75, 0.75))
