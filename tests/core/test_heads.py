@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ztw_rl.core.heads import Connection, MapClassifier, MapConfig, SDNPool, uniform_bins
+from ztw_rl.core.heads import Bins, Connection, MapClassifier, MapConfig, SDNPool, plain_bins
 
 
 def pooled(gamma: float, x: torch.Tensor) -> torch.Tensor:
@@ -52,10 +52,19 @@ def test_pooling_is_adaptive_pooling_at_every_size(gamma):
 
 @pytest.mark.parametrize(
     ("size", "bins"),
-    [(4, (1, 1)), (5, (2, 1)), (6, None), (7, None), (8, (2, 2)), (9, (3, 2)), (20, (5, 5))],
+    [
+        (4, Bins(1, 1)),
+        (5, Bins(2, 1)),
+        (6, Bins(2, 2, (0, 1, 1, 2, 3, 4, 4, 5))),
+        (7, None),
+        (8, Bins(2, 2)),
+        (9, Bins(3, 2)),
+        (10, Bins(3, 3, (0, 1, 2, 2, 3, 4, 5, 6, 7, 7, 8, 9))),
+        (20, Bins(5, 5)),
+    ],
 )
 def test_the_plain_pooling_that_adaptive_pooling_amounts_to(size, bins):
-    assert uniform_bins(size) == bins
+    assert plain_bins(size) == bins
 
 
 def test_small_axes_pass_through():

@@ -19,29 +19,45 @@ from torch.nn import functional as F
 POOLED_SIZE = 4
 
 
-def uniform_bins(size: int, bins: int = POOLED_SIZE) -> tuple[int, int] | None:
-    """Kernel and stride of the plain pooling that adaptive pooling amounts to.
+def _reaches(size: int, bins: int) -> list[tuple[int, int]]:
+    """Where adaptive pooling's bins begin and end: floor(i·size/bins), ceil((i+1)·size/bins)."""
+    return [(i * size // bins, -(-(i + 1) * size // bins)) for i in range(bins)]
 
-    Adaptive pooling's bin i reaches from floor(i·size/bins) to ceil((i+1)·size/bins).
+
+@dataclass(frozen=True)
+class Bins:
+    """Plain pooling that adaptive pooling along one axis amounts to."""
+
+    kernel: int
+    stride: int
+    cells: tuple[int, ...] | None = None
+    """Cells in another order first, some of them twice: bins that overlap here and not there are
+    laid out side by side."""
+
+
+def plain_bins(size: int, bins: int = POOLED_SIZE) -> Bins | None:
+    """Plain pooling instead of adaptive pooling, along one axis.
 
     Args:
-        size: Cells along one axis.
+        size: Cells along the axis.
         bins: Cells along that axis after pooling.
 
     Returns:
-        (kernel, stride), or None if the bins differ in width or distance.
+        None if the bins differ in width.
     """
-    starts = [i * size // bins for i in range(bins)]
-    ends = [-(-(i + 1) * size // bins) for i in range(bins)]
-    kernels = {end - start for start, end in zip(starts, ends, strict=True)}
-    strides = {b - a for a, b in pairwise(starts)} or {1}
-    if len(kernels) != 1 or len(strides) != 1:
+    reaches = _reaches(size, bins)
+    widths = {end - start for start, end in reaches}
+    strides = {b - a for (a, _), (b, _) in pairwise(reaches)} or {1}
+    if len(widths) != 1:
         return None
-    return kernels.pop(), strides.pop()
+    width = widths.pop()
+    if len(strides) == 1:
+        return Bins(width, strides.pop())
+    return Bins(width, width, tuple(i for a, b in reaches for i in range(a, b)))
 
 
 def pool_bins(x: Tensor, bins: int, axis: int, reduce: Callable[..., Tensor]) -> Tensor:
-    """Adaptive pooling along one axis, bin by bin; see ``uniform_bins`` for what a bin is.
+    """Adaptive pooling along one axis, bin by bin.
 
     Args:
         x: (B, C, H, W).
@@ -49,8 +65,7 @@ def pool_bins(x: Tensor, bins: int, axis: int, reduce: Callable[..., Tensor]) ->
         axis: −2 or −1.
         reduce: ``torch.mean`` or ``torch.amax``.
     """
-    size = x.shape[axis]
-    reaches = [(i * size // bins, -(-(i + 1) * size // bins)) for i in range(bins)]
+    reaches = _reaches(x.shape[axis], bins)
     cells = [reduce(x.narrow(axis, a, b - a), dim=axis, keepdim=True) for a, b in reaches]
     return torch.cat(cells, dim=axis)
 
@@ -84,13 +99,16 @@ class SDNPool(nn.Module):
         size = self.output_size(height, width)
         if size == (height, width):
             return x
-        rows, columns = uniform_bins(height, size[0]), uniform_bins(width, size[1])
+        rows, columns = plain_bins(height, size[0]), plain_bins(width, size[1])
         if rows is None or columns is None:
             # As adaptive pooling would, but in operations that every exporter knows.
             average = pool_bins(pool_bins(x, size[0], -2, torch.mean), size[1], -1, torch.mean)
             maximum = pool_bins(pool_bins(x, size[0], -2, torch.amax), size[1], -1, torch.amax)
         else:
-            kernel, stride = (rows[0], columns[0]), (rows[1], columns[1])
+            for axis, order in ((-2, rows.cells), (-1, columns.cells)):
+                if order is not None:
+                    x = x.index_select(axis, torch.tensor(order, device=x.device))
+            kernel, stride = (rows.kernel, columns.kernel), (rows.stride, columns.stride)
             average, maximum = F.avg_pool2d(x, kernel, stride), F.max_pool2d(x, kernel, stride)
         return torch.lerp(maximum, average, self.gamma.to(x.dtype))
 
