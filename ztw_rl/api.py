@@ -314,8 +314,7 @@ def _from_file(
     threshold = wishes.threshold
     kind = deploy.kind_of(path)
     model = aoti.load(path) if kind == aoti.KIND else deploy.load(path)
-    if model.rule == "confidence" or threshold is None:
-        check_wishes(rule, wishes, model.n_exits)
+    check_wishes("gate" if model.rule == "gate" else rule, wishes, model.n_exits)
     metadata = model.metadata
     example = torch.zeros(
         1, *metadata["input_shape"], dtype=getattr(torch, metadata["input_dtype"])
@@ -334,7 +333,7 @@ def _from_file(
     )
 
 
-def check_wishes(rule: RuleName, wishes: Wishes, n_exits: int) -> None:
+def check_wishes(rule: RuleName | Literal["gate"], wishes: Wishes, n_exits: int) -> None:
     """Whether the wishes make sense together.
 
     Raises:

@@ -10,17 +10,21 @@ import numpy as np
 import pytest
 import torch
 
+import ztw_rl
 from ztw_rl import cli, deploy
 from ztw_rl.core.choice import Gate
 from ztw_rl.core.deployable import export
 from ztw_rl.core.exits import Exceeds, select
 from ztw_rl.core.runtime import signals
+from ztw_rl.errors import UserError
 from ztw_rl.rl import calibrate
 from ztw_rl.rl.agent import Agent, build_model, load_agent, save_agent
+from ztw_rl.rl.gates import GatePhase
+from ztw_rl.rl.journal import Journal
 from ztw_rl.rl.tables import load_table
 
 FIT = [
-    *["distill-ics", "--device=cpu", "--distill.n-timesteps=32", "--distill.n-envs=2"],
+    *["distill-ics", "--device=cpu", "--distill.gate-timesteps=32", "--distill.n-envs=2"],
     *["--distill.n-steps=8"],
 ]
 PLAY = ["eval", "--agent=runs/distill/pong-001", "--n-episodes=2", "--n-envs=2", "--device=cpu"]
@@ -62,7 +66,8 @@ def test_gates_alone_are_fitted_to_an_agent(distill_run, capfd):
         (["--ics=runs/distill/pong-001", "--method=sdn"], "leave out --method"),
         (["--ics=runs/distill/pong-001", "--distill.gates=none"], "fits gates alone"),
         (["--ics=nothing"], "nothing is no policy"),
-        (["--distill.gate-timesteps=0"], "gate_timesteps must be at least 1, or gates none"),
+        (["--ics=runs/distill/pong-001", "--distill.n-epochs=3"], "leave out --distill.n-epochs"),
+        (["--distill.gate-timesteps=0"], "gate_timesteps must be at least 1, not 0"),
     ],
 )
 def test_what_cannot_be_fitted(distill_run, one_error, arguments, message):
@@ -108,10 +113,12 @@ def test_margin(distill_run):
     ("arguments", "message"),
     [
         (["--costs=0.5", "--thresholds=0.5"], "--thresholds and --costs exclude one another"),
-        (["--costs=0.1"], "--costs 0.1 cannot be reached: a decision costs 0.37"),
+        (["--costs=0.1"], "cannot be reached: judged by gate, a decision costs 0.379"),
         (["--costs=1.5"], "and 1.046 at the end"),
         (["--costs=0.5", "--rule=patience"], "cannot be realised by --rule patience"),
         (["--rule=gate"], "--rule gate needs --costs"),
+        (["--rule=patience"], "--rule patience needs --thresholds"),
+        (["--costs=0.5", "--no-ensembles"], "so leave out --no-ensembles"),
         (["--costs=x"], "costs 'x': 'x' is no number"),
         (["--rule=margin", "--thresholds=2"], "a margin lies between 0 and 1"),
     ],
@@ -156,3 +163,37 @@ def test_a_file_leaves_where_the_regret_is_below_its_threshold(distill_run, thre
     assert decision.exits.tolist() == wanted.tolist()
     assert file.predict(x[:1]).exits.tolist() == wanted[:1].tolist()
     np.testing.assert_allclose(decision.confidences, np.exp(decision.log_probs.max(1)), rtol=1e-5)
+
+
+def test_a_stopped_evaluation_goes_on(distill_run, monkeypatch, capfd):
+    assert cli.main([*PLAY, "--costs=0.5", "--output=whole"]) == 0
+    add = Journal.add
+
+    def stopping(self, game):
+        add(self, game)
+        if len(self) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "add", stopping)
+    assert cli.main([*PLAY, "--costs=0.5", "--output=t"]) == 130
+    monkeypatch.setattr(Journal, "add", add)
+    assert cli.main(["eval", "--resume", "t"]) == 0
+    whole, resumed = (load_table(Path(folder) / "curve.json") for folder in ("whole", "t"))
+    assert [row.returns for row in resumed.rows] == [row.returns for row in whole.rows]
+
+
+def test_a_stopped_fit_goes_on(distill_run, monkeypatch, capfd):
+    run = GatePhase.run
+    monkeypatch.setattr(GatePhase, "run", lambda *arguments: False)
+    assert cli.main([*FIT, "--ics=runs/distill/pong-001"]) == 130
+    monkeypatch.setattr(GatePhase, "run", run)
+    assert cli.main(["distill-ics", "--resume=runs/distill/pong-002", "--device=cpu"]) == 0
+    assert load_agent(Path("runs/distill/pong-002/agent")).config.gates == ("sampled", "greedy")
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), True, "x", [1]])
+def test_thresholds_of_a_file_are_numbers(distill_run, threshold):
+    export(Path("gate.zip"), load_agent(distill_run / "agent"), "onnx", Gate(0.1), {"name": "x"})
+    with pytest.raises(UserError, match="threshold must be a finite number"):
+        ztw_rl.load("gate.zip", threshold=threshold)
+    assert ztw_rl.load("gate.zip", threshold=-3)

@@ -40,8 +40,11 @@ def test_broken_signals_leave_nowhere():
 
 @pytest.mark.parametrize("aim", [0.1, 0.2, 1.1, 3.0])
 def test_costs_that_no_threshold_realises(aim):
-    with pytest.raises(UserError, match=r"0\.200 at the first exit and 1\.100 at the end"):
-        check_costs([0.5, aim], COSTS)
+    with pytest.raises(
+        UserError,
+        match=r"judged by gate, a decision costs 0\.200 at the first exit and 1\.100 at the end",
+    ):
+        check_costs([0.5, aim], COSTS, "gate")
 
 
 @pytest.mark.parametrize("mode", ["greedy", "sample"])
@@ -62,8 +65,38 @@ def test_other_games_at_the_thresholds_found_cost_what_was_asked(
     found = calibrate(
         eager(model), [patch_games(8)], wanted, relative, on_round=rounds.append, **how
     )
-    assert 2 <= rounds[-1] <= module.N_ROUNDS
-    rows = [Row(RULES[rule](t)) for rule in wanted for t in found[rule]]
+    assert 1 <= rounds[-1] <= module.N_ROUNDS
+    points = [point for rule in wanted for point in found[rule]]
+    assert [point.aim for point in points] == [0.3, 0.6, 0.5]
+    rows = [Row(RULES[point.rule](point.threshold)) for point in points]
     results = play(eager(model), [patch_games(8)], rows, n_episodes=100, **how)
     costs = [float(np.dot(result.exit_shares, COSTS)) for result in results]
     assert costs == pytest.approx([0.3, 0.6, 0.5], abs=0.03)
+
+
+def test_a_cost_that_is_never_met_is_told(make_model, patch_games, monkeypatch):
+    """All that exits say is equal, so that no threshold lies between leaving at once and never."""
+    monkeypatch.setattr(module, "N_GAMES", 2)
+    model = make_model(n_ics=2, pixels=True)
+    with torch.no_grad():
+        for ic in model.ics:
+            ic.linear.weight.zero_()
+            ic.linear.bias.zero_()
+        model.ensemble.log_biases.zero_()
+    (point,) = calibrate(
+        eager(model),
+        [patch_games(2)],
+        {"confidence": (0.6,)},
+        {"confidence": COSTS},
+        seed=0,
+        action_mode="greedy",
+        device=torch.device("cpu"),
+        judges={},
+    )["confidence"]
+    assert point.is_off
+    assert str(point).startswith("confidence was to cost 0.6 and costs 0.200 at 0.33")
+
+
+def test_weights_that_are_broken():
+    with pytest.raises(UserError, match="no exit says a number"):
+        bound_for(np.full((3, 2), np.nan, np.float32), COSTS, 0.5)

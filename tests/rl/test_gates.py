@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.networks import early_exit_nature_cnn
 from ztw_rl.core.checkpoint import newest_checkpoint
 from ztw_rl.core.gates import greedy_regret, soft_regret
+from ztw_rl.errors import UserError
 from ztw_rl.rl import distill as module
 from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.config import DistillConfig
@@ -48,7 +49,10 @@ def test_which_gates_and_how_long():
     assert DistillConfig().gate_steps == 200_000
     assert DistillConfig(n_timesteps=1000).gate_steps == 1000
     assert DistillConfig(gates="greedy").gate_names == ("greedy",)
-    none = DistillConfig(gates="none", gate_timesteps=0)
+    assert DistillConfig(n_timesteps=1000, gate_timesteps=2000).gate_steps == 2000
+    with pytest.raises(UserError, match="gates must be none of a student"):
+        DistillConfig(method="student", gates="greedy")
+    none = DistillConfig(gates="none")
     assert (none.gate_names, none.gate_steps) == ((), 0)
     assert DistillConfig(method="student").gate_steps == 0
     assert {"sampled": soft_regret, "greedy": greedy_regret} == TARGETS
@@ -58,7 +62,7 @@ def test_samples_are_what_the_model_says(patch_games):
     torch.manual_seed(0)
     model = early_exit_nature_cnn(3, gates=("sampled", "greedy")).eval()
     games = patch_games(4, size=84)
-    config = replace(CONFIG, n_timesteps=10**6)
+    config = CONFIG
     seen = []
     samples = GatePhase(model, games, config, 3, CPU).collect(seen.append, Stop())
     assert len(samples) == 30

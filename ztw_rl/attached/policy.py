@@ -64,7 +64,9 @@ class AttachedPolicy(Learner):
         self._seed = seed
         network = self._teacher.network
         places = network.default_exits if exits is None else tuple(exits)
-        self._settings = DistillConfig(method=method, exits=places, temperature=temperature)
+        self._settings = DistillConfig(
+            method=method, exits=places, temperature=temperature, gates="none"
+        )
         with _chance():
             torch.manual_seed(seed)
             trained = build_early_exit_model(self._teacher, self._settings)
@@ -74,7 +76,6 @@ class AttachedPolicy(Learner):
             method,
             self._teacher.provenance,
             network=network,
-            gates=self._settings.gate_names,
             **placed(self._teacher.environment),
         )
         self._agent = Agent(config, trained)

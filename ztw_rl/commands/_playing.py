@@ -140,16 +140,20 @@ def time(agent: Agent, backend_name: str) -> ExitTimes:
     return time_exits(backend, x, full)
 
 
-def judged(agent: Agent, folder: Path, rule: Rule, run: EvalRun) -> Agent:
-    """The agent with exits judged by a rule.
+def judged(agent: Agent, folder: Path, run: EvalRun) -> Agent:
+    """The agent with exits judged as the evaluation's rule needs it.
 
     Raises:
         UserError: It has no gates for this way of acting.
     """
+    if run.rule == "patience" or run.rule == "confidence":
+        return agent
     try:
-        return agent.judged(rule, run.evaluation.action_mode)
+        return agent.judged(run.rule, run.evaluation.action_mode)
     except UserError as error:
         remedy = f"fit them with: ztw-rl distill-ics --ics {folder}"
+        if not run.ensembles:
+            remedy = "gates judge the ensembles' answers, so leave out --no-ensembles"
         raise UserError(f"{folder}: {error}; {remedy}") from None
 
 
@@ -289,8 +293,8 @@ def calibrated(
     mode = run.evaluation.action_mode
     rules: dict[Rule, None] = {run.rule: None, "confidence": None}
     macs = {rule: agent.judged(rule, mode).relative_macs() for rule in rules}
-    for costs in macs.values():
-        check_costs(run.costs, costs)
+    for rule, costs in macs.items():
+        check_costs(run.costs, costs, rule)
     backend, judges = _backends(run, agent, device)
     with console.status("") as status:
         found = calibrate(
@@ -306,5 +310,8 @@ def calibrated(
                 f"finding thresholds: round {number} of at most {N_ROUNDS}"
             ),
         )
-    beside = () if run.rule == "confidence" else found["confidence"]
-    return replace(run, thresholds=found[run.rule], beside=beside)
+    for each in (each for points in found.values() for each in points if each.is_off):
+        console.print(f"warning: {each}", soft_wrap=True)
+    thresholds = {rule: tuple(p.threshold for p in points) for rule, points in found.items()}
+    beside = () if run.rule == "confidence" else thresholds["confidence"]
+    return replace(run, thresholds=thresholds[run.rule], beside=beside)

@@ -12,6 +12,7 @@ import tyro
 from ztw_rl import agents, runs
 from ztw_rl.commands._arguments import read
 from ztw_rl.console import plain_console
+from ztw_rl.decision import Rule
 from ztw_rl.errors import UserError
 from ztw_rl.points.policy import OperatingPoint, choose
 from ztw_rl.points.targets import Proposal
@@ -71,6 +72,8 @@ class BenchRun:
     """Of the games that supply frames."""
     forced_exit: int | None = None
     """The exit that answers everything."""
+    rule: Rule = "confidence"
+    """What the threshold is compared with."""
 
 
 def measure(
@@ -161,6 +164,7 @@ def report(
         settings.n_rounds,
         seed,
         point.exit if isinstance(point, Forced) else None,
+        point.rule,
     )
     output = settings.output or runs.create(settings.runs_dir, KIND, name, run)
     save_json(output / "bench.json", asdict(run))

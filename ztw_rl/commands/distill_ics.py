@@ -24,7 +24,7 @@ from ztw_rl.commands._policy import (
 from ztw_rl.console import next_line, plain_console
 from ztw_rl.errors import INTERRUPTED, UserError
 from ztw_rl.rl.atari.config import AtariConfig
-from ztw_rl.rl.config import DistillConfig, MethodName
+from ztw_rl.rl.config import GATE_TIMESTEPS, DistillConfig, MethodName
 from ztw_rl.rl.environments import Environment, InEnvironment, make_batch, placed
 from ztw_rl.rl.networks.config import NetworkConfig
 from ztw_rl.settings import Ranged, Seed
@@ -96,8 +96,13 @@ PROG = "ztw-rl distill-ics"
 KIND = "distill"
 IMPORT_GAMES = 5
 ICS_FILE = "ics.safetensors"
-OF_THE_AGENT = ("--policy", "--method", "--distill.method", "--distill.exits")
-"""What an agent says itself whose gates alone are fitted."""
+OF_THE_AGENT = (
+    *("--policy", "--method", "--distill.method", "--distill.exits", "--distill.student-of"),
+    *("--distill.n-timesteps", "--distill.n-epochs", "--distill.behaviour"),
+    *("--distill.ic-batch-size", "--distill.ensemble-batch-size", "--distill.action-mode"),
+    *("--distill.learning-rates", "--distill.pixel-learning-rates", "--distill.milestones"),
+)
+"""What an agent says itself whose gates alone are fitted, and what only its ICs would read."""
 
 
 @dataclass(frozen=True)
@@ -179,9 +184,13 @@ def _of_agent(args: DistillICs, folder: Path) -> DistillICs:
     config = load_agent(agents.find(str(folder), args.runs_dir)).config
     if args.distill.gates == "none":
         raise UserError("--ics fits gates alone; leave out --distill.gates none")
-    return replace(
-        args, distill=replace(args.distill, method=config.method, exits=config.exits or None)
+    distill = replace(
+        args.distill,
+        method=config.method,
+        exits=config.exits or None,
+        gate_timesteps=args.distill.gate_timesteps or GATE_TIMESTEPS,
     )
+    return replace(args, distill=distill)
 
 
 def _full(args: DistillICs) -> DistillICs:

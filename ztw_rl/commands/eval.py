@@ -47,7 +47,7 @@ class Eval(Ranged):
 
     Writes curve.csv, curve.json and curve.png: per threshold the return, what a decision cost,
     and how often each exit answered; beside it each exit forced alone, exits drawn at random in
-    the same shares, and the backbone.
+    the same shares, with --costs confidence at the same costs, and the backbone.
     """
 
     thresholds: str | None = None
@@ -140,6 +140,8 @@ def _numbers(args: Eval, rule: AdaptiveName) -> list[float]:
     given = args.thresholds
     if given is None and rule == "gate":
         raise UserError("--rule gate needs --costs, such as 0.4:0.9:0.1, or --thresholds of regret")
+    if given is None and rule == "patience":
+        raise UserError("--rule patience needs --thresholds, numbers of exits such as 1,2,3")
     thresholds = parse_thresholds(
         DEFAULT_THRESHOLDS if given is None else given, negative=rule == "gate"
     )
@@ -177,9 +179,7 @@ def _start(args: Eval, folder: Path, rule: AdaptiveName, numbers: list[float]) -
     agent = _playing.load(folder, args.ensembles)
     if not agent.has_exits:
         _check_student(args, folder)
-    judged = None
-    if rule in ("margin", "gate"):
-        judged = _playing.judged(agent, folder, rule, run)
+    judged = _playing.judged(agent, folder, run)
     with _playing.emulators_for(run, agent) as batches:
         if run.costs:
             device = torch.device(run.device)
@@ -188,9 +188,9 @@ def _start(args: Eval, folder: Path, rule: AdaptiveName, numbers: list[float]) -
             run=run,
             output=None if args.output is None else str(args.output),
             agent=agent.config,
-            identity=(judged or agent).identity(),
+            identity=judged.identity(),
             times=_playing.time(agent, run.backend),
-            judged_times=None if judged is None else _playing.time(judged, run.backend),
+            judged_times=None if judged is agent else _playing.time(judged, run.backend),
         )
         name = agent.config.environment.name
         output = args.output or runs.create(args.runs_dir, KIND, name, run)
@@ -252,7 +252,7 @@ def _resume(arguments: list[str], named: str | None, root: Path) -> int:
         if not folder.is_dir():
             raise UserError(f"there is no {folder}, which {output} plays; say --agent where it is")
         agent = _playing.load(folder, run.ensembles)
-        _playing.check_agent(journal, begun, folder, agent)
+        _playing.check_agent(journal, begun, folder, _playing.judged(agent, folder, run))
         run = replace(run, agent=str(folder), device=str(exact_device(args.device)))
         with _playing.emulators_for(run, agent) as batches:
             if begun.output is None:
@@ -326,7 +326,8 @@ def _finish(
         print(f"picture: {output}/{PNG}")
     greedy = run.evaluation.action_mode == "greedy"
     if run.evaluation.n_episodes < EvaluationConfig.n_episodes:
-        print(next_line("ztw-rl", "eval", "--agent", run.agent, "--n-episodes", "30"))
+        more = ("--agent", run.agent, *table.flags, "--n-episodes", "30")
+        print(next_line("ztw-rl", "eval", *more))
     elif kept and run.rule != "patience" and greedy and run.ensembles:
         chosen_from = ("--keep", "0.95", "--calibration", str(output))
         print(next_line("ztw-rl", "export", "--agent", run.agent, *chosen_from))

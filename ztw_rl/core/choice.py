@@ -166,7 +166,7 @@ class Trial:
     """What was measured of T points on the same n units as the full model."""
 
     points: tuple[Point | Patience, ...]
-    """T: forced exits, then thresholds or patience, rising."""
+    """T: forced exits, then thresholds or patience, from bold to cautious."""
     scores: npt.NDArray[np.generic]
     """(T, n) of each point on each unit."""
     costs: Costs

@@ -69,4 +69,5 @@ def fit_gates(
         gate.requires_grad_(False)
     held_out = slice(n_fit, None) if n_fit < len(samples) else slice(None)
     errors = (regrets(gates, samples.rows(held_out)) - target[held_out]).pow(2).mean(dim=0)
-    return tuple((1 - errors / target[held_out].var(dim=0, correction=0)).tolist())
+    variance = target[held_out].var(dim=0, correction=0)
+    return tuple(torch.where(variance > 0, 1 - errors / variance, torch.nan).tolist())

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from ztw_rl import runs
 from ztw_rl.errors import UserError
-from ztw_rl.rl.config import gate_for
-from ztw_rl.rl.tables import StoredTable, check_game, foreign, load_table
+from ztw_rl.rl.tables import StoredTable, check_game, foreign, judged_as, load_table
 
 if TYPE_CHECKING:
     from ztw_rl.rl.agent import Agent
@@ -63,7 +62,7 @@ def _serves(path: Path, agent: Agent) -> bool:
         table = load_table(path)
     except UserError:
         return False
-    return table.identity == _judged(table, agent).identity() and _unfit(table) is None
+    return table.identity == judged_as(table, agent).identity() and _unfit(table) is None
 
 
 def _unfit(table: StoredTable) -> str | None:
@@ -89,24 +88,14 @@ def load(path: Path, agent: Agent, folder: Path) -> StoredTable:
         folder: The agent's folder.
 
     Raises:
-        UserError: The file is damaged, no evaluation, another agent's, or one without confidence
-            thresholds of greedy play.
+        UserError: The file is damaged, no evaluation, another agent's, or one without thresholds of
+            greedy play.
     """
     table = load_table(path)
     check_game(table, agent.config.environment.name)
     unfit = _unfit(table)
-    if table.identity != _judged(table, agent).identity():
+    if table.identity != judged_as(table, agent).identity():
         raise foreign(table, folder)
     if unfit:
         raise UserError(f"{path} {unfit}")
     return table
-
-
-def _judged(table: StoredTable, agent: Agent) -> Agent:
-    """The agent with exits judged as in a table, if it has such gates."""
-    rule = table.rule
-    if rule == "patience" or (
-        rule == "gate" and gate_for(table.action_mode) not in agent.config.gates
-    ):
-        return agent
-    return agent.judged(rule, table.action_mode)

@@ -15,6 +15,7 @@ from ztw_rl.rl.config import EvaluationConfig
 if TYPE_CHECKING:
     from ztw_rl.core.choice import Choice, Risk, Target, Trial
     from ztw_rl.rl.agent import Agent
+    from ztw_rl.rl.tables import StoredTable
 
 DEFAULT_KEEP = 0.95
 """Share of the return that the default keeps, at the least time."""
@@ -81,13 +82,13 @@ def choose(point: OperatingPoint, agent: Agent, folder: Path, runs_dir: Path) ->
     if isinstance(target, choice.Risk) and trial.disagreement is None:
         raise UserError(
             f"{path} does not say how often the full model was contradicted; make a calibration "
-            f"run with: {_more_for(target, folder)}"
+            f"run with: {_more_for(target, folder, table)}"
         )
     found = choice.choose(target, trial)
     if isinstance(found, Unreachable):
         remedy = ""
         if isinstance(target, choice.Risk):
-            remedy = f"; try twice as many: {_more_for(target, folder)}"
+            remedy = f"; try twice as many: {_more_for(target, folder, table)}"
         elif isinstance(target, choice.Keep) and trial.no_skill is not None:
             beats = trial.full.mean() > trial.no_skill
             remedy = ", or evaluate at more thresholds" if beats else "; train the policy further"
@@ -110,7 +111,7 @@ def choose(point: OperatingPoint, agent: Agent, folder: Path, runs_dir: Path) ->
             "expected_cost": found.expected.cost,
             "expected_kept": found.expected.kept,
         }
-    return Proposal(found.point, (chosen, told, *_few(len(trial), folder)), record)
+    return Proposal(found.point, (chosen, told, *_few(len(trial), folder, table)), record)
 
 
 def _chosen(found: Choice, target: Target, trial: Trial, point: OperatingPoint, path: Path) -> str:
@@ -174,12 +175,12 @@ def _default(agent: Agent, folder: Path, runs_dir: Path, random: float | None) -
     return Proposal(found.point, (reason,), record)
 
 
-def _more_for(target: Risk, folder: Path) -> str:
+def _more_for(target: Risk, folder: Path, table: StoredTable) -> str:
     """The commands that make an evaluation for a guarantee."""
     from ztw_rl.core.risk import fewest_units
 
     fewest = fewest_units(target.share, target.confidence)
-    return _playing_more(folder, 2 * fewest, "--disagreement")
+    return _playing_more(folder, 2 * fewest, *table.flags, "--disagreement")
 
 
 def _playing_more(folder: Path, n_episodes: int, *flags: str) -> str:
@@ -188,10 +189,9 @@ def _playing_more(folder: Path, n_episodes: int, *flags: str) -> str:
     return f"{command} --n-episodes {n_episodes} --output DIR, then --calibration DIR"
 
 
-def _few(n: int, folder: Path) -> tuple[str, ...]:
+def _few(n: int, folder: Path, table: StoredTable) -> tuple[str, ...]:
     """A warning where a choice rests on fewer games than ``ztw-rl eval`` plays by default."""
     if n >= EvaluationConfig.n_episodes:
         return ()
-    return (
-        f"warning: {n} games are few to choose by; more come from: {_playing_more(folder, 30)}",
-    )
+    more = _playing_more(folder, 30, *table.flags)
+    return (f"warning: {n} games are few to choose by; more come from: {more}",)

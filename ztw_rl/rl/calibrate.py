@@ -8,6 +8,7 @@ corrected; again and again, on games that no table plays.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,30 @@ N_GAMES = 10
 N_ROUNDS = 5
 TOLERANCE = 0.005
 """A candidate is taken when its games cost what was asked for, up to this."""
+FAR = 0.01
+"""What is further off is told."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A threshold, and what decisions cost in the games that it was tried on."""
+
+    rule: Rule
+    threshold: float
+    aim: float
+    realised: float
+
+    @property
+    def is_off(self) -> bool:
+        """Whether that is far from what was asked for."""
+        return abs(self.realised - self.aim) > FAR
+
+    def __str__(self) -> str:
+        """In words."""
+        return (
+            f"{self.rule} was to cost {self.aim:g} and costs {self.realised:.3f} at "
+            f"{self.threshold:.3g}, the nearest that {N_ROUNDS} rounds of {N_GAMES} games found"
+        )
 
 
 def bound_for(signals: npt.NDArray[np.float32], costs: Sequence[float], aim: float) -> float:
@@ -41,9 +66,14 @@ def bound_for(signals: npt.NDArray[np.float32], costs: Sequence[float], aim: flo
     Returns:
         A bound of all ICs: the highest whose mean cost is at most ``aim``, or one below all
         signals.
+
+    Raises:
+        UserError: No signal is a number.
     """
     price = np.asarray(costs, float)
     candidates = np.unique(signals[np.isfinite(signals)])
+    if not len(candidates):
+        raise UserError("no exit says a number: the weights are broken; train them again")
     never = np.ones((len(signals), 1), bool)
 
     def cost(level: float) -> float:
@@ -63,12 +93,13 @@ def bound_for(signals: npt.NDArray[np.float32], costs: Sequence[float], aim: flo
     return float(candidates[low])
 
 
-def check_costs(aims: Sequence[float], costs: Sequence[float]) -> None:
+def check_costs(aims: Sequence[float], costs: Sequence[float], rule: Rule) -> None:
     """Find out whether thresholds can realise some costs.
 
     Args:
         aims: What is asked for.
         costs: (E,) of leaving at each exit.
+        rule: What exits are judged by.
 
     Raises:
         UserError: One lies below the cheapest exit, or above going to the end.
@@ -76,8 +107,8 @@ def check_costs(aims: Sequence[float], costs: Sequence[float]) -> None:
     for aim in aims:
         if not costs[0] < aim < costs[-1]:
             raise UserError(
-                f"--costs {aim:g} cannot be reached: a decision costs {costs[0]:.3f} at the first "
-                f"exit and {costs[-1]:.3f} at the end"
+                f"--costs {aim:g} cannot be reached: judged by {rule}, a decision costs "
+                f"{costs[0]:.3f} at the first exit and {costs[-1]:.3f} at the end"
             )
 
 
@@ -92,7 +123,7 @@ def calibrate(
     device: torch.device,
     judges: Mapping[Rule, Backend],
     on_round: Callable[[int], None] = lambda number: None,
-) -> dict[Rule, tuple[float, ...]]:
+) -> dict[Rule, tuple[Found, ...]]:
     """Thresholds of some rules at which decisions cost what is asked for.
 
     Args:
@@ -107,11 +138,11 @@ def calibrate(
         on_round: Called with the number of each round before it begins.
 
     Returns:
-        By rule, a threshold per cost.
+        By rule, what was found for each cost: of all candidates that were played the nearest.
     """
-    aims = {(rule, aim): None for rule, costs in wanted.items() for aim in costs}
-    found: dict[tuple[Rule, float], float] = {}
-    seen: dict[tuple[Rule, float], list[npt.NDArray[np.float32]]] = {}
+    candidates: dict[_Wish, float] = {}
+    seen: dict[_Wish, list[npt.NDArray[np.float32]]] = {}
+    best: dict[_Wish, Found] = {}
 
     def observe(rows: Sequence[Row], number: int) -> list[RowResult]:
         on_round(number)
@@ -130,27 +161,31 @@ def calibrate(
     first = observe([Row(Full(), observed=rule) for rule in rules], 0)
     for rule, result in zip(rules, first, strict=True):
         for aim in wanted[rule]:
-            found[rule, aim] = bound_for(result.signals, relative[rule], aim)
-    open_aims = list(aims)
+            candidates[rule, aim] = bound_for(result.signals, relative[rule], aim)
+    open_wishes = list(candidates)
     for number in range(1, N_ROUNDS + 1):
-        rows = [
-            Row(RULES[rule](bound(rule, found[rule, aim])), observed=rule)
-            for rule, aim in open_aims
-        ]
+        # A bound is minus a regret, and a threshold minus that.
+        thresholds = {wish: bound(wish[0], candidates[wish]) for wish in open_wishes}
+        rows = [Row(RULES[rule](thresholds[rule, aim]), observed=rule) for rule, aim in open_wishes]
+        results = observe(rows, number)
         still = []
-        for (rule, aim), result in zip(open_aims, observe(rows, number), strict=True):
-            seen.setdefault((rule, aim), []).append(result.signals)
+        for wish, result in zip(open_wishes, results, strict=True):
+            rule, aim = wish
             realised = float(np.dot(result.exit_shares, relative[rule]))
-            if number > 1 and abs(realised - aim) <= TOLERANCE:
-                continue
-            # The last two rounds: candidates hardly differ any more, and twice the games do not.
-            recent = np.concatenate(seen[rule, aim][-2:])
-            found[rule, aim] = bound_for(recent, relative[rule], aim)
-            still.append((rule, aim))
-        open_aims = still
-        if not open_aims:
+            tried = Found(rule, thresholds[wish], aim, realised)
+            if wish not in best or abs(realised - aim) < abs(best[wish].realised - aim):
+                best[wish] = tried
+            if abs(realised - aim) > TOLERANCE:
+                seen.setdefault(wish, []).append(result.signals)
+                # Of the last two rounds, since candidates hardly differ any more.
+                recent = np.concatenate(seen[wish][-2:])
+                candidates[wish] = bound_for(recent, relative[rule], aim)
+                still.append(wish)
+        open_wishes = still
+        if not open_wishes:
             break
-    return {
-        rule: tuple(bound(rule, found[rule, aim]) for aim in costs)
-        for rule, costs in wanted.items()
-    }
+    return {rule: tuple(best[rule, aim] for aim in costs) for rule, costs in wanted.items()}
+
+
+_Wish = tuple[Rule, float]
+"""A rule, and what a decision is to cost."""

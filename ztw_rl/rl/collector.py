@@ -99,8 +99,8 @@ class Collector:
         self._n_behaviours = model.n_exits if self._head_acts else model.n_exits - 1
         self._emulators = emulators
         n_envs = emulators.n_envs
-        modes = [action_modes[i % len(action_modes)] for i in range(n_envs)]
-        self._samples = torch.tensor([mode == "sample" for mode in modes], device=device)
+        self._action_modes = action_modes
+        self._n_calls = 0
         self._observations = emulators.reset(np.arange(seed, seed + n_envs))
         self._returns = np.zeros(n_envs)
 
@@ -124,6 +124,12 @@ class Collector:
         Returns:
             What was seen, said and done.
         """
+        modes = self._action_modes
+        # Fewer environments than modes take turns.
+        first = self._n_calls if self._emulators.n_envs < len(modes) else 0
+        drawn_modes = [modes[(first + i) % len(modes)] for i in range(self._emulators.n_envs)]
+        samples = torch.tensor([mode == "sample" for mode in drawn_modes], device=self._device)
+        self._n_calls += 1
         kept = _Steps(self._n_steps)
         unheard: list[Tensor] = []
         heard: list[Tensor] = []
@@ -138,7 +144,7 @@ class Collector:
             if self._head_acts:
                 heard.append(self._teacher(x))
                 said = torch.cat([said, heard[-1].unsqueeze(1)], dim=1)
-            choices = self._choose(said)
+            choices = self._choose(said, samples)
             drawn = torch.randint(
                 self._n_behaviours, (len(x), 1), generator=self._generator, device=self._device
             )
@@ -170,7 +176,7 @@ class Collector:
         teacher = torch.cat(heard)
         if not self._head_acts:
             by_steps = teacher.view(self._n_steps, -1, teacher.shape[-1]).transpose(0, 1)
-            joined["teacher_actions"] = self._choose(by_steps).transpose(0, 1).flatten()
+            joined["teacher_actions"] = self._choose(by_steps, samples).transpose(0, 1).flatten()
         return Experience(
             observations=joined["observations"],
             reads=tuple(joined[name] for name in joined if name.startswith("reads_")),
@@ -182,13 +188,13 @@ class Collector:
             returns=returns,
         )
 
-    def _choose(self, log_probs: Tensor) -> Tensor:
-        """(N, …) actions from (N, …, A), each environment in its own mode."""
+    def _choose(self, log_probs: Tensor, samples: Tensor) -> Tensor:
+        """(N, …) actions from (N, …, A), a sample in those environments, else the likeliest."""
         greedy = choose(log_probs, "greedy", self._generator)
-        if not self._samples.any():
+        if not samples.any():
             return greedy
         sampled = choose(log_probs, "sample", self._generator)
-        return torch.where(self._samples.view(-1, *[1] * (sampled.ndim - 1)), sampled, greedy)
+        return torch.where(samples.view(-1, *[1] * (sampled.ndim - 1)), sampled, greedy)
 
     def _teacher(self, x: Tensor) -> Tensor:
         """(B, A) log-probabilities of the policy's own head, from what the last IC reads."""

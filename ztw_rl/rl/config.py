@@ -181,8 +181,8 @@ class DistillConfig(Ranged):
     """Where the ICs hang: of a NatureCNN some of input, conv1, conv2 (these two by default), conv3;
     of an IMPALA-CNN input, stage1, stage2, stage3; of an mlp input, layer1, ..."""
     n_timesteps: Count = 1_000_000
-    """Environment steps of each phase: first the ICs, then the ensembles. A student has a single
-    phase; give it twice as many for what ICs and ensembles get together."""
+    """Environment steps of each phase but the gates': first the ICs, then the ensembles. A student
+    has a single phase; give it twice as many for what ICs and ensembles get together."""
     n_envs: Count = 8
     """Games played side by side."""
     n_steps: Count = 128
@@ -209,8 +209,9 @@ class DistillConfig(Ranged):
     gates: Literal["both", "sampled", "greedy", "none"] = added("both", before="none")
     """Gates that predict what leaving at an exit costs, for sampled and for greedy actions; a
     student has none."""
-    gate_timesteps: Annotated[int, Range(0)] = added(GATE_TIMESTEPS, before=0)
-    """Environment steps that the gates learn from; no more than ``n_timesteps``."""
+    gate_timesteps: Annotated[int | None, Range(1)] = None
+    """Environment steps that the gates learn from; by default 200,000, or ``n_timesteps`` if that
+    is less."""
     temperature: Positive = 1.0
     """Of a DQN, whose policy is the softmax of its values at this temperature, in their own
     unit."""
@@ -227,17 +228,15 @@ class DistillConfig(Ranged):
     @property
     def gate_steps(self) -> int:
         """Environment steps of the phase that fits the gates."""
-        return min(self.gate_timesteps, self.n_timesteps) if self.gate_names else 0
+        if not self.gate_names:
+            return 0
+        return self.gate_timesteps or min(GATE_TIMESTEPS, self.n_timesteps)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self,
-            self.gates == "none" or self.gate_timesteps > 0,
-            "gate_timesteps",
-            "at least 1, or gates none",
-        )
         is_student = self.method == "student"
+        if is_student:
+            require(self, self.gates in ("both", "none"), "gates", "none of a student")
         if not is_student:
             require_schedule(self, "learning_rates", "milestones")
         if is_student or "input" in (self.exits or ()):

@@ -197,6 +197,8 @@ def distill(
             if begin <= done < begin + config.n_timesteps and not stop.requested:
                 done = session.run(phase, begin, done, moments if done > begin else None)
         if before_gates <= done < total and not stop.requested:
+            if not phases and not resume:
+                session.save(done, model.gates.parameters())
             done = session.run_gates(done)
     return DistillationResult(model, done, finished=done >= total)
 
@@ -279,8 +281,12 @@ class _Session:
                 "has none"
             )
         done += self.config.gate_steps
-        save_training(self.run_dir, done, self.model, build_optimizer(parameters), State(done))
+        self.save(done, parameters)
         return done
+
+    def save(self, done: int, parameters: Iterable[Tensor]) -> None:
+        """Write a checkpoint between two phases, with an optimiser that has done nothing."""
+        save_training(self.run_dir, done, self.model, build_optimizer(parameters), State(done))
 
     def _collect(self, phase: Phase, learning: Epochs | None) -> Experience:
         """Play, and meanwhile learn from what was played before.

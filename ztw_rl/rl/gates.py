@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
+from math import isnan
 
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ztw_rl.console import StopRequest, TrainingProgress
+from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.gate_training import N_EPOCHS, fit_gates
 from ztw_rl.core.gates import GateSamples, greedy_regret, soft_regret
 from ztw_rl.core.model import EarlyExitModel
@@ -79,9 +82,24 @@ class GatePhase:
             explained = fit_gates(gates, samples, target, generator, on_epoch)
             for m, share in enumerate(explained):
                 writer.add_scalar(f"gates/{name}_explained/exit_{m}", share, done)
-            told = ", ".join(f"{share:.0%}" for share in explained)
-            progress.note(f"{name} gates explain {told} of the variance of the regret")
+            # NaN of an exit that never loses anything.
+            told = ", ".join("nothing" if isnan(s) else f"{s:.0%}" for s in explained)
+            macs = ", ".join(f"{share:.2%}" for share in self._shares_of_macs(name))
+            progress.note(
+                f"{name} gates explain {told} of the variance of the regret, for {macs} of the "
+                "policy's operations"
+            )
         return True
+
+    def _shares_of_macs(self, name: GateName) -> list[float]:
+        """What each gate takes of the full network's operations."""
+        space = self.emulators.observation_space
+        x = torch.zeros(1, *space.shape, dtype=torch.uint8 if len(space.shape) == 3 else None)
+        plain = exit_costs(self.model, x.to(self.device))
+        judged = exit_costs(self.model.judged(name), x.to(self.device))
+        more = [b - a for a, b in zip(plain.macs, judged.macs, strict=True)]
+        own = [more[0], *(b - a for a, b in pairwise(more[:-1]))]
+        return [macs / plain.backbone_macs for macs in own]
 
     def collect(self, on_step: Callable[[int], None], stop: StopRequest) -> GateSamples | None:
         """What all exits say in ``config.gate_steps`` decisions; None if the user stops it.

@@ -13,11 +13,11 @@ import numpy as np
 from ztw_rl.core.choice import Costs, Forced, Patience, Threshold, Trial
 from ztw_rl.core.files import load_json, save_json, write_atomically
 from ztw_rl.core.statistics import few_distinct
-from ztw_rl.decision import Rule
+from ztw_rl.decision import Rule, bound
 from ztw_rl.errors import UserError
 from ztw_rl.rl.agent import WEIGHTS_FILE, Identity
 from ztw_rl.rl.atari.config import canonical
-from ztw_rl.rl.config import CSV, JSON, ActionMode, EvalRun, MethodName
+from ztw_rl.rl.config import CSV, JSON, ActionMode, EvalRun, MethodName, gate_for
 from ztw_rl.rl.rows import (
     AdaptiveName,
     Full,
@@ -156,6 +156,16 @@ class StoredTable(_Head):
     def backbone(self) -> StoredRow | None:
         """The full policy's row; a student's table has none."""
         return next(iter(self.of(Full)), None)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What ``ztw-rl eval`` is told to play such a table again."""
+        if self.costs:
+            return "--rule", self.rule, "--costs", ",".join(f"{cost:g}" for cost in self.costs)
+        if self.rule == "confidence":
+            return ()
+        numbers = ",".join(f"{row.threshold:g}" for row in self.adaptive)
+        return "--rule", self.rule, f"--thresholds={numbers}"
 
     def of(self, *kinds: type[Who]) -> tuple[StoredRow, ...]:
         """The rows in which one of these decides."""
@@ -357,6 +367,16 @@ def check_game(table: StoredTable, game: str) -> None:
         raise UserError(f"{table.path} is a table of {table.game}, not of {game}")
 
 
+def judged_as(table: StoredTable, agent: Agent) -> Agent:
+    """The agent with exits judged as in a table; as it is, if it has no such gates."""
+    rule = table.rule
+    if rule == "patience":
+        return agent
+    if rule == "gate" and gate_for(table.action_mode) not in agent.config.gates:
+        return agent
+    return agent.judged(rule, table.action_mode)
+
+
 def foreign(table: StoredTable, folder: Path) -> UserError:
     """The complaint about a table that was not played with the weights of an agent's folder."""
     return UserError(
@@ -403,5 +423,10 @@ def trial_of(table: StoredTable, random_return: float | None, cost: CostName = "
 
 
 def _rising(rows: Sequence[StoredRow]) -> list[StoredRow]:
-    """Rows of one kind by their number."""
-    return sorted(rows, key=lambda row: row.threshold or 0)
+    """Rows of one kind by their number, of thresholds from bold to cautious."""
+
+    def caution(row: StoredRow) -> float:
+        rule = row.who.rule if isinstance(row.who, Threshold) else "confidence"
+        return bound(rule, row.threshold or 0)
+
+    return sorted(rows, key=caution)

@@ -12,7 +12,14 @@ from ztw_rl.core.files import subfolders
 from ztw_rl.errors import UserError
 from ztw_rl.rl.agent import CONFIG_FILE, Agent, load_agent
 from ztw_rl.rl.environments import action_labels
-from ztw_rl.rl.tables import StoredRow, StoredTable, check_game, foreign, load_table
+from ztw_rl.rl.tables import (
+    StoredRow,
+    StoredTable,
+    check_game,
+    foreign,
+    judged_as,
+    load_table,
+)
 
 ORDER = ("ztw", "cascade", "ensemble", "sdn", "pbee", "student")
 """Of tables and legends: the paper's own method first."""
@@ -30,6 +37,8 @@ class Method:
     """Places of its ICs, where they are others than those of the game's own agent."""
     variant: str = ""
     """Name of the variant that played it, where places do not tell it."""
+    judged: str = ""
+    """What exits are judged by, unless that is their confidence."""
     sampled: bool = False
     """Whether actions are sampled rather than greedy."""
     control: str = ""
@@ -44,6 +53,7 @@ class Method:
             "patience" if self.patient else "",
             f"exits {' '.join(self.exits)}" if self.exits else "",
             self.variant,
+            self.judged,
             "sampled" if self.sampled else "",
             self.control,
             f"at {' '.join(self.settings)}" if self.settings else "",
@@ -211,7 +221,7 @@ def _agent_and_table(folder: Path, game: str) -> tuple[Agent, StoredTable]:
     check_agent(folder, agent, game)
     table = load_table(folder / TABLE_FILE)
     check_game(table, game)
-    if table.identity != agent.identity():
+    if table.identity != judged_as(table, agent).identity():
         raise foreign(table, folder)
     return agent, table
 
@@ -268,6 +278,7 @@ def method_of(table: StoredTable, exits: tuple[str, ...], variant: str | None = 
         patient=patient and not is_pbee,
         exits=elsewhere,
         variant="" if elsewhere or variant is None else variant,
+        judged=table.rule if table.rule in ("margin", "gate") else "",
         sampled=table.action_mode == "sample",
     )
 
