@@ -10,10 +10,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow table3 backbones networks clean
+.PHONY: help install demo test test-slow test-integration table3 backbones networks clean
 
 help: ## Show this list.
-	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/make \1\t\2/' | expand -t 20
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/make \1\t\2/' | expand -t 24
 
 install: $(INSTALLED) ## Create .venv with everything in it.
 
@@ -33,10 +33,14 @@ test: install ## Check style, types and import rules, and run the tests.
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 8
+	$(BIN)/pytest -m "not slow and not integration" -n auto --maxprocesses 8
 
 test-slow: install ## Run the tests that take minutes.
 	$(BIN)/pytest -m slow
+
+test-integration: install ## Install MiniGrid, Box2D and ViZDoom, and take each through all commands.
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,integration]'
+	$(BIN)/pytest -m integration
 
 # Results of the supervised pipeline: DATA is a folder of CIFAR-10 in parquet or in class folders,
 # BACKBONE a ResNet-56's weights. EPOCHS scales the schedule; SEEDS gives mean and deviation;

@@ -108,7 +108,7 @@ def test_every_setting_of_ppo_reaches_it(pong):
     assert used.keys() == changes.keys()
     # Of these the environment and the run folder take care.
     elsewhere = {"n_timesteps", "n_envs", "precision", "compiled", "checkpoint_interval"}
-    elsewhere |= {"network", "net_arch", "activation"}
+    elsewhere |= {"network", "net_arch", "activation", "reward_scale"}
     assert {field.name for field in fields(PPOConfig)} == {*used, *elsewhere}
 
     def seen(config):

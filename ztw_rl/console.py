@@ -36,6 +36,19 @@ def next_line(*command: str) -> str:
     return f"next: {shlex.join(command)}"
 
 
+SMALL_RETURN = 2.0
+"""Up to which a return is shown to three decimals."""
+
+
+def decimals(*returns: float) -> int:
+    """To how many decimals returns are shown: one, or three where all are small, as MiniGrid's.
+
+    Args:
+        returns: All that are shown side by side.
+    """
+    return 3 if 0 < max(map(abs, returns)) <= SMALL_RETURN else 1
+
+
 class TrainingProgress:
     """Shows how far a training is, how fast it goes and how well it does.
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -71,6 +72,20 @@ def test_a_run_goes_on(folder):
     assert cli.main(more) == 0
     steps = sorted(path.name for path in Path("runs/ppo/corridor-001/checkpoints").iterdir())
     assert steps[-1] == "step_000000096"
+
+
+def test_what_is_learnt_from_may_be_scaled(folder):
+    """The values' loss falls with it, and the score does not."""
+    logs = []
+    for number, scale in enumerate((1, 0.001), start=1):
+        scaled = f"--ppo.reward-scale={scale}"
+        assert cli.main(["train-ppo", f"--env={CORRIDOR}", *PPO, scaled]) == 0
+        (path,) = Path(f"runs/ppo/corridor-00{number}/logs").glob("*.csv")
+        logs.append(pd.read_csv(path))
+    before = [log["rollout/ep_rew_mean"].iloc[0] for log in logs]
+    assert before[0] == before[1]
+    losses = [log["train/value_loss"].dropna().iloc[0] for log in logs]
+    assert losses[0] > 1 > 10 * losses[1]
 
 
 def test_a_dqn_that_sb3_saved(folder, capsys):

@@ -8,9 +8,11 @@ from ztw_rl.rl.starts import group_by_start
 
 def test_games_that_hardly_differ():
     same, other = (5, 9), (7, 9)
-    (line,) = few_distinct_lines([same, same, same, other], "return and length")
-    assert line.startswith("only 2 of the full policy's 4 games differ in return and length: ")
-    assert few_distinct_lines([same, same, other, (7, 8)], "return and length") == []
+    (line,) = few_distinct_lines([same, same, same, other], "length", is_sticky=True)
+    assert line.startswith("only 2 of the full policy's 4 games differ in length: if sticky ")
+    (line,) = few_distinct_lines([same, same, same, other], "length", is_sticky=False)
+    assert line.startswith("only 2 of the full policy's 4 games differ in length: intervals say ")
+    assert few_distinct_lines([same, same, other, (7, 8)], "length", is_sticky=True) == []
 
 
 PONG_STARTS = (

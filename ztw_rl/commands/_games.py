@@ -72,19 +72,21 @@ def start_group_lines(groupings: Sequence[StartGroups]) -> list[str]:
     return lines
 
 
-def few_distinct_lines(games: Collection[Hashable], told_by: str) -> list[str]:
+def few_distinct_lines(games: Collection[Hashable], told_by: str, *, is_sticky: bool) -> list[str]:
     """A warning where few of the full policy's games differ.
 
     Args:
         games: What is known of each; see ``core.statistics.few_distinct``.
         told_by: What that is, in words.
+        is_sticky: Whether sticky actions should have made them differ.
     """
     from ztw_rl.core.statistics import few_distinct
 
     distinct = few_distinct(games)
     if distinct is None:
         return []
+    why = "if sticky actions hardly disturb it, intervals" if is_sticky else "intervals"
     return [
-        f"only {distinct} of the full policy's {len(games)} games differ in {told_by}: if sticky "
-        "actions hardly disturb it, intervals say little; see also --action-mode sample"
+        f"only {distinct} of the full policy's {len(games)} games differ in {told_by}: {why} say "
+        "little; see also --action-mode sample"
     ]

@@ -21,7 +21,7 @@ from ztw_rl.commands._policy import (
     load_teacher,
     parse_with_policy,
 )
-from ztw_rl.console import next_line, plain_console
+from ztw_rl.console import decimals, next_line, plain_console
 from ztw_rl.errors import INTERRUPTED, UserError
 from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.config import GATE_TIMESTEPS, DistillConfig, MethodName
@@ -308,7 +308,7 @@ def _show_imported(
     mean, environment = sum(result.returns) / len(result.returns), teacher.environment
     pixels = f" with pixels: {environment.pixels}" if isinstance(environment, AtariConfig) else ""
     console.print(
-        f"the imported policy scores {mean:.1f} in {IMPORT_GAMES} games of "
+        f"the imported policy scores {mean:.{decimals(mean)}f} in {IMPORT_GAMES} games of "
         f"{environment.name}{pixels}",
         soft_wrap=True,
     )

@@ -20,7 +20,7 @@ from ztw_rl.commands._arguments import (
     read,
 )
 from ztw_rl.commands._games import few_distinct_lines, reference_line, starts_lines
-from ztw_rl.console import next_line, plain_console
+from ztw_rl.console import decimals, next_line, plain_console
 from ztw_rl.errors import INTERRUPTED, UserError
 from ztw_rl.rl.config import CSV, JOURNAL, JSON, PNG, EvalRun, EvaluationConfig
 from ztw_rl.rl.environments import noop_max_of
@@ -311,12 +311,13 @@ def _finish(
     # Elsewhere many games may score alike and differ.
     if table.backbone is not None and config.atari is not None:
         games = game_keys(table.backbone, table.rows)
-        for line in few_distinct_lines(games, "return, length and cost"):
+        for line in few_distinct_lines(games, "return, length and cost", is_sticky=True):
             print(line)
     if recipe.reference_return is not None:
         print(reference_line(game, recipe.reference_return))
     if not known:
-        print(f"random play scores {random:,.1f} in {_playing.RANDOM_GAMES} games")
+        shown = f"{random:,.{decimals(random)}f}"
+        print(f"random play scores {shown} in {_playing.RANDOM_GAMES} games")
     trained = (config.policy_noop_max, noop_max_of(config.environment))
     if config.atari is not None:
         for line in starts_lines(trained, run.evaluation.noop_max):
@@ -412,7 +413,7 @@ def _screen(frame: pd.DataFrame, game: str, exits: Sequence[str]) -> Any:
     heads = ["rule", "at", "mean", "std", "IQM", "95 %", "MACs", "time"]
     for head in [*heads, *(f"x{m}" for m in range(len(shares)))]:
         shown.add_column(head, justify="left" if head == "rule" else "right", no_wrap=True)
-    previous = None
+    previous, d = None, decimals(*frame["return_mean"])
     for _, row in frame.iterrows():
         if previous not in (None, row["rule"]):
             shown.add_section()
@@ -421,8 +422,8 @@ def _screen(frame: pd.DataFrame, game: str, exits: Sequence[str]) -> Any:
         shown.add_row(
             row["rule"],
             threshold,
-            *(f"{row[f'return_{name}']:.1f}" for name in ("mean", "std", "iqm")),
-            f"{row['return_ci_low']:.1f}…{row['return_ci_high']:.1f}",
+            *(f"{row[f'return_{name}']:.{d}f}" for name in ("mean", "std", "iqm")),
+            f"{row['return_ci_low']:.{d}f}…{row['return_ci_high']:.{d}f}",
             *(f"{row[cost]:.3f}" for cost in ("relative_macs", "relative_time")),
             *(f"{row[share]:.0%}" for share in shares),
         )

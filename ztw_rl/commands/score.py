@@ -18,7 +18,7 @@ from ztw_rl.commands._games import (
     starts_lines,
 )
 from ztw_rl.commands._policy import PolicyArguments, load_teacher, parse_with_policy
-from ztw_rl.console import counted_games, plain_console
+from ztw_rl.console import counted_games, decimals, plain_console
 from ztw_rl.errors import UserError
 from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.config import EvaluationConfig
@@ -85,11 +85,12 @@ def main(arguments: list[str]) -> int:
         groups = group_by_start(result.starts, result.returns, environment.frame_skip)
         for line in start_group_lines(groups):
             print(line)
-    for line in few_distinct_lines(result.films, "what they showed"):
+    for line in few_distinct_lines(result.films, "what they showed", is_sticky=bool(sticky)):
         print(line)
     recipe = recipes.of(environment)
     if recipe.random_return is not None:
-        print(f"random play scores {recipe.random_return:,.1f}{sticky}")
+        shown = f"{recipe.random_return:,.{decimals(recipe.random_return)}f}"
+        print(f"random play scores {shown}{sticky}")
     if recipe.reference_return is not None:
         print(reference_line(environment.name, recipe.reference_return))
     return 0
@@ -134,9 +135,10 @@ def _print(
             f", pixels {environment.pixels}, sticky actions "
             f"{environment.repeat_action_probability:g}, noop_max {evaluation.noop_max}"
         )
+    d = decimals(summary.mean, summary.ci_low, summary.ci_high)
     print(
-        f"{who} scores {summary.mean:,.1f} (95 % interval {summary.ci_low:,.1f} to "
-        f"{summary.ci_high:,.1f}; standard deviation of games {summary.std:,.1f}) in "
+        f"{who} scores {summary.mean:,.{d}f} (95 % interval {summary.ci_low:,.{d}f} to "
+        f"{summary.ci_high:,.{d}f}; standard deviation of games {summary.std:,.{d}f}) in "
         f"{n} {'game' if n == 1 else 'games'} of {environment.name}: {how}"
     )
 

@@ -128,7 +128,7 @@ def _train(run: PPORun, resumed: Path | None, args: TrainPPO) -> int:
     if resumed is not None:
         newest_checkpoint(resumed)
     init = None if run.init is None or resumed is not None else Path(run.init)
-    env = make_vec_env(run.environment, run.ppo.n_envs, run.seed)
+    env = make_vec_env(run.environment, run.ppo.n_envs, run.seed, run.ppo.reward_scale)
     try:
         # A network that does not read such observations shows here.
         run.ppo.network_for(env.batch.observation_space.shape)

@@ -73,6 +73,9 @@ class PPOConfig(Ranged):
     """Bias-variance trade-off of generalised advantage estimation."""
     max_grad_norm: Positive = 0.5
     """Gradient clipping."""
+    reward_scale: Positive = 1.0
+    """What is learnt from is each reward times this, such as 0.01 where returns are hundreds and
+    images share a trunk with the values; scores stay as they are."""
     network: NetworkName | None = None
     """nature; impala: 15 convolutions (Espeholt et al., 2018), impala-wide: twice as wide; mlp.
     By default nature for images and mlp for vectors."""

@@ -19,7 +19,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from ztw_rl.console import StopRequest, TrainingProgress, graceful_stop
+from ztw_rl.console import StopRequest, TrainingProgress, decimals, graceful_stop
 from ztw_rl.core.bench import threads
 from ztw_rl.core.checkpoint import (
     load_optimizer_tensors,
@@ -315,7 +315,8 @@ class _Session:
         rates = {g["setting"].removesuffix("s"): g["lr"] for g in optimizer.param_groups}
         log(self.writer, phase, learning.experience, {"loss": loss} | rates, done)
         scores.extend(learning.experience.returns)
-        score = f"{sum(scores) / len(scores):.1f}" if scores else "-"
+        mean = sum(scores) / max(len(scores), 1)
+        score = f"{mean:.{decimals(mean)}f}" if scores else "-"
         self.progress.update(done, f"loss {loss:.3f}  return {score}", phase.name)
         for m in self.watch.look():
             self._warn_of_dead_relu(phase, m, optimizer, done)

@@ -111,13 +111,16 @@ def make_batches(environment: Environment, n_envs: int) -> list[EnvBatch]:
     return [GymBatch(environment, size) for size in sizes if size]
 
 
-def make_vec_env(environment: Environment, n_envs: int, seed: int) -> BatchVecEnv:
+def make_vec_env(
+    environment: Environment, n_envs: int, seed: int, reward_scale: float = 1.0
+) -> BatchVecEnv:
     """The learner's view, for Stable-Baselines3.
 
     Args:
         environment: What is played.
         n_envs: Number of environments.
         seed: The first episode of environment i has ``seed + i``.
+        reward_scale: The learner's rewards are multiplied by it.
 
     Raises:
         UserError: There is no such environment.
@@ -125,8 +128,8 @@ def make_vec_env(environment: Environment, n_envs: int, seed: int) -> BatchVecEn
     if isinstance(environment, AtariConfig):
         from ztw_rl.rl.atari.vec_env import AtariVecEnv
 
-        return AtariVecEnv(environment, n_envs, seed)
+        return AtariVecEnv(environment, n_envs, seed, reward_scale=reward_scale)
     from ztw_rl.rl.gym.batch import GymBatch
     from ztw_rl.rl.vec_env import BatchVecEnv
 
-    return BatchVecEnv(GymBatch(environment, n_envs), seed)
+    return BatchVecEnv(GymBatch(environment, n_envs), seed, reward_scale)

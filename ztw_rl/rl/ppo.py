@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch import nn
 
-from ztw_rl.console import StopRequest, TrainingProgress, graceful_stop
+from ztw_rl.console import StopRequest, TrainingProgress, decimals, graceful_stop
 from ztw_rl.core.checkpoint import (
     load_optimizer_tensors,
     load_state,
@@ -205,7 +205,7 @@ class _Keeper(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         score = mean_return(self.model)  # type: ignore[arg-type]
-        shown = "-" if score is None else f"{score:.1f}"
+        shown = "-" if score is None else f"{score:.{decimals(score)}f}"
         self._progress.update(self.num_timesteps, f"return {shown}")
 
     def _on_rollout_start(self) -> None:

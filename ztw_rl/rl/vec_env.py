@@ -22,10 +22,13 @@ class BatchVecEnv(VecEnv):
         batch: The environments.
         seed: The first reset starts environment i with ``seed + i``, a later one goes on with the
             random numbers where they are; ``VecEnv.seed`` before it sets new ones.
+        reward_scale: The learner's rewards are multiplied by it; ``episode`` counts them as they
+            are.
     """
 
-    def __init__(self, batch: EnvBatch, seed: int = 0) -> None:
+    def __init__(self, batch: EnvBatch, seed: int = 0, reward_scale: float = 1.0) -> None:
         self.batch = batch
+        self._reward_scale = np.float32(reward_scale)
         self.render_mode = None
         super().__init__(batch.n_envs, batch.observation_space, batch.action_space)
         self.seed(seed)
@@ -75,7 +78,7 @@ class BatchVecEnv(VecEnv):
             }
             self._returns[i] = 0
             self._lengths[i] = 0
-        return t.observations, rewards, dones, infos
+        return t.observations, rewards * self._reward_scale, dones, infos
 
     def close(self) -> None:
         """Give memory, threads and processes back."""

@@ -9,6 +9,7 @@ from ztw_rl.errors import UserError
 from ztw_rl.rl.gym.batch import GymBatch
 from ztw_rl.rl.gym.config import GymConfig
 from ztw_rl.rl.gym.wrappers import Screen84
+from ztw_rl.rl.vec_env import BatchVecEnv
 
 CORRIDOR = "tests.corridor:Corridor-v0"
 PICTURES = "tests.corridor:Pictures-v0"
@@ -50,6 +51,20 @@ def test_episodes_by_hand(batch):
                 assert t.observations[i, 0] < 4
         if t.ended.all():
             break
+
+
+def test_a_learners_rewards_may_be_scaled(batch):
+    env = BatchVecEnv(batch, seed=0, reward_scale=0.5)
+    env.reset()
+    cells = starts([0, 1, 2])
+    for step in range(1, 5):
+        _, rewards, dones, infos = env.step(RIGHT)
+        for i, cell in enumerate(cells):
+            if step < 4 - cell:
+                assert rewards[i] == -0.5
+            if step == 4 - cell:
+                assert (rewards[i], dones[i]) == (5, True)
+                assert infos[i]["episode"]["r"] == 10 - (step - 1)
 
 
 def test_only_the_chosen_begin_anew(batch):

@@ -25,11 +25,19 @@ class AtariVecEnv(BatchVecEnv):
         n_envs: Number of games.
         seed: See ``BatchVecEnv``.
         n_threads: Emulation threads; 0 takes one per core.
+        reward_scale: See ``BatchVecEnv``; of clipped rewards, if they are clipped.
     """
 
-    def __init__(self, config: AtariConfig, n_envs: int, seed: int = 0, n_threads: int = 0) -> None:
+    def __init__(
+        self,
+        config: AtariConfig,
+        n_envs: int,
+        seed: int = 0,
+        n_threads: int = 0,
+        reward_scale: float = 1.0,
+    ) -> None:
         self._config = config
-        super().__init__(make_emulators(config, n_envs, n_threads), seed)
+        super().__init__(make_emulators(config, n_envs, n_threads), seed, reward_scale)
 
     def learns_from(self, t: Any) -> tuple[npt.NDArray[np.float32], Flags, list[dict[str, Any]]]:
         """See ``BatchVecEnv``."""
