@@ -250,6 +250,16 @@ def kind_of(path: str | Path) -> str | None:
     return kind if isinstance(kind, str) else None
 
 
+def check_replaceable(path: Path) -> None:
+    """Find out whether an export may be written here.
+
+    Raises:
+        UserError: Something else is there.
+    """
+    if path.exists() and kind_of(path) is None:
+        raise UserError(f"{path} is there, and no exported model; name another file")
+
+
 def load(path: str | Path, n_threads: int = 1) -> DeployedModel:
     """Read an artefact of ``ztw-rl export --format onnx``.
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -150,6 +151,10 @@ def test_folders_that_cannot_be_used(tmp_path, monkeypatch, changes, message):
             "the PPO has ELU behind its hidden layers; only ReLU and Tanh are known",
         ),
         (
+            lambda env: ztw_rl.attach(trained(env), env=gymnasium.make("CartPole-v1")),
+            "env is a TimeLimit and no VecEnv; make one with make_vec_env",
+        ),
+        (
             lambda env: ztw_rl.attach(trained(env), env=VecFrameStack(VecNormalize(env), 2)),
             "VecNormalize must be the outermost wrapper of env",
         ),
@@ -168,5 +173,5 @@ def test_the_pages_example(tmp_path, monkeypatch, capsys):
     code = page.split("```python\n")[1].split("```")[0]
     exec(compile(code, "docs/your-policy.md", "exec"), {})
     assert "threshold 0.9" in capsys.readouterr().out
-    assert ztw_rl.load("cartpole.zip").labels == ["0", "1"]
+    assert ztw_rl.load("fast.zip").labels == ["0", "1"]
     assert cli.main(["eval", "--agent=cartpole", "--n-episodes=2", "--thresholds=0.9"]) == 0

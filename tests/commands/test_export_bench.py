@@ -383,3 +383,11 @@ def test_students_and_exits_on_the_input_are_exported(tmp_path, monkeypatch, met
         wanted = made.model(torch.from_numpy(x))[:, 0].numpy()
     assert (answer.exits == 0).all()
     np.testing.assert_allclose(answer.log_probs, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("content", [b"weights of another program", b""])
+def test_a_file_that_is_no_export_is_not_replaced(agent, one_error, content):
+    Path("mine.zip").write_bytes(content)
+    message = one_error("export", "--agent", str(agent), "--threshold=0.5", "--output=mine.zip")
+    assert "mine.zip is there, and no exported model; name another file" in message
+    assert Path("mine.zip").read_bytes() == content

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from ztw_rl import agents, runs
+from ztw_rl import agents, deploy, runs
 from ztw_rl.commands._arguments import read
 from ztw_rl.points.policy import OperatingPoint, choose
 from ztw_rl.points.targets import Proposal
@@ -94,6 +94,7 @@ def main(arguments: list[str]) -> int:
     name = agents.file_stem(folder) or game
     output = args.output or Path(f"{name}.zip")
     runs.check_writable_file(output)
+    deploy.check_replaceable(output)
     choice = choose(args.point, agent, folder, args.runs_dir)
     print(f"agent: {folder}")
     write_artefact(args.format, output, agent, name, choice)

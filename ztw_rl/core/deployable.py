@@ -140,8 +140,9 @@ def export(
         about: Further metadata, such as ``name``.
 
     Raises:
-        UserError: A package or the compiler is missing.
+        UserError: A package or the compiler is missing, or something else is there.
     """
+    deploy.check_replaceable(path)
     write = {"onnx": export_onnx, "aoti": export_aoti}[kind]
     deployable = deployable.at(point)
     model = deployable.model

@@ -51,10 +51,16 @@ class LiveBatch:
         env: The environments; a ``VecNormalize`` must be the outermost wrapper.
 
     Raises:
-        UserError: Its spaces are of other kinds, or the ``VecNormalize`` lies inside.
+        UserError: It is no ``VecEnv``, its spaces are of other kinds, or the ``VecNormalize`` lies
+            inside.
     """
 
     def __init__(self, env: VecEnv) -> None:
+        if not isinstance(env, VecEnv):
+            raise UserError(
+                f"env is a {type(env).__name__} and no VecEnv; make one with make_vec_env, or take "
+                "model.get_env()"
+            )
         self.normalizer = unwrap_vec_normalize(env)
         if self.normalizer is not None and not isinstance(env, VecNormalize):
             raise UserError("VecNormalize must be the outermost wrapper of env")

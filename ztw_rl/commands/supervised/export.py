@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from ztw_rl import runs
+from ztw_rl import deploy, runs
 from ztw_rl.commands._arguments import read
 from ztw_rl.commands.export import Format, write_artefact
 from ztw_rl.commands.supervised._shared import newest_classifier
@@ -57,6 +57,7 @@ def main(arguments: list[str]) -> int:
     name = run.title
     output = args.output or Path(f"{name}.zip")
     runs.check_writable_file(output)
+    deploy.check_replaceable(output)
     choice = choose(args.point, classifier, path)
     write_artefact(args.format, output, classifier, name, choice)
     return 0
