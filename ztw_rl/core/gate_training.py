@@ -37,8 +37,8 @@ def fit_gates(
         on_epoch: Called after each of ``N_EPOCHS`` passes with its number and its mean loss.
 
     Returns:
-        Per gate, the share of the regret's variance that it explains on the held-out samples; NaN
-        where the regret does not vary there.
+        Per gate, the share of the regret's variance that it explains on the held-out samples, or
+        on all of fewer than ten; NaN where the regret does not vary there.
     """
     n_fit = max(1, len(samples) - int(HELD_OUT * len(samples)))
     for m, gate in enumerate(gates):

@@ -54,8 +54,9 @@ def test_by_hand():
     assert confidence.center == pytest.approx(-1 / 4)
     assert lines(found) == [
         "at 0.5 of the MACs (realised 0.500 and 0.510) random exits lose 40.0% of the return over "
-        f"random play; of that gate recovers 0.75 ({gate.low:.2f} to {gate.high:.2f}), confidence "
-        f"-0.25 ({confidence.low:.2f} to {confidence.high:.2f})"
+        "random play; of this loss the gate rule recovers 0.75 "
+        f"({gate.low:.2f} to {gate.high:.2f}) and confidence -0.25 "
+        f"({confidence.low:.2f} to {confidence.high:.2f})"
     ]
 
 

@@ -105,14 +105,16 @@ def lines(found: Sequence[Headroom]) -> list[str]:
                 "no rule can win much"
             )
             continue
-        won = [f"{headroom.table.rule} recovers {_spelled(headroom.recovered(headroom.rule))}"]
+        won = [
+            f"the {headroom.table.rule} rule recovers {_spelled(headroom.recovered(headroom.rule))}"
+        ]
         if headroom.beside is not None:
             won.append(f"confidence {_spelled(headroom.recovered(headroom.beside))}")
             costs.append(headroom.beside.relative_macs)
         realised = " and ".join(f"{cost:.3f}" for cost in costs)
         told.append(
             f"{begin} (realised {realised}) random exits lose {headroom.share:.1%} of the return "
-            f"over random play; of that {', '.join(won)}"
+            f"over random play; of this loss {' and '.join(won)}"
         )
     return told
 
