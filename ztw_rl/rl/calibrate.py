@@ -2,13 +2,14 @@
 
 Thresholds move when the policy acts by them, since other states are met. So short evaluations are
 played with a candidate, what every exit would have said is written down, and the candidate is
-corrected; again and again, on games that no table plays.
+corrected; again and again, on games that no table plays. Candidates soon hardly differ, and then
+all their games count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -27,15 +28,15 @@ SEED = 1_000_000
 N_GAMES = 10
 """Of each candidate in each round."""
 N_ROUNDS = 5
-TOLERANCE = 0.005
-"""A candidate is taken when its games cost what was asked for, up to this."""
+NEAR = 0.03
+"""Games whose candidate realised the cost up to this met the right states."""
 FAR = 0.01
 """What is further off is told."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A threshold, and what decisions cost in the games that it was tried on."""
+    """A threshold, and what decisions cost by it in the games that met the right states."""
 
     rule: Rule
     threshold: float
@@ -51,7 +52,7 @@ class Found:
         """In words."""
         return (
             f"{self.rule} was to cost {self.aim:g} and costs {self.realised:.3f} at "
-            f"{self.threshold:.3g}, the nearest that {N_ROUNDS} rounds of {N_GAMES} games found"
+            f"{self.threshold:.3g}, which {N_ROUNDS} rounds of {N_GAMES} games found"
         )
 
 
@@ -70,27 +71,33 @@ def bound_for(signals: npt.NDArray[np.float32], costs: Sequence[float], aim: flo
     Raises:
         UserError: No signal is a number.
     """
-    price = np.asarray(costs, float)
     candidates = np.unique(signals[np.isfinite(signals)])
     if not len(candidates):
         raise UserError("no exit says a number: the weights are broken; train them again")
-    never = np.ones((len(signals), 1), bool)
-
-    def cost(level: float) -> float:
-        leaves = np.concatenate([signals > level, never], axis=1)
-        return float(price[leaves.argmax(axis=1)].mean())
-
     # Costs rise with the bound: of the candidates, the last that is cheap enough.
     low, high = -1, len(candidates) - 1
     while low < high:
         middle = (low + high + 1) // 2
-        if cost(candidates[middle]) <= aim:
+        if mean_cost(signals, costs, candidates[middle]) <= aim:
             low = middle
         else:
             high = middle - 1
     if low < 0:
         return float(np.nextafter(candidates[0], np.float32(-np.inf)))
     return float(candidates[low])
+
+
+def mean_cost(signals: npt.NDArray[np.float32], costs: Sequence[float], level: float) -> float:
+    """What a decision costs on average at a bound.
+
+    Args:
+        signals: (N, E−1), what every exit was judged by in N decisions.
+        costs: (E,) of leaving at each exit.
+        level: The bound.
+    """
+    never = np.ones((len(signals), 1), bool)
+    leaves = np.concatenate([signals > level, never], axis=1)
+    return float(np.asarray(costs, float)[leaves.argmax(axis=1)].mean())
 
 
 def check_costs(aims: Sequence[float], costs: Sequence[float], rule: Rule) -> None:
@@ -138,11 +145,10 @@ def calibrate(
         on_round: Called with the number of each round before it begins.
 
     Returns:
-        By rule, what was found for each cost: of all candidates that were played the nearest.
+        By rule, what was found for each cost.
     """
-    candidates: dict[_Wish, float] = {}
-    seen: dict[_Wish, list[npt.NDArray[np.float32]]] = {}
-    best: dict[_Wish, Found] = {}
+    wishes: list[_Wish] = [(rule, aim) for rule, aims in wanted.items() for aim in aims]
+    near: dict[_Wish, list[npt.NDArray[np.float32]]] = {wish: [] for wish in wishes}
 
     def observe(rows: Sequence[Row], number: int) -> list[RowResult]:
         on_round(number)
@@ -157,34 +163,30 @@ def calibrate(
             judges=judges,
         )
 
-    rules = list(wanted)
-    first = observe([Row(Full(), observed=rule) for rule in rules], 0)
-    for rule, result in zip(rules, first, strict=True):
-        for aim in wanted[rule]:
-            candidates[rule, aim] = bound_for(result.signals, relative[rule], aim)
-    open_wishes = list(candidates)
+    full = observe([Row(Full(), observed=rule) for rule in wanted], 0)
+    signals = {rule: result.signals for rule, result in zip(wanted, full, strict=True)}
+    found = {(rule, aim): _found(rule, aim, signals[rule], relative) for rule, aim in wishes}
     for number in range(1, N_ROUNDS + 1):
-        # A bound is minus a regret, and a threshold minus that.
-        thresholds = {wish: bound(wish[0], candidates[wish]) for wish in open_wishes}
-        rows = [Row(RULES[rule](thresholds[rule, aim]), observed=rule) for rule, aim in open_wishes]
-        results = observe(rows, number)
-        still = []
-        for wish, result in zip(open_wishes, results, strict=True):
-            rule, aim = wish
+        rows = [Row(RULES[rule](found[rule, aim].threshold), observed=rule) for rule, aim in wishes]
+        for (rule, aim), result in zip(wishes, observe(rows, number), strict=True):
             realised = float(np.dot(result.exit_shares, relative[rule]))
-            tried = Found(rule, thresholds[wish], aim, realised)
-            if wish not in best or abs(realised - aim) < abs(best[wish].realised - aim):
-                best[wish] = tried
-            if abs(realised - aim) > TOLERANCE:
-                seen.setdefault(wish, []).append(result.signals)
-                # Of the last two rounds, since candidates hardly differ any more.
-                recent = np.concatenate(seen[wish][-2:])
-                candidates[wish] = bound_for(recent, relative[rule], aim)
-                still.append(wish)
-        open_wishes = still
-        if not open_wishes:
-            break
-    return {rule: tuple(best[rule, aim] for aim in costs) for rule, costs in wanted.items()}
+            wish = (rule, aim)
+            if abs(realised - aim) <= NEAR:
+                near[wish].append(result.signals)
+            met = np.concatenate(near[wish] or [result.signals])
+            found[wish] = _found(rule, aim, met, relative)
+            if not near[wish]:
+                found[wish] = replace(found[wish], realised=realised)
+    return {rule: tuple(found[rule, aim] for aim in aims) for rule, aims in wanted.items()}
+
+
+def _found(
+    rule: Rule, aim: float, signals: npt.NDArray[np.float32], relative: RelativeCosts
+) -> Found:
+    """What realises a cost in the states in which signals were seen."""
+    level = bound_for(signals, relative[rule], aim)
+    # A bound is minus a regret, and a threshold minus that.
+    return Found(rule, bound(rule, level), aim, mean_cost(signals, relative[rule], level))
 
 
 _Wish = tuple[Rule, float]

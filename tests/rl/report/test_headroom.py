@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ztw_rl.core.choice import Forced, Gate, Threshold
 from ztw_rl.rl.agent import Identity
-from ztw_rl.rl.report.headroom import lines, of_table, recovered
+from ztw_rl.rl.report.headroom import lead, leads_by_game, lines, of_table, recovered
 from ztw_rl.rl.rows import Full, RandomExits
 from ztw_rl.rl.tables import StoredRow, StoredTable
 
@@ -16,16 +17,16 @@ def row(who, returns, macs=0.5):
     return StoredRow(who, tuple(returns), (10,) * n, (macs,) * n, (macs,) * n)
 
 
-def table(gate, random, confidence, full, name="a"):
+def table(gate, random, confidence, full, name="a", macs=0.51):
     rows = (
         row(Gate(0.1), gate),
         row(RandomExits((0.5, 0.5), Gate(0.1)), random),
-        row(Threshold(0.9), confidence, 0.51),
+        row(Threshold(0.9), confidence, macs),
         row(Forced(0), random),
         row(Full(), full, 1.0),
     )
     return StoredTable(
-        game="pong",
+        game=name,
         rule="gate",
         seed=0,
         action_mode="greedy",
@@ -74,3 +75,32 @@ def test_the_mean_over_games():
     half_won = of_table(table([10.0] * 20, [8.0] * 20, equal, equal, "b"), 0.0)[0]
     found = recovered([all_won, half_won], [all_won.rule, half_won.rule])
     assert (found.center, found.low, found.high) == pytest.approx((0.75, 0.75, 0.75))
+
+
+def test_costs_that_are_apart_are_said():
+    near, far = (
+        lines(of_table(table(FULL, [14.0, 8.0] * 10, FULL, FULL, macs=macs), 5.0))
+        for macs in (0.49, 0.4899)
+    )
+    assert "apart" not in near[0]
+    assert far[0].endswith("; costs are more than 0.01 apart")
+
+
+def test_leads_over_confidence_are_corrected_for_the_number_of_games():
+    rng = np.random.default_rng(0)
+    found = []
+    for name, shift in (("a", 1.0), ("b", 0.0)):
+        noise = rng.normal(size=50)
+        full = np.full(50, 10.0)
+        found += of_table(
+            table(full + noise + shift, full - 5.0, full, full, name), random_return=0.0
+        )
+    leads = leads_by_game(found)
+    # Confidence wins all of the headroom of 5, and the gate 1 or 0 more, but for noise.
+    assert leads["a"].center == pytest.approx(0.2, abs=0.06)
+    assert leads["a"].low > 0 > leads["b"].low
+    assert lead(found).center == pytest.approx(np.mean([each.center for each in leads.values()]))
+    # The surer one at 97.5 %, the other at 95 %.
+    alone = [lead([each]) for each in found]
+    assert leads["a"].high - leads["a"].low > 1.08 * (alone[0].high - alone[0].low)
+    assert leads["b"] == alone[1]

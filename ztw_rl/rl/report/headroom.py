@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ztw_rl.core.choice import Threshold
 from ztw_rl.core.statistics import N_RESAMPLES, Interval
+from ztw_rl.rl.calibrate import FAR
 from ztw_rl.rl.rows import RandomExits
 from ztw_rl.rl.tables import StoredRow, StoredTable
 
@@ -41,6 +42,12 @@ class Headroom:
     def share(self) -> float:
         """Headroom in shares of the full policy's return over random play."""
         return (self.full.mean - self.random.mean) / (self.full.mean - self.random_return)
+
+    @property
+    def is_off(self) -> bool:
+        """Whether rows that are compared do not cost the same, up to ``calibrate.FAR``."""
+        costs = [self.rule.relative_macs, *([self.beside.relative_macs] if self.beside else [])]
+        return max(*costs, self.aim) - min(*costs, self.aim) > FAR + 1e-9
 
     def recovered(self, row: StoredRow) -> Interval:
         """What a row wins of the headroom: 0 is what random exits score, 1 the full policy."""
@@ -76,21 +83,72 @@ def recovered(found: Sequence[Headroom], rows: Sequence[StoredRow]) -> Interval:
         found: Headrooms of one table or of several.
         rows: One of each.
     """
+    return _interval(_recovered(found, rows))
+
+
+def lead(found: Sequence[Headroom], alpha: float = 0.05) -> Interval:
+    """How much more the rules win of their headrooms than confidence does, mean over them.
+
+    Args:
+        found: Headrooms of one table or of several, each with confidence beside.
+        alpha: One minus the level of the paired bootstrap interval.
+    """
+    return _interval(_leads(found), alpha)
+
+
+def leads_by_game(found: Sequence[Headroom]) -> dict[str, Interval]:
+    """The lead over confidence in each game, intervals corrected for how many games there are.
+
+    Of G games the one that is most surely not zero gets the level 1 − 0.05/G, the next
+    1 − 0.05/(G−1), and so on: Holm, "A Simple Sequentially Rejective Multiple Test Procedure"
+    (1979).
+
+    Args:
+        found: Headrooms of several tables, each with confidence beside.
+    """
+    games: dict[str, list[Headroom]] = {}
+    for headroom in found:
+        games.setdefault(headroom.table.game, []).append(headroom)
+    leads = {game: _leads(own) for game, own in games.items()}
+
+    def p(game: str) -> float:
+        resampled = leads[game][1:]
+        return 2 * float(min((resampled <= 0).mean(), (resampled >= 0).mean()))
+
+    surest_first = sorted(games, key=p)
+    alphas = {game: 0.05 / (len(games) - i) for i, game in enumerate(surest_first)}
+    return {game: _interval(leads[game], alphas[game]) for game in games}
+
+
+def _leads(found: Sequence[Headroom]) -> npt.NDArray[np.float64]:
+    others = [headroom.beside for headroom in found]
+    confident = [other for other in others if other is not None]
+    return _recovered(found, [each.rule for each in found]) - _recovered(found, confident)
+
+
+def _recovered(found: Sequence[Headroom], rows: Sequence[StoredRow]) -> npt.NDArray[np.float64]:
+    """(1 + N_RESAMPLES,) the mean recovered share, of all games and of each resample."""
     rng = np.random.default_rng(0)
     drawn: dict[str, npt.NDArray[np.int64]] = {}
-    centers, resampled = [], []
+    shares = []
     for headroom, row in zip(found, rows, strict=True):
         lost = np.subtract(headroom.full.returns, headroom.random.returns)
         won = np.subtract(row.returns, headroom.random.returns)
         key = str(headroom.table.path)
         if key not in drawn:
-            drawn[key] = rng.integers(len(lost), size=(N_RESAMPLES, len(lost)))
+            resamples = rng.integers(len(lost), size=(N_RESAMPLES, len(lost)))
+            drawn[key] = np.concatenate([np.arange(len(lost))[None], resamples])
         index = drawn[key]
         with np.errstate(divide="ignore", invalid="ignore"):
-            centers.append(won.mean() / lost.mean())
-            resampled.append(won[index].mean(axis=1) / lost[index].mean(axis=1))
-    low, high = np.nanpercentile(np.mean(resampled, axis=0), (2.5, 97.5))
-    return Interval(float(np.mean(centers)), float(low), float(high))
+            shares.append(won[index].mean(axis=1) / lost[index].mean(axis=1))
+    mean: npt.NDArray[np.float64] = np.mean(shares, axis=0)
+    return mean
+
+
+def _interval(values: npt.NDArray[np.float64], alpha: float = 0.05) -> Interval:
+    """Of what ``_recovered`` gives."""
+    low, high = np.nanpercentile(values[1:], (50 * alpha, 100 - 50 * alpha))
+    return Interval(float(values[0]), float(low), float(high))
 
 
 def lines(found: Sequence[Headroom]) -> list[str]:
@@ -115,6 +173,7 @@ def lines(found: Sequence[Headroom]) -> list[str]:
         told.append(
             f"{begin} (realised {realised}) random exits lose {headroom.share:.1%} of the return "
             f"over random play; of this loss {' and '.join(won)}"
+            + (f"; costs are more than {FAR:g} apart" if headroom.is_off else "")
         )
     return told
 
