@@ -5,7 +5,14 @@ from itertools import product
 import numpy as np
 import pytest
 
-from ztw_rl.core.statistics import few_distinct, paired_lead, permutation_p, summarize
+from ztw_rl.core.statistics import (
+    few_distinct,
+    interval,
+    mean_ratio,
+    paired_lead,
+    permutation_p,
+    summarize,
+)
 
 
 def test_by_hand():
@@ -107,3 +114,18 @@ def test_permutation_p_knows_chance_from_difference():
     assert 0 < sum(p < 0.2 for p in same) < 20
     assert permutation_p([rng.normal(size=20), rng.normal(size=20) + 3]) < 0.001
     assert permutation_p([(2, 2), (2, 2)]) == 1
+
+
+def test_the_mean_of_two_ratios():
+    # 6/4 and 1/2; what each resample gives comes after.
+    found = mean_ratio([("a", [5, 7], [4, 4]), ("b", [1, 1], [2, 2])])
+    assert found[0] == 1.0
+    assert set(np.unique(found[1:]).tolist()) == {(5 / 4 + 1 / 2) / 2, 1.0, (7 / 4 + 1 / 2) / 2}
+    shown = interval(found)
+    assert (shown.center, shown.low, shown.high) == (1.0, 0.875, 1.125)
+
+
+def test_parts_of_one_table_are_resampled_together():
+    # Game by game the two make up for one another.
+    found = mean_ratio([("a", [0, 2], [1, 1]), ("a", [2, 0], [1, 1])])
+    assert found.tolist() == [1.0] * len(found)

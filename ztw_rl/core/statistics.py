@@ -80,6 +80,46 @@ def paired_lead(leads: npt.NDArray[np.float64], seed: int = 0) -> Interval:
     return Interval(float(stats.trim_mean(leads.ravel(), 0.25)), float(low), float(high))
 
 
+def mean_ratio(
+    parts: Sequence[tuple[Hashable, npt.ArrayLike, npt.ArrayLike]], seed: int = 0
+) -> npt.NDArray[np.float64]:
+    """The mean over parts of a ratio of means, and as much of each bootstrap resample.
+
+    Args:
+        parts: Of each, what it belongs to, and (n,) numerators and (n,) denominators of the same
+            games. Parts of one belonging are resampled together.
+        seed: Of the bootstrap.
+
+    Returns:
+        (1 + ``N_RESAMPLES``,), the mean ratio itself first.
+    """
+    rng = np.random.default_rng(seed)
+    drawn: dict[Hashable, npt.NDArray[np.int64]] = {}
+    ratios = []
+    for key, above, below in parts:
+        numerators, denominators = np.asarray(above, float), np.asarray(below, float)
+        n = len(numerators)
+        if key not in drawn:
+            resamples = rng.integers(n, size=(N_RESAMPLES, n))
+            drawn[key] = np.concatenate([np.arange(n)[None], resamples])
+        index = drawn[key]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios.append(numerators[index].mean(axis=1) / denominators[index].mean(axis=1))
+    mean: npt.NDArray[np.float64] = np.mean(ratios, axis=0)
+    return mean
+
+
+def interval(values: npt.NDArray[np.float64], alpha: float = 0.05) -> Interval:
+    """A figure with its percentile interval.
+
+    Args:
+        values: The figure, then that of each resample.
+        alpha: One minus the interval's level.
+    """
+    low, high = np.nanpercentile(values[1:], (50 * alpha, 100 - 50 * alpha))
+    return Interval(float(values[0]), float(low), float(high))
+
+
 def permutation_p(groups: Sequence[npt.ArrayLike], seed: int = 0) -> float:
     """The chance that groups of one population differ in their means as much as these do.
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ztw_rl.core.choice import Threshold
-from ztw_rl.core.statistics import N_RESAMPLES, Interval
+from ztw_rl.core.statistics import Interval, interval, mean_ratio
 from ztw_rl.rl.calibrate import FAR
 from ztw_rl.rl.rows import RandomExits
 from ztw_rl.rl.tables import StoredRow, StoredTable
@@ -83,7 +83,7 @@ def recovered(found: Sequence[Headroom], rows: Sequence[StoredRow]) -> Interval:
         found: Headrooms of one table or of several.
         rows: One of each.
     """
-    return _interval(_recovered(found, rows))
+    return interval(_recovered(found, rows))
 
 
 def lead(found: Sequence[Headroom], alpha: float = 0.05) -> Interval:
@@ -93,7 +93,7 @@ def lead(found: Sequence[Headroom], alpha: float = 0.05) -> Interval:
         found: Headrooms of one table or of several, each with confidence beside.
         alpha: One minus the level of the paired bootstrap interval.
     """
-    return _interval(_leads(found), alpha)
+    return interval(_leads(found), alpha)
 
 
 def leads_by_game(found: Sequence[Headroom]) -> dict[str, Interval]:
@@ -117,7 +117,7 @@ def leads_by_game(found: Sequence[Headroom]) -> dict[str, Interval]:
 
     surest_first = sorted(games, key=p)
     alphas = {game: 0.05 / (len(games) - i) for i, game in enumerate(surest_first)}
-    return {game: _interval(leads[game], alphas[game]) for game in games}
+    return {game: interval(leads[game], alphas[game]) for game in games}
 
 
 def _leads(found: Sequence[Headroom]) -> npt.NDArray[np.float64]:
@@ -128,27 +128,16 @@ def _leads(found: Sequence[Headroom]) -> npt.NDArray[np.float64]:
 
 def _recovered(found: Sequence[Headroom], rows: Sequence[StoredRow]) -> npt.NDArray[np.float64]:
     """(1 + N_RESAMPLES,) the mean recovered share, of all games and of each resample."""
-    rng = np.random.default_rng(0)
-    drawn: dict[str, npt.NDArray[np.int64]] = {}
-    shares = []
-    for headroom, row in zip(found, rows, strict=True):
-        lost = np.subtract(headroom.full.returns, headroom.random.returns)
-        won = np.subtract(row.returns, headroom.random.returns)
-        key = str(headroom.table.path)
-        if key not in drawn:
-            resamples = rng.integers(len(lost), size=(N_RESAMPLES, len(lost)))
-            drawn[key] = np.concatenate([np.arange(len(lost))[None], resamples])
-        index = drawn[key]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            shares.append(won[index].mean(axis=1) / lost[index].mean(axis=1))
-    mean: npt.NDArray[np.float64] = np.mean(shares, axis=0)
-    return mean
-
-
-def _interval(values: npt.NDArray[np.float64], alpha: float = 0.05) -> Interval:
-    """Of what ``_recovered`` gives."""
-    low, high = np.nanpercentile(values[1:], (50 * alpha, 100 - 50 * alpha))
-    return Interval(float(values[0]), float(low), float(high))
+    return mean_ratio(
+        [
+            (
+                str(headroom.table.path),
+                np.subtract(row.returns, headroom.random.returns),
+                np.subtract(headroom.full.returns, headroom.random.returns),
+            )
+            for headroom, row in zip(found, rows, strict=True)
+        ]
+    )
 
 
 def lines(found: Sequence[Headroom]) -> list[str]:

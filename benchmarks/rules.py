@@ -1,0 +1,408 @@
+"""Ways to decide when to leave, at one cost: what each wins back of what random exits lose.
+
+Random exits leave as often as the gate does, and cost what it costs. What they lose of the full
+policy's return is the headroom; 0 is their score, 1 the full policy's. All ways play the same
+games, at thresholds that other games gave. Run it with
+``python -m benchmarks.rules --agent FOLDER``, once for each way of acting. The ways:
+
+- ``gate``, ``margin``, ``confidence``: the agent's own.
+- ``gate, half its samples on-policy``: as many samples, half of them met while the gate decided.
+- ``gate for KL(q, p)``: another target, which does not reward an exit for being sharp.
+- ``true regret``: knows what each exit's answer costs in one step. It leaves where that is least.
+- ``same action``: knows the full policy's answer, and leaves where the likeliest action is the
+  same. Its cost is its own, and its random exits leave as often as it does.
+- ``full policy as sharp``, ``random exits as sharp``: their probabilities are sharpened until
+  their mean entropy is that of the gated policy, in the states that the gated policy meets.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+from benchmarks import harness
+from ztw_rl.console import StopRequest
+from ztw_rl.core.backends.eager import SegmentsBackend
+from ztw_rl.core.backends.named import make_backend
+from ztw_rl.core.choice import Gate as GateRule
+from ztw_rl.core.gate_training import fit_gates
+from ztw_rl.core.gates import GateSamples, disagreement
+from ztw_rl.core.model import EarlyExitModel, SegmentFunction, SegmentOutput
+from ztw_rl.core.runtime import Backend
+from ztw_rl.core.statistics import interval, mean_ratio
+from ztw_rl.rl.agent import Agent, build_model, load_agent
+from ztw_rl.rl.batch import EnvBatch
+from ztw_rl.rl.calibrate import calibrate
+from ztw_rl.rl.config import ActionMode, DistillConfig, gate_for
+from ztw_rl.rl.environments import begins_with, make_batch, make_batches
+from ztw_rl.rl.evaluate import RowResult, play
+from ztw_rl.rl.gates import TARGETS, GatePhase
+from ztw_rl.rl.rows import Full, RandomExits, Row
+
+Target = Callable[[Tensor, Tensor], Tensor]
+NOOP_MAX = 30
+MOST_ON_POLICY_GAMES = 200
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is played."""
+
+    agent: Path
+    """An agent with gates."""
+    action_mode: ActionMode = "sample"
+    """How actions follow from probabilities."""
+    cost: float = 0.6
+    """Mean cost of a decision, the full policy's being 1."""
+    n_episodes: int = 100
+    """Games of each way."""
+    n_samples: int = 200_000
+    """Decisions that a gate learns from."""
+    seed: int = 0
+    """Game k has seed + k; calibration and samples have others."""
+    backend: str = "onnx"
+    """What runs the network."""
+
+
+def reverse_kl(full: Tensor, answers: Tensor) -> Tensor:
+    """KL(q_m ‖ p): the soft regret without what it credits an exit for being sharp.
+
+    Args:
+        full: (N, C) log-probabilities of the full network.
+        answers: (N, E, C) log-probabilities of exits.
+
+    Returns:
+        (N, E), 0 or more.
+    """
+    return (answers.exp() * (answers - full.unsqueeze(1))).sum(dim=-1)
+
+
+def knowing(backend: Backend, target: Target) -> SegmentsBackend:
+    """Exits that are judged by minus their true regret, which takes the whole network.
+
+    Args:
+        backend: Runs the model.
+        target: The regret, from the full network's answer and the exits'.
+    """
+    n_exits = backend.n_exits
+
+    def answer(m: int, known: Tensor) -> SegmentOutput:
+        said, signals = known[:, :n_exits], known[:, n_exits:, 0]
+        log_probs = said[:, m]
+        confidence = log_probs.amax(dim=-1).exp()
+        signal = signals[:, m] if m < n_exits - 1 else confidence
+        return SegmentOutput(known, said[:, : m + 1], log_probs, confidence, signal)
+
+    def first(x: Tensor, logits: Tensor | None) -> SegmentOutput:
+        answers = []
+        for segment in backend.segments:
+            x, logits, log_probs, _, _ = segment(x, logits)
+            answers.append(log_probs)
+        said = torch.stack(answers, dim=1)
+        signals = -target(said[:, -1], said[:, :-1])
+        room = signals.unsqueeze(2).expand(-1, -1, said.shape[2])
+        return answer(0, torch.cat([said, room], dim=1))
+
+    def later(m: int) -> SegmentFunction:
+        return lambda known, logits: answer(m, known)
+
+    segments = [first, *(later(m) for m in range(1, n_exits))]
+    return SegmentsBackend("knowing", segments, backend.backbone)
+
+
+def sharpened(backend: Backend, temperature: float) -> SegmentsBackend:
+    """The same network, every exit's probabilities at a temperature.
+
+    Args:
+        backend: Runs the model.
+        temperature: Below 1 they are sharper.
+    """
+
+    def at_temperature(segment: SegmentFunction) -> SegmentFunction:
+        def run(x: Tensor, logits: Tensor | None) -> SegmentOutput:
+            found = segment(x, logits)
+            return found._replace(log_probs=torch.log_softmax(found.log_probs / temperature, -1))
+
+        return run
+
+    segments = [at_temperature(segment) for segment in backend.segments]
+    return SegmentsBackend("sharpened", segments, backend.backbone)
+
+
+def temperature_for(log_probs: Tensor, entropy: float) -> float:
+    """The temperature at which answers have a mean entropy.
+
+    Args:
+        log_probs: (N, C).
+        entropy: In nats.
+    """
+    low, high = 0.01, 10.0
+    for _ in range(40):
+        middle = math.sqrt(low * high)
+        if _entropy(log_probs / middle) > entropy:
+            high = middle
+        else:
+            low = middle
+    return middle
+
+
+def _entropy(logits: Tensor) -> float:
+    log_probs = torch.log_softmax(logits, dim=-1)
+    return float(-(log_probs.exp() * log_probs).sum(dim=-1).mean())
+
+
+class Recorder:
+    """A backend beside which all that exits say is written down, of every state it meets.
+
+    Args:
+        backend: Decides.
+        model: The network.
+        n_samples: After so many, no more is written down.
+    """
+
+    def __init__(self, backend: Backend, model: EarlyExitModel, n_samples: int) -> None:
+        self.left = n_samples
+        self._model = model
+        self._parts: list[tuple[Tensor, ...]] = []
+
+        def first(x: Tensor, logits: Tensor | None) -> SegmentOutput:
+            if self.left > 0:
+                self._write(x[: self.left])
+            return backend.segments[0](x, logits)
+
+        self.backend = SegmentsBackend("recorded", [first, *backend.segments[1:]], backend.backbone)
+
+    def _write(self, x: Tensor) -> None:
+        found = list(self._model.exits(x))
+        logits = torch.stack([each.logits for each in found], dim=1)
+        pooled = [each.pooled.half() for each in islice(found, len(found) - 1)]
+        self._parts.append((*pooled, torch.log_softmax(logits.float(), dim=-1)))
+        self.left -= len(x)
+
+    def samples(self) -> GateSamples:
+        """What was written down."""
+        *pooled, said = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
+        n_ics = said.shape[1] - 1
+        answers = self._model.ensembled(said)[:, :n_ics]
+        return GateSamples(tuple(pooled), said[:, :n_ics], answers, said[:, -1])
+
+
+def joined(a: GateSamples, b: GateSamples) -> GateSamples:
+    """Samples of both, in a random order, so that what is held out is of both."""
+    order = torch.randperm(len(a) + len(b), generator=torch.Generator().manual_seed(0))
+    return GateSamples(
+        tuple(torch.cat(both) for both in zip(a.pooled, b.pooled, strict=True)),
+        torch.cat([a.logits, b.logits]),
+        torch.cat([a.answers, b.answers]),
+        torch.cat([a.full, b.full]),
+    ).rows(order)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """An agent with what it plays on."""
+
+    settings: Settings
+    agent: Agent
+    batches: Sequence[EnvBatch]
+    plain: Backend
+    """The agent's network, its exits judged by their confidence."""
+
+    def backend(self, model: EarlyExitModel) -> Backend:
+        """What runs a model."""
+        return make_backend(self.settings.backend, model, self.agent.example())
+
+    def play(self, row: Row, judge: Backend, n: int, seed: int) -> RowResult:
+        """Games of one row.
+
+        Args:
+            row: What decides; gates stand for any signal.
+            judge: Runs the model with that signal.
+            n: Games.
+            seed: Of the first.
+        """
+        (result,) = play(
+            self.plain,
+            self.batches,
+            [row],
+            n_episodes=n,
+            seed=seed,
+            action_mode=self.settings.action_mode,
+            device=torch.device("cpu"),
+            judges={"gate": judge},
+        )
+        return result
+
+    def calibrated(self, judge: Backend, prices: Sequence[float]) -> GateRule:
+        """The setting that costs what is wanted."""
+        (found,) = calibrate(
+            self.plain,
+            self.batches,
+            {"gate": [self.settings.cost]},
+            {"gate": prices},
+            seed=self.settings.seed,
+            action_mode=self.settings.action_mode,
+            device=torch.device("cpu"),
+            judges={"gate": judge},
+        )["gate"]
+        return GateRule(found.threshold)
+
+    def collect(self) -> GateSamples:
+        """Samples of states in which every exit acted equally often."""
+        name = gate_for(self.settings.action_mode)
+        config = DistillConfig(gates=name, gate_timesteps=self.settings.n_samples)
+        environment = begins_with(self.agent.config.environment, NOOP_MAX)
+        emulators = make_batch(environment, config.n_envs)
+        seed = self.settings.seed + 2_000_000
+        phase = GatePhase(self.agent.model, emulators, config, seed, torch.device("cpu"))
+        samples = phase.collect(lambda n: None, StopRequest())
+        emulators.close()
+        assert samples is not None
+        return samples
+
+    def fitted(self, samples: GateSamples, target: Target) -> EarlyExitModel:
+        """The model, judged by new gates."""
+        name = gate_for(self.settings.action_mode)
+        gates = build_model(self.agent.config).gates_of(name)
+        regret = target(samples.full, samples.answers)
+        explained = fit_gates(gates, samples, regret, torch.Generator().manual_seed(0))
+        print("explains", ", ".join(f"{share:.0%}" for share in explained), flush=True)
+        own = self.agent.model
+        blocks, ics = list(own.blocks), list(own.ics)
+        return EarlyExitModel(
+            blocks, own.head, ics, own.attach, own.ensemble, {"way": gates}, "way"
+        ).eval()
+
+
+def main(settings: Settings) -> None:
+    """Play and print."""
+    machine = harness.machine()
+    agent = load_agent(settings.agent)
+    agent.model.requires_grad_(False)
+    mode, n, seed = settings.action_mode, settings.n_episodes, settings.seed
+    batches = make_batches(begins_with(agent.config.environment, NOOP_MAX), 32)
+    backend = make_backend(settings.backend, agent.model, agent.example())
+    bench = Bench(settings, agent, batches, backend)
+    target = TARGETS[gate_for(mode)]
+    free = agent.relative_macs()
+    paid = agent.judged("gate", mode).relative_macs()
+
+    judged = {rule: agent.judged(rule, mode).model for rule in ("gate", "margin", "confidence")}
+    uniform = bench.collect()
+    half = uniform.rows(slice(settings.n_samples // 2))
+    gate = bench.backend(judged["gate"])
+    own = bench.calibrated(gate, paid)
+    recorder = Recorder(gate, agent.model, settings.n_samples // 2)
+    for k in range(0, MOST_ON_POLICY_GAMES, 10):
+        if recorder.left > 0:
+            bench.play(Row(own), recorder.backend, 10, seed + 3_000_000 + k)
+    met = recorder.samples()
+    ways: dict[str, tuple[Backend, Sequence[float]]] = {
+        "gate": (gate, paid),
+        "margin": (bench.backend(judged["margin"]), free),
+        "confidence": (backend, free),
+        "gate, half its samples on-policy": (
+            bench.backend(bench.fitted(joined(half, met), target)),
+            paid,
+        ),
+        "true regret": (knowing(backend, target), free),
+    }
+    if mode == "sample":
+        model = bench.fitted(uniform, reverse_kl)
+        ways["gate for KL(q, p)"] = (bench.backend(model), paid)
+    results: dict[str, RowResult] = {}
+    costs: dict[str, float] = {}
+
+    def played(name: str, row: Row, judge: Backend, prices: Sequence[float]) -> None:
+        results[name] = bench.play(row, judge, n, seed)
+        alone = isinstance(row.who, Full)
+        costs[name] = 1.0 if alone else float(np.dot(results[name].exit_shares, prices))
+        print(f"{name}: {np.mean(results[name].returns):.1f} at {costs[name]:.3f}", flush=True)
+
+    for name, (judge, prices) in ways.items():
+        rule = own if name == "gate" else bench.calibrated(judge, prices)
+        played(name, Row(rule), judge, prices)
+    by_gate = results["gate"].exit_shares
+    played("full policy", Row(Full()), gate, free)
+    played("random exits", Row(RandomExits(by_gate, own)), gate, free)
+    same = GateRule(0.5)
+    played("same action", Row(same), knowing(backend, disagreement), free)
+    as_often = RandomExits(results["same action"].exit_shares, same)
+    played("random exits beside same action", Row(as_often), gate, free)
+    if mode == "sample":
+        for name, row, temperature in _as_sharp(own, judged["gate"], met, by_gate):
+            sharp = sharpened(backend, temperature)
+            bench = Bench(settings, agent, batches, sharp)
+            played(f"{name} as sharp (T = {temperature:.2f})", row, sharp, free)
+    for emulators in batches:
+        emulators.close()
+    _report(settings, agent, machine, results, costs)
+
+
+def _as_sharp(
+    own: GateRule, model: EarlyExitModel, met: GateSamples, shares: Sequence[float]
+) -> list[tuple[str, Row, float]]:
+    """The controls, each at the temperature at which it is as sharp as the gated policy."""
+    gates = model.gates_of(model.judged_by)
+    with torch.inference_mode():
+        predicted = torch.stack([g(*met.known(m)) for m, g in enumerate(gates)], dim=1)
+    (threshold,) = own.each(1)
+    leaves = torch.cat([predicted < threshold, torch.ones(len(met), 1, dtype=torch.bool)], dim=1)
+    said = torch.cat([met.answers, met.full.unsqueeze(1)], dim=1)
+    acted = said[torch.arange(len(met)), leaves.int().argmax(dim=1)]
+    entropy = _entropy(acted)
+    draws = torch.multinomial(
+        torch.tensor(shares), len(met), True, generator=torch.Generator().manual_seed(0)
+    )
+    at_random = said[torch.arange(len(met)), draws]
+    print(
+        f"entropy in nats: gated {entropy:.3f}, full policy {_entropy(met.full):.3f}, random exits "
+        f"{_entropy(at_random):.3f}",
+        flush=True,
+    )
+    return [
+        ("full policy", Row(Full()), temperature_for(met.full, entropy)),
+        (
+            "random exits",
+            Row(RandomExits(tuple(shares), own)),
+            temperature_for(at_random, entropy),
+        ),
+    ]
+
+
+def _report(
+    settings: Settings,
+    agent: Agent,
+    machine: str,
+    results: dict[str, RowResult],
+    costs: dict[str, float],
+) -> None:
+    """A table, and a last line of JSON."""
+    game = agent.config.environment.name
+    n = settings.n_episodes
+    print(f"{machine}\n{game}, {settings.action_mode} actions, {n} games, seed {settings.seed}\n")
+    print("| way | cost | return | of the headroom |\n|---|---|---|---|")
+    full = np.array(results["full policy"].returns)
+    rows = {}
+    for name, result in results.items():
+        others = "random exits beside same action" if "same action" in name else "random exits"
+        base = np.array(results[others].returns)
+        won = interval(mean_ratio([("", np.array(result.returns) - base, full - base)]))
+        shown = "" if name == others else f"{won.center:.2f} ({won.low:.2f} to {won.high:.2f})"
+        mean = float(np.mean(result.returns))
+        print(f"| {name} | {costs[name]:.3f} | {mean:,.1f} | {shown} |")
+        rows[name] = {"cost": costs[name], "return": mean, "recovered": won.center}
+    print(json.dumps({"game": game, "mode": settings.action_mode, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
