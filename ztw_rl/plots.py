@@ -250,12 +250,13 @@ def plot_accuracy(curve: pd.DataFrame, budgets: pd.DataFrame, title: str, path: 
     axis.axhline(100 * backbone, color=BACKBONE, lw=1, ls=":", label="backbone")
     named: set[str] = set()
     for (method, _), rows in curve.groupby(["method", "run"], sort=False):
+        trained, _, rule = str(method).partition(", ")
         axis.plot(
             rows["relative_macs"],
             100 * rows["accuracy"],
-            "o-" if method == "pbee" else "-",
+            "o-" if method == "pbee" else {"margin": ":", "gate": "--"}.get(rule, "-"),
             ms=3,
-            color=METHOD_COLORS.get(str(method)),
+            color=METHOD_COLORS.get(trained),
             label=None if method in named else method,
         )
         named.add(str(method))
@@ -278,8 +279,8 @@ def plot_exits(exits: pd.DataFrame, title: str, path: Path) -> None:
     """
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     labels = {"accuracy": "accuracy, %", "hindsight_improvability": "Hindsight Improvability, %"}
-    # PBEE's exits are SDN's.
-    own = exits[exits["method"] != "pbee"]
+    # Exits are the same whatever judges them.
+    own = exits[exits["rule"] == "confidence"]
     for axis, (column, label) in zip(axes, labels.items(), strict=True):
         for (method, _), rows in own.groupby(["method", "run"], sort=False):
             color = METHOD_COLORS.get(str(method))

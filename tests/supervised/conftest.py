@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ztw_rl.core.gates import make_gates
 from ztw_rl.core.heads import Connection, MapClassifier, MapConfig
 from ztw_rl.core.model import METHODS, EarlyExitModel
 from ztw_rl.supervised.backbones.base import NormalizePixels
@@ -40,7 +41,7 @@ def _write_parquet(path: Path, labels: list[int], size: int = 32, **columns) -> 
     parquet.write_table(pa.table({"img": images, "label": labels} | columns), path)
 
 
-def _tiny_model(method: str = "ztw", n_classes: int = 3) -> EarlyExitModel:
+def _tiny_model(method: str = "ztw", n_classes: int = 3, gates: bool = False) -> EarlyExitModel:
     """Four small blocks with batch normalisation, an IC after each of the last three."""
     torch.manual_seed(0)
     pixels = PixelConfig()
@@ -64,7 +65,10 @@ def _tiny_model(method: str = "ztw", n_classes: int = 3) -> EarlyExitModel:
     ]
     head = nn.Sequential(nn.Flatten(), nn.Linear(4 * 4 * 4, n_classes))
     ensemble = chosen.ensemble(4, n_classes) if chosen.ensemble else None
-    return EarlyExitModel(blocks, head, ics, [2, 3, 4], ensemble)
+    made = make_gates([ic.n_pooled for ic in ics], n_classes, 10**6) if gates else []
+    return EarlyExitModel(
+        blocks, head, ics, [2, 3, 4], ensemble, {"regret": made} if gates else None
+    )
 
 
 def _tiny_source(n: int = 24, n_classes: int = 3) -> MemorySource:

@@ -63,9 +63,11 @@ def test_from_a_backbone_to_a_table(folder, capsys):
         "exits.png",
     }
     budgets = pd.read_csv(output / "budgets.csv")
-    assert set(budgets["method"]) == {"backbone", "sdn", "pbee", "ensemble"}
+    rules = [", margin", ", gate"]
+    methods = {f"{method}{rule}" for method in ("sdn", "ensemble") for rule in ("", *rules)}
+    assert set(budgets["method"]) == methods | {"backbone", "pbee"}
     exits = pd.read_csv(output / "exits.csv")
-    assert exits.groupby("method").size().to_dict() == {"ensemble": 3, "pbee": 3, "sdn": 3}
+    assert exits.groupby("method").size().to_dict() == dict.fromkeys(methods | {"pbee"}, 3)
     # An ensemble on taken-over ICs leaves them as they were.
     sdn, both = (load_file(Path(m) / "classifier" / "weights.safetensors") for m in models[::-1])
     assert all(torch.equal(sdn[k], both[k]) for k in sdn if k.startswith("ics."))
@@ -76,6 +78,9 @@ def test_from_a_backbone_to_a_table(folder, capsys):
     run("train-ics", *sdn_fitted, "--ensemble.n-epochs=3", "--device=cpu")
     second = json.loads((folder / "runs/ics/resnet56-digits-ensemble-002/config.json").read_text())
     assert (second["training"]["n_epochs"], second["training"]["ensemble"]["n_epochs"]) == (1, 3)
+    bare = ["--method=sdn", "--no-gates"]
+    message = one_error(capsys, "train-ics", f"--ics={models[1]}", *bare, *ICS)
+    assert "--ics leaves nothing to fit for sdn, which has no ensemble; leave out" in message
     message = one_error(capsys, "train-ics", *sdn_fitted, "--n-epochs=7")
     assert "--n-epochs 7 is not what the ICs of" in message
 
@@ -108,7 +113,7 @@ def test_a_librarys_network_on_a_folder_of_images(folder, images, capsys):
     assert config["selected_on"] == "held_out"
     run("eval", "--models", first, "--device=cpu")
     exits = pd.read_csv("runs/supervised-eval/torchvision-resnet18-folder-001/exits.csv")
-    assert len(exits) == 4
+    assert exits.groupby("rule").size().to_dict() == {"confidence": 4, "margin": 4, "gate": 4}
     message = one_error(capsys, "train-ics", "--image-size=32", *SMALL)
     assert "--image-size 32 is not the 64 pixels that the network was trained on" in message
     message = one_error(capsys, "train-ics", "--data=cifar10", *SMALL)

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
 from ztw_rl.core.exits import last
+from ztw_rl.core.runtime import signals
 from ztw_rl.errors import UserError
 from ztw_rl.supervised.evaluate import (
     Answers,
+    auroc,
     budget_table,
     collect,
     contenders,
@@ -95,3 +100,39 @@ def test_hindsight_improvability_by_hand():
     # Exit 1 is wrong on 1 and 3, of which 1 was right before; the last on 1, 2, 3.
     assert table["hindsight_improvability"].tolist() == pytest.approx([0, 1 / 2, 2 / 3])
     assert torch.equal(last(log_probs), torch.full((4,), 2))
+
+
+def test_auroc_by_hand():
+    scores = torch.tensor([0.9, 0.8, 0.8, 0.1])
+    # Of four pairs, two are in order, one is a tie, one is not.
+    assert auroc(scores, torch.tensor([True, False, True, False])) == (3 + 0.5) / 4
+    assert math.isnan(auroc(scores, torch.ones(4, dtype=torch.bool)))
+
+
+def test_gates_and_margins_beside_confidence():
+    plain = answers(0)
+    # A gate that knows: it asks to stay exactly where an exit is wrong and the end is right.
+    right = plain.log_probs.argmax(dim=-1) == plain.labels.unsqueeze(1)
+    knowing = replace(plain, signals=right[:, :-1].float() - right[:, -1:].float())
+    found = contenders("ztw", "a", knowing, None, COSTS, "last", gate_costs=(0.21, 0.62, 1.13))
+    assert [c.method for c in found] == ["ztw", "ztw, margin", "ztw, gate"]
+    confidence, margin, gate = found
+    top = plain.log_probs.exp().sort(dim=-1, descending=True).values
+    torch.testing.assert_close(margin.test.scores, (top[..., 0] - top[..., 1])[:, :-1])
+    assert gate.test.costs.tolist() == [0.21, 0.62, 1.13]
+    assert confidence.test.costs.tolist() == list(COSTS)
+    # What knows loses nothing, however early it leaves.
+    assert gate.test.curve().accuracy.max() > confidence.test.curve().accuracy.max()
+    exits = exit_table(found)
+    assert exits["rule"].unique().tolist() == ["confidence", "margin", "gate"]
+    assert exits[exits["exit"] == 2]["auroc"].isna().all()
+    assert (exits[exits["exit"] < 2]["auroc"] > 0.5).all()
+
+
+def test_what_gates_say_of_images(tiny_model, tiny_source):
+    model = tiny_model("ztw", gates=True).eval()
+    images = torch.cat([b.images for b in tiny_source().plain(24)])
+    found = collect(model, tiny_source(), batch_size=10)
+    torch.testing.assert_close(found.signals, signals(model.judged("regret").answering(), images))
+    some = torch.tensor([3, 1])
+    assert torch.equal(found.at(some).signals, found.signals[some])

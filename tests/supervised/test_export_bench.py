@@ -72,6 +72,7 @@ def make_run(tmp_path, monkeypatch):
             n_classes=10,
             pixels=run.pixels,
             n_ics=2,
+            gates=("regret",),
         )
         config = ClassifierConfig(10, run, class_names(run.data))
         save_classifier(Path(RUN) / "classifier", Classifier(config, model))

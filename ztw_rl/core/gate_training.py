@@ -33,7 +33,7 @@ def fit_gates(
         gates: E−1, changed in place.
         samples: What they see of N samples.
         target: (N, E−1) regrets.
-        generator: Source of the minibatches' order.
+        generator: Source of the minibatches' order, and of the inputs that are left out.
         on_epoch: Called after each of ``N_EPOCHS`` passes with its number and its mean loss.
 
     Returns:
@@ -53,11 +53,16 @@ def fit_gates(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=PEAK_RATE, total_steps=n_batches * N_EPOCHS + 1
     )
+
+    def drop(x: Tensor) -> Tensor:
+        kept = torch.rand(x.shape, generator=generator).to(x.device) >= DROPOUT
+        return x * kept / (1 - DROPOUT)
+
     for epoch in range(N_EPOCHS):
         losses = []
         for index in minibatches(n_fit, BATCH_SIZE, generator):
             rows = index.to(target.device)
-            predicted = standardized(gates, samples.rows(rows), DROPOUT)
+            predicted = standardized(gates, samples.rows(rows), drop)
             loss = ((predicted - wanted[rows]) ** 2).sum(dim=1).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]

@@ -6,7 +6,7 @@ a target: a function of the full network's answer and the exit's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -105,7 +105,11 @@ class Gate(nn.Module):
         self.regret_deviation.copy_(regrets.std(correction=0).clamp_min(1e-6))
 
     def standardized(
-        self, pooled: Tensor, logits: Tensor, log_probs: Tensor, dropout: float = 0.0
+        self,
+        pooled: Tensor,
+        logits: Tensor,
+        log_probs: Tensor,
+        drop: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> Tensor:
         """(B,) predicted regret in deviations from the mean regret: what learning fits.
 
@@ -113,11 +117,10 @@ class Gate(nn.Module):
             pooled: See ``Signal``; so are the next two.
             logits: (B, m + 1, C).
             log_probs: (B, C).
-            dropout: Share of the inputs that is left out at random.
+            drop: Leaves out some of the (B, D + ``n_said``) inputs at random.
         """
         x = torch.cat([(pooled.float() - self.mean) * self.scale, said(logits, log_probs)], dim=1)
-        x = F.dropout(x, dropout, training=dropout > 0)
-        predicted: Tensor = self.out(F.relu(self.hidden(x))).squeeze(1)
+        predicted: Tensor = self.out(F.relu(self.hidden(drop(x)))).squeeze(1)
         return predicted
 
     def forward(self, pooled: Tensor, logits: Tensor, log_probs: Tensor) -> Tensor:
@@ -128,6 +131,17 @@ class Gate(nn.Module):
     def fixed(self) -> FixedGate:
         """The gate as it is now, for what runs a trained model."""
         return FixedGate(self)
+
+
+def make_gates(n_pooled: Sequence[int], n_classes: int, network_macs: int) -> list[Gate]:
+    """One gate for each exit, their parameters random.
+
+    Args:
+        n_pooled: Of each exit's classifier.
+        n_classes: C, two or more.
+        network_macs: See ``Gate``.
+    """
+    return [Gate(n, m, n_classes, network_macs) for m, n in enumerate(n_pooled)]
 
 
 class FixedGate(Signal):
@@ -267,10 +281,12 @@ class GateSamples:
         return GateSamples(pooled, self.logits[index], self.answers[index], self.full[index])
 
 
-def standardized(gates: Sequence[Gate], samples: GateSamples, dropout: float = 0.0) -> Tensor:
+def standardized(
+    gates: Sequence[Gate], samples: GateSamples, drop: Callable[[Tensor], Tensor]
+) -> Tensor:
     """(N, E−1) predictions as ``Gate.standardized`` gives them."""
     return torch.stack(
-        [gate.standardized(*samples.known(m), dropout) for m, gate in enumerate(gates)], dim=1
+        [gate.standardized(*samples.known(m), drop) for m, gate in enumerate(gates)], dim=1
     )
 
 

@@ -86,6 +86,27 @@ def even_thresholds(scores: Tensor, n: int = N_THRESHOLDS) -> Tensor:
     return torch.linspace(lowest, 1.0, n, dtype=scores.dtype, device=scores.device)
 
 
+def quantile_thresholds(scores: Tensor, n: int = N_THRESHOLDS) -> Tensor:
+    """Thresholds that lie evenly among scores of any range, one below all of them.
+
+    Args:
+        scores: (N, E−1).
+        n: How many.
+
+    Returns:
+        (n,).
+
+    Raises:
+        UserError: No score is a number.
+    """
+    finite = scores[scores.isfinite()].sort().values
+    if not len(finite):
+        raise UserError("no exit says a number: the weights are broken; train them again")
+    index = torch.linspace(0, len(finite) - 1, n - 1, dtype=torch.float64).long()
+    below = torch.nextafter(finite[:1], torch.tensor(-torch.inf, dtype=finite.dtype))
+    return torch.cat([below, finite[index.to(finite.device)]])
+
+
 def patience_thresholds(n_exits: int) -> Tensor:
     """Thresholds for every patience 1 … E; with E, no IC lets anyone go.
 

@@ -14,6 +14,7 @@ from ztw_rl.core.choice import Point
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.files import load_json, save_json
 from ztw_rl.core.model import METHODS, EarlyExitModel
+from ztw_rl.decision import Rule
 from ztw_rl.errors import UserError
 from ztw_rl.settings import parse_stored
 from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
@@ -26,6 +27,8 @@ FOLDER = "classifier"
 """Folder of a run of ``train-ics`` that holds its result."""
 CONFIG_FILE = "classifier.json"
 WEIGHTS_FILE = "weights.safetensors"
+GATES = "regret"
+"""The name of a classifier's gates."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,15 @@ class Classifier:
 
     def at(self, point: Point) -> Classifier:
         """See ``Deployable``."""
-        return replace(self, model=self.model.judged(point.rule))
+        return self.judged(point.rule)
+
+    def judged(self, rule: Rule) -> Classifier:
+        """The classifier with exits judged by a rule; layers are shared.
+
+        Raises:
+            UserError: It has no gates.
+        """
+        return replace(self, model=self.model.judged(GATES if rule == "gate" else rule))
 
     def relative_macs(self) -> tuple[float, ...]:
         """(E,) multiply-accumulates up to each exit, over the backbone's."""
@@ -87,6 +98,7 @@ def build_model(config: ClassifierConfig) -> EarlyExitModel:
         n_classes=config.n_classes,
         pixels=run.pixels,
         n_ics=run.training.n_ics,
+        gates=(GATES,) if run.training.gates else (),
     )
 
 

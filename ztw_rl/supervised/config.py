@@ -16,6 +16,7 @@ from ztw_rl.settings import (
     Ranged,
     Seed,
     Share,
+    added,
     require,
     require_schedule,
 )
@@ -146,6 +147,8 @@ class ICTraining(Ranged):
     """Arithmetic of backbone and ICs; weights and losses stay in float32."""
     ensemble: EnsembleTraining = field(default_factory=EnsembleTraining)
     """The second stage."""
+    gates: bool = added(True, before=False)
+    """Gates at the exits, which learn in a third stage what leaving there costs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,19 +11,24 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 import torch
+from scipy import stats
 from torch import Tensor
 
 from ztw_rl.core.cost import hindsight_improvability
 from ztw_rl.core.exits import last, most_confident
+from ztw_rl.core.gates import GateSamples, regrets
 from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.signals import margins
 from ztw_rl.core.sweep import (
     Curve,
     agreements,
     confidences,
     even_thresholds,
     patience_thresholds,
+    quantile_thresholds,
     sweep,
 )
+from ztw_rl.decision import Rule
 from ztw_rl.errors import UserError
 from ztw_rl.supervised.budgets import BUDGETS, BudgetPoint, cross_fitted, point, transferred
 from ztw_rl.supervised.config import FallbackName, SelectedOn
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
     from ztw_rl.supervised.data.datasets import Split
 
 FALLBACKS = {"last": last, "most_confident": most_confident}
-RuleName = Literal["confidence", "patience"]
+RuleName = Literal[Rule, "patience"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class Answers:
     """(N,) int64: what the backbone alone says."""
     labels: Tensor
     """(N,) int64."""
+    signals: Tensor | None = None
+    """(N, E−1): minus the regret that gates predict, if there are any."""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -59,7 +66,8 @@ class Answers:
         Args:
             index: (n,) int64.
         """
-        return Answers(self.log_probs[index], self.backbone[index], self.labels[index])
+        signals = None if self.signals is None else self.signals[index]
+        return Answers(self.log_probs[index], self.backbone[index], self.labels[index], signals)
 
     @property
     def backbone_accuracy(self) -> float:
@@ -82,14 +90,22 @@ def collect(
         batch_size: Images at once.
         on_batch: Called with the number of images of each batch.
     """
-    log_probs, backbone, labels = [], [], []
+    log_probs, backbone, labels, predicted = [], [], [], []
+    gates = [model.gates_of(name) for name in model.gates]
     for batch in source.plain(batch_size):
-        alone = model.alone(batch.images)
-        log_probs.append(model.ensembled(alone).cpu())
+        found = list(model.exits(batch.images))
+        alone = torch.log_softmax(torch.stack([f.logits for f in found], dim=1).float(), dim=-1)
+        ensembled = model.ensembled(alone)
+        for own in gates:
+            pooled = tuple(each.pooled for each in found[:-1])
+            samples = GateSamples(pooled, alone[:, :-1], ensembled[:, :-1], alone[:, -1])
+            predicted.append(-regrets(own, samples).cpu())
+        log_probs.append(ensembled.cpu())
         backbone.append(alone[:, -1].argmax(dim=-1).cpu())
         labels.append(backbone[-1] if batch.labels is None else batch.labels.cpu())
         on_batch(len(batch.images))
-    return Answers(torch.cat(log_probs), torch.cat(backbone), torch.cat(labels))
+    signals = torch.cat(predicted) if predicted else None
+    return Answers(torch.cat(log_probs), torch.cat(backbone), torch.cat(labels), signals)
 
 
 @dataclass(frozen=True)
@@ -111,10 +127,7 @@ class Scored:
         part = slice(None) if index is None else index
         scores = self.scores[part]
         if thresholds is None:
-            if self.rule == "patience":
-                thresholds = patience_thresholds(len(self.costs))
-            else:
-                thresholds = even_thresholds(scores)
+            thresholds = _THRESHOLDS[self.rule](scores)
         return sweep(scores, self.right[part], self.costs, thresholds, self.right_at_end[part])
 
 
@@ -126,21 +139,43 @@ def score(
     Args:
         answers: From ``collect``.
         costs: E costs relative to the backbone.
-        rule: Confidence, or patience (PBEE).
+        rule: What exits are judged by, or patience (PBEE).
         fallback: Who answers for a sample that no IC let go.
     """
     right = answers.log_probs.argmax(dim=-1) == answers.labels.unsqueeze(1)
     at_end = FALLBACKS[fallback](answers.log_probs)
-    scores = (
-        confidences(answers.log_probs) if rule == "confidence" else agreements(answers.log_probs)
-    )
     return Scored(
-        scores,
+        _SCORES[rule](answers),
         right[:, :-1],
         right.gather(1, at_end.unsqueeze(1)).squeeze(1),
         torch.tensor(list(costs), dtype=torch.float64),
         rule,
     )
+
+
+def _signals(answers: Answers) -> Tensor:
+    """Scores of the gates; −inf for a broken one."""
+    assert answers.signals is not None
+    return torch.where(answers.signals.isnan(), -torch.inf, answers.signals)
+
+
+def _margins(answers: Answers) -> Tensor:
+    found = margins(answers.log_probs[:, :-1])
+    return torch.where(found.isnan(), -torch.inf, found)
+
+
+_SCORES: dict[RuleName, Callable[[Answers], Tensor]] = {
+    "confidence": lambda answers: confidences(answers.log_probs),
+    "margin": _margins,
+    "gate": _signals,
+    "patience": lambda answers: agreements(answers.log_probs),
+}
+_THRESHOLDS: dict[RuleName, Callable[[Tensor], Tensor]] = {
+    "confidence": even_thresholds,
+    "margin": even_thresholds,
+    "gate": quantile_thresholds,
+    "patience": lambda scores: patience_thresholds(scores.shape[1] + 1),
+}
 
 
 @dataclass(frozen=True)
@@ -168,8 +203,11 @@ def contenders(
     held_out: Answers | None,
     costs: Sequence[float],
     fallback: FallbackName,
+    gate_costs: Sequence[float] = (),
 ) -> list[Contender]:
     """A trained model under its exit rules: plain ICs (``sdn``) are PBEE under patience.
+
+    What has gates is judged by them as well, and by its margins.
 
     Args:
         method: Its name in ``core.model.METHODS``.
@@ -178,19 +216,23 @@ def contenders(
         held_out: What it says of held-out training images, if it has any.
         costs: E costs relative to the backbone.
         fallback: Who answers for a sample that no IC let go.
+        gate_costs: E costs of exits that gates judge, if there are gates.
     """
-    rules: list[tuple[str, RuleName]] = [(method, "confidence")]
+    rules: list[tuple[str, RuleName, Sequence[float]]] = [(method, "confidence", costs)]
     if method == "sdn":
-        rules.append(("pbee", "patience"))
+        rules.append(("pbee", "patience", costs))
+    if gate_costs:
+        rules.append((f"{method}, margin", "margin", costs))
+        rules.append((f"{method}, gate", "gate", gate_costs))
     return [
         Contender(
             name,
             run,
-            score(test, costs, rule, fallback),
-            None if held_out is None else score(held_out, costs, rule, fallback),
+            score(test, price, rule, fallback),
+            None if held_out is None else score(held_out, price, rule, fallback),
             test,
         )
-        for name, rule in rules
+        for name, rule, price in rules
     ]
 
 
@@ -268,12 +310,31 @@ def curve_table(found: Sequence[Contender]) -> pd.DataFrame:
     return table
 
 
+def auroc(scores: Tensor, right: Tensor) -> float:
+    """Chance that a right answer has a higher score than a wrong one, ties counting half.
+
+    Source: Hanley and McNeil, "The Meaning and Use of the Area under a ROC Curve" (1982).
+
+    Args:
+        scores: (N,).
+        right: (N,) bool.
+
+    Returns:
+        0 … 1, or NaN if all are right or all are wrong.
+    """
+    good, bad = scores[right].numpy(), scores[~right].numpy()
+    if not (len(good) and len(bad)):
+        return math.nan
+    return float(stats.mannwhitneyu(good, bad).statistic) / (len(good) * len(bad))
+
+
 def exit_table(found: Sequence[Contender]) -> pd.DataFrame:
     """Each exit on its own, on the test images.
 
     Returns:
-        Columns method, run, exit, relative_macs, accuracy, hindsight_improvability. The last
-        exit is the backbone's head, ensembled where the method ensembles.
+        Columns method, run, rule, exit, relative_macs, accuracy, hindsight_improvability and
+        auroc: how surely the rule's score tells right answers from wrong ones. The last exit is the
+        backbone's head, ensembled where the method ensembles; no rule judges it.
     """
     rows = []
     for c in found:
@@ -285,10 +346,14 @@ def exit_table(found: Sequence[Contender]) -> pd.DataFrame:
                 {
                     "method": c.method,
                     "run": c.run,
+                    "rule": c.test.rule,
                     "exit": m,
                     "relative_macs": cost,
                     "accuracy": right[m].item(),
                     "hindsight_improvability": improvable[m].item(),
+                    "auroc": auroc(c.test.scores[:, m], c.test.right[:, m])
+                    if m < c.test.right.shape[1]
+                    else math.nan,
                 }
             )
     table: pd.DataFrame = pd.DataFrame(rows)

@@ -163,7 +163,8 @@ def _evaluate(
         return collect_answers(classifier, Path(path), data, split, device, args.batch_size)
 
     held_out = answers("held_out") if run.selected_on == "held_out" else None
-    return contenders(run.method, path, answers("test"), held_out, costs, args.fallback)
+    gate_costs = classifier.judged("gate").relative_macs() if run.training.gates else ()
+    return contenders(run.method, path, answers("test"), held_out, costs, args.fallback, gate_costs)
 
 
 def _write(

@@ -57,7 +57,7 @@ class TrainICs:
     """sdn: plain ICs, also for PBEE; cascade; ensemble; ztw: both; additive: ztw with another
     ensemble; no_stop_gradient: ztw without the shield between ICs."""
     ics: Path | None = None
-    """A run of train-ics whose ICs are taken over: only the ensembles are fitted."""
+    """A run of train-ics whose ICs are taken over: only ensembles and gates are fitted."""
     arch: AnyArch = "resnet56"
     """The network; timm:NAME and torchvision:NAME are theirs."""
     seed: int = 0
@@ -169,7 +169,8 @@ def _like(args: TrainICs, path: Path) -> TrainICs:
     from ztw_rl.supervised.classifier import load_config
 
     fitted = load_config(path).run.training
-    return replace(args, training=replace(fitted, ensemble=args.training.ensemble))
+    own = args.training
+    return replace(args, training=replace(fitted, ensemble=own.ensemble, gates=own.gates))
 
 
 def _check_like(args: TrainICs, like: TrainICs) -> None:
@@ -192,7 +193,13 @@ def _train(run: ICRun, resumed: Path | None, args: TrainICs) -> int:
 
     from ztw_rl.core.model import METHODS
     from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
-    from ztw_rl.supervised.classifier import FOLDER, Classifier, ClassifierConfig, save_classifier
+    from ztw_rl.supervised.classifier import (
+        FOLDER,
+        GATES,
+        Classifier,
+        ClassifierConfig,
+        save_classifier,
+    )
     from ztw_rl.supervised.data.datasets import class_names, open_source
     from ztw_rl.supervised.engine import make_engine
     from ztw_rl.supervised.train_ics import train_ics
@@ -200,8 +207,11 @@ def _train(run: ICRun, resumed: Path | None, args: TrainICs) -> int:
     engine = make_engine(args.device)
     console = plain_console(stderr=True, quiet=engine.shard.rank > 0)
     method = METHODS[run.method]
-    if run.ics and method.ensemble is None:
-        raise UserError(f"--ics leaves nothing to fit for {run.method}, which has no ensemble")
+    if run.ics and method.ensemble is None and not run.training.gates:
+        raise UserError(
+            f"--ics leaves nothing to fit for {run.method}, which has no ensemble; leave out "
+            "--no-gates"
+        )
     source = open_source(run.data, "train", engine.device)
     n_classes = source.n_classes
     if resumed and run.ics is None:
@@ -217,6 +227,7 @@ def _train(run: ICRun, resumed: Path | None, args: TrainICs) -> int:
         n_classes=n_classes,
         pixels=run.pixels,
         n_ics=run.training.n_ics,
+        gates=(GATES,) if run.training.gates else (),
     )
     if run.ics:
         _take_over(model, Path(run.ics), run)

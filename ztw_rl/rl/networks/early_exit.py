@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ztw_rl.core.cost import count_macs
-from ztw_rl.core.gates import Gate
+from ztw_rl.core.gates import Gate, make_gates
 from ztw_rl.core.heads import InternalClassifier
 from ztw_rl.core.ics import Convolution, build_ics
 from ztw_rl.core.model import METHODS, EarlyExitModel, Method
@@ -149,11 +149,8 @@ def _gates(
     """One per IC."""
     network = nn.Sequential(*blocks, head)
     macs = count_macs(lambda: network(torch.zeros(1, *input_shape)))
-    return [
-        Gate(ic.n_pooled, m, n_actions, macs)
-        for m, ic in enumerate(ics)
-        if isinstance(ic, InternalClassifier | PixelClassifier)
-    ]
+    kept = [ic for ic in ics if isinstance(ic, InternalClassifier | PixelClassifier)]
+    return make_gates([ic.n_pooled for ic in kept], n_actions, macs)
 
 
 def kept_ics(model: EarlyExitModel) -> list[InternalClassifier | PixelClassifier]:

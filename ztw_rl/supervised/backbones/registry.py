@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
 from torch import nn
 
+from ztw_rl.core.cost import count_macs
 from ztw_rl.core.cut import cut
+from ztw_rl.core.gates import Gate, make_gates
 from ztw_rl.core.heads import InternalClassifier
 from ztw_rl.core.ics import Convolution, build_ics
 from ztw_rl.core.model import EarlyExitModel, Method
@@ -66,6 +69,7 @@ def early_exit(
     n_classes: int,
     pixels: PixelConfig,
     n_ics: int | None = None,
+    gates: Sequence[str] = (),
 ) -> EarlyExitModel:
     """A backbone with internal classifiers, whose parameters are still random.
 
@@ -80,6 +84,7 @@ def early_exit(
         n_ics: Number of ICs, spread evenly; by default one after each block, or after each third
             block of a network for large images. In a network of a library they are spread over
             the operations, three by default.
+        gates: Names of its sets of gates.
 
     Returns:
         The model, channels-last.
@@ -94,7 +99,14 @@ def early_exit(
         parts = _library(backbone, normalize, method, n_classes, pixels, n_ics)
     blocks, head, ics, places = parts
     ensemble = method.ensemble(len(ics) + 1, n_classes) if method.ensemble else None
-    model = EarlyExitModel(blocks, head, ics, places, ensemble)
+    made: dict[str, list[Gate]] = {}
+    if gates:
+        x = torch.zeros(1, 3, pixels.image_size, pixels.image_size, dtype=torch.uint8)
+        # A copy: in eval mode, so that counting teaches it nothing.
+        network = copy.deepcopy(nn.Sequential(*blocks, head)).eval()
+        macs = count_macs(lambda: network(x))
+        made = {name: make_gates([ic.n_pooled for ic in ics], n_classes, macs) for name in gates}
+    model = EarlyExitModel(blocks, head, ics, places, ensemble, made)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
