@@ -193,7 +193,7 @@ class Recorder:
         *pooled, said = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
         n_ics = said.shape[1] - 1
         answers = self._model.ensembled(said)[:, :n_ics]
-        return GateSamples(tuple(pooled), said[:, :n_ics], answers, said[:, -1])
+        return GateSamples(tuple(pooled), answers, said[:, -1])
 
 
 def joined(a: GateSamples, b: GateSamples) -> GateSamples:
@@ -201,7 +201,6 @@ def joined(a: GateSamples, b: GateSamples) -> GateSamples:
     order = torch.randperm(len(a) + len(b), generator=torch.Generator().manual_seed(0))
     return GateSamples(
         tuple(torch.cat(both) for both in zip(a.pooled, b.pooled, strict=True)),
-        torch.cat([a.logits, b.logits]),
         torch.cat([a.answers, b.answers]),
         torch.cat([a.full, b.full]),
     ).rows(order)

@@ -246,7 +246,7 @@ def test_gates_learn_what_leaving_costs(tiny_model, tiny_source, tmp_path, label
         assert found["target"].shape == (20, 3)
     # Features are of the same images.
     first = torch.log_softmax(model.ics[0].linear(samples.pooled[0].float()), dim=-1)
-    torch.testing.assert_close(first, samples.logits[:, 0], atol=0.01, rtol=0.01)
+    torch.testing.assert_close(first, cache.log_probs[:20, 0], atol=0.01, rtol=0.01)
 
 
 def test_gates_are_fitted_at_last(tiny_model, tiny_source, tmp_path):

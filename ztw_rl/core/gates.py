@@ -23,44 +23,36 @@ FLOOR = -6.0
 """Log-probabilities below this count as this."""
 FEATURE_SCALE = 0.1
 """Standard deviation of the pooled features as a gate reads them."""
-N_TOP = 4
+N_TOP = 8
 MANY_CLASSES = 32
 """Of more classes, a gate reads the highest probabilities only."""
 
 
-def n_said(exit_index: int, n_classes: int) -> int:
+def n_said(n_classes: int) -> int:
     """How many numbers a gate reads beside the pooled features; see ``said``."""
-    every = (exit_index + 1) * n_classes if n_classes <= MANY_CLASSES else 0
-    return every + min(N_TOP, n_classes) + 2
+    return n_classes if n_classes <= MANY_CLASSES else N_TOP
 
 
-def said(logits: Tensor, log_probs: Tensor) -> Tensor:
-    """What a gate reads of the answers so far.
+def said(log_probs: Tensor) -> Tensor:
+    """What a gate reads of the exit's answer.
 
     Args:
-        logits: (B, m + 1, C) of the exits 0 … m, before any ensembling.
-        log_probs: (B, C), exit m's answer.
+        log_probs: (B, C).
 
     Returns:
-        (B, ``n_said``): each exit's log-probabilities, the newest answer's highest probabilities,
-        its margin and its entropy.
+        (B, ``n_said``) probabilities: all of them, or the highest of many.
     """
     probabilities = log_probs.exp()
-    top = probabilities.topk(min(N_TOP, log_probs.shape[1]), dim=-1).values
-    margin = top[:, :1] - top[:, 1:2]
-    entropy = -(probabilities * log_probs.clamp_min(FLOOR)).sum(dim=-1, keepdim=True)
-    parts = [top, margin, entropy]
     if log_probs.shape[1] <= MANY_CLASSES:
-        parts.insert(0, torch.log_softmax(logits, dim=-1).clamp_min(FLOOR).flatten(1))
-    return torch.cat(parts, dim=1)
+        return probabilities
+    return probabilities.topk(N_TOP, dim=-1).values
 
 
 class Gate(nn.Module):
-    """Predicts the regret of leaving at exit m: one hidden layer.
+    """Predicts the regret of leaving at an exit: one hidden layer.
 
     Args:
-        n_pooled: Of the pooled features of exit m's classifier.
-        exit_index: m.
+        n_pooled: Of the pooled features of the exit's classifier.
         n_classes: C, two or more.
         network_macs: Operations of the full network, of which the gate takes a small share.
     """
@@ -70,9 +62,9 @@ class Gate(nn.Module):
     regret_mean: Tensor
     regret_deviation: Tensor
 
-    def __init__(self, n_pooled: int, exit_index: int, n_classes: int, network_macs: int) -> None:
+    def __init__(self, n_pooled: int, n_classes: int, network_macs: int) -> None:
         super().__init__()
-        n_inputs = n_pooled + n_said(exit_index, n_classes)
+        n_inputs = n_pooled + n_said(n_classes)
         affordable = int(SHARE_OF_MACS * network_macs) // (n_inputs + 1)
         n_hidden = max(FEWEST_HIDDEN, min(N_HIDDEN, affordable))
         self.n_pooled = n_pooled
@@ -107,25 +99,23 @@ class Gate(nn.Module):
     def standardized(
         self,
         pooled: Tensor,
-        logits: Tensor,
         log_probs: Tensor,
         drop: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> Tensor:
         """(B,) predicted regret in deviations from the mean regret: what learning fits.
 
         Args:
-            pooled: See ``Signal``; so are the next two.
-            logits: (B, m + 1, C).
+            pooled: (B, D); see ``Signal``.
             log_probs: (B, C).
             drop: Leaves out some of the (B, D + ``n_said``) inputs at random.
         """
-        x = torch.cat([(pooled.float() - self.mean) * self.scale, said(logits, log_probs)], dim=1)
+        x = torch.cat([(pooled.float() - self.mean) * self.scale, said(log_probs)], dim=1)
         predicted: Tensor = self.out(F.relu(self.hidden(drop(x)))).squeeze(1)
         return predicted
 
-    def forward(self, pooled: Tensor, logits: Tensor, log_probs: Tensor) -> Tensor:
+    def forward(self, pooled: Tensor, log_probs: Tensor) -> Tensor:
         """(B,) predicted regret; see ``Signal.forward`` for the arguments."""
-        predicted = self.standardized(pooled, logits, log_probs)
+        predicted = self.standardized(pooled, log_probs)
         return predicted * self.regret_deviation + self.regret_mean
 
     def fixed(self) -> FixedGate:
@@ -141,7 +131,7 @@ def make_gates(n_pooled: Sequence[int], n_classes: int, network_macs: int) -> li
         n_classes: C, two or more.
         network_macs: See ``Gate``.
     """
-    return [Gate(n, m, n_classes, network_macs) for m, n in enumerate(n_pooled)]
+    return [Gate(n, n_classes, network_macs) for n in n_pooled]
 
 
 class FixedGate(Signal):
@@ -163,9 +153,9 @@ class FixedGate(Signal):
         weight, bias = gate.out.weight.detach().double(), gate.out.bias.detach().double()
         self.out = _linear(-weight * deviation, -(bias * deviation + shift))
 
-    def forward(self, pooled: Tensor, logits: Tensor, log_probs: Tensor) -> Tensor:
+    def forward(self, pooled: Tensor, log_probs: Tensor) -> Tensor:
         """See ``Signal``."""
-        x = torch.cat([pooled.float(), said(logits, log_probs)], dim=1)
+        x = torch.cat([pooled.float(), said(log_probs)], dim=1)
         signal: Tensor = self.out(F.relu(self.hidden(x))).squeeze(1)
         return signal
 
@@ -260,8 +250,6 @@ class GateSamples:
 
     pooled: tuple[Tensor, ...]
     """E−1 of (N, D_m) pooled features, of any precision."""
-    logits: Tensor
-    """(N, E−1, C) of each IC, before any ensembling."""
     answers: Tensor
     """(N, E−1, C) log-probabilities that each answers."""
     full: Tensor
@@ -271,14 +259,14 @@ class GateSamples:
         """N."""
         return len(self.full)
 
-    def known(self, m: int) -> tuple[Tensor, Tensor, Tensor]:
+    def known(self, m: int) -> tuple[Tensor, Tensor]:
         """What exit m's gate reads of the samples; see ``Signal.forward``."""
-        return self.pooled[m], self.logits[:, : m + 1], self.answers[:, m]
+        return self.pooled[m], self.answers[:, m]
 
     def rows(self, index: Tensor | slice) -> GateSamples:
         """Some of the samples."""
         pooled = tuple(part[index] for part in self.pooled)
-        return GateSamples(pooled, self.logits[index], self.answers[index], self.full[index])
+        return GateSamples(pooled, self.answers[index], self.full[index])
 
 
 def standardized(

@@ -113,7 +113,7 @@ class Segment(nn.Module):
         confidence = log_probs.amax(dim=-1).exp()
         signal = confidence
         if self.signal is not None:
-            signal = self.signal(pooled, history, log_probs)
+            signal = self.signal(pooled, log_probs)
         return SegmentOutput(features, history, log_probs, confidence, signal)
 
 

@@ -15,13 +15,12 @@ class Signal(nn.Module, ABC):
     """From what an exit knows to one number per sample; NaN where that is broken."""
 
     @abstractmethod
-    def forward(self, pooled: Tensor, logits: Tensor, log_probs: Tensor) -> Tensor:
-        """The signal of exit m.
+    def forward(self, pooled: Tensor, log_probs: Tensor) -> Tensor:
+        """The signal of an exit.
 
         Args:
             pooled: (B, D), the pooled features that its linear layer reads.
-            logits: (B, m + 1, C) of the exits 0 … m, before any ensembling.
-            log_probs: (B, C), exit m's answer.
+            log_probs: (B, C), the exit's answer.
 
         Returns:
             (B,).
@@ -31,7 +30,7 @@ class Signal(nn.Module, ABC):
 class Confidence(Signal):
     """The answer's highest probability."""
 
-    def forward(self, pooled: Tensor, logits: Tensor, log_probs: Tensor) -> Tensor:
+    def forward(self, pooled: Tensor, log_probs: Tensor) -> Tensor:
         """See ``Signal``."""
         return log_probs.amax(dim=-1).exp()
 
@@ -39,7 +38,7 @@ class Confidence(Signal):
 class Margin(Signal):
     """The answer's highest probability less its second highest."""
 
-    def forward(self, pooled: Tensor, logits: Tensor, log_probs: Tensor) -> Tensor:
+    def forward(self, pooled: Tensor, log_probs: Tensor) -> Tensor:
         """See ``Signal``."""
         return margins(log_probs)
 

@@ -138,4 +138,4 @@ class GatePhase:
             done += n
             on_step(done)
         *pooled, said, full = parts.values()
-        return GateSamples(tuple(pooled), said, model.ensembled(said)[:, :n_ics], full)
+        return GateSamples(tuple(pooled), model.ensembled(said)[:, :n_ics], full)

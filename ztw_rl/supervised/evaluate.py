@@ -98,7 +98,7 @@ def collect(
         ensembled = model.ensembled(alone)
         for own in gates:
             pooled = tuple(each.pooled for each in found[:-1])
-            samples = GateSamples(pooled, alone[:, :-1], ensembled[:, :-1], alone[:, -1])
+            samples = GateSamples(pooled, ensembled[:, :-1], ensembled[:, -1])
             predicted.append(-regrets(own, samples).cpu())
         log_probs.append(ensembled.cpu())
         backbone.append(alone[:, -1].argmax(dim=-1).cpu())

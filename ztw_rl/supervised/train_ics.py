@@ -250,9 +250,8 @@ def _samples(model: EarlyExitModel, cache: Cache) -> GateSamples:
     n, n_ics = len(cache.pooled[0]), model.n_exits - 1
     alone = cache.log_probs[:n]
     ensembled = copy.deepcopy(model).cpu().ensembled(alone)
-    # What the network itself says, which an ensemble may take in.
-    full = ensembled[:, -1]
-    return GateSamples(cache.pooled, alone[:, :n_ics], ensembled[:, :n_ics], full)
+    # An ensemble may take in what the network itself says.
+    return GateSamples(cache.pooled, ensembled[:, :n_ics], ensembled[:, -1])
 
 
 def _fit_gates(model: EarlyExitModel, cache: Cache, seed: int, run_log: RunLog, step: int) -> None:
