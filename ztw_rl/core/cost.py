@@ -82,15 +82,12 @@ def exit_costs(model: EarlyExitModel, x: Tensor) -> ExitCosts:
     backbone_macs = count_macs(lambda: model.backbone(x))
     macs, parameters = [0], [0]
     exits = model.exits(x)
-    logits: list[Tensor] = []
     for m, segment in enumerate(model.answering()):
         found: list[ExitOutput] = []
         own = count_macs(partial(_take, exits, found))
-        logits.append(found[0].logits)
         added = n_parameters(model.segments[m])
         if segment.signal is not None:
-            known = found[0].pooled, torch.stack(logits, dim=1), logits[-1]
-            own += count_macs(partial(segment.signal, *known))
+            own += count_macs(partial(segment.signal, found[0].pooled, found[0].logits))
             added += n_parameters(segment.signal)
         macs.append(macs[-1] + own)
         if model.ensemble is not None and model.is_ensembled(m):
