@@ -214,7 +214,7 @@ CANDIDATES = (0.25, 0.5, 0.75, 1.0)
 @pytest.fixture
 def drawn():
     """Exit 0 is right whenever it is surer than 0.5; exit 1 never is, however sure."""
-    confidences = np.random.default_rng(0).random((2000, 3))
+    confidences = np.random.default_rng(0).random((2000, 2))
     right = [confidences[:, 0] > 0.5, np.zeros(2000, bool), np.ones(2000, bool)]
     return confidences, np.stack(right, axis=1)
 

@@ -19,6 +19,7 @@ from ztw_rl.core.backends import aoti
 from ztw_rl.core.exits import Exceeds
 from ztw_rl.core.model import METHODS
 from ztw_rl.core.runtime import decide
+from ztw_rl.decision import bound
 from ztw_rl.points.classifier import ClassifierPoint, choose
 from ztw_rl.supervised.backbones.base import NormalizePixels
 from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
@@ -50,7 +51,7 @@ def make_run(tmp_path, monkeypatch):
     """Leaves a classifier of two ICs and random weights in an otherwise empty current folder."""
     monkeypatch.chdir(tmp_path)
 
-    def make(selected_on: str = "held_out") -> Path:
+    def make(selected_on: str = "held_out", gates: bool = True) -> Path:
         run = ICRun(
             arch="resnet56",
             method="ztw",
@@ -60,7 +61,7 @@ def make_run(tmp_path, monkeypatch):
             selected_on=selected_on,
             data=DataConfig("digits", n_train=200, n_test=60),
             pixels=PixelConfig(),
-            training=ICTraining(n_ics=2),
+            training=ICTraining(n_ics=2, gates=gates),
         )
         torch.manual_seed(0)
         backbone = build_backbone("resnet56", 10, 32)
@@ -72,7 +73,7 @@ def make_run(tmp_path, monkeypatch):
             n_classes=10,
             pixels=run.pixels,
             n_ics=2,
-            gates=("regret",),
+            gates=("regret",) if gates else (),
         )
         config = ClassifierConfig(10, run, class_names(run.data))
         save_classifier(Path(RUN) / "classifier", Classifier(config, model))
@@ -114,6 +115,31 @@ def test_an_exported_classifier_answers_pixels_as_the_model_does(make_run, capsy
     }
     assert f"threshold {threshold:g} chosen on all 20 held-out training images" in out
     assert f"tried on 60 test images: {right:.2%} right" in out
+
+
+def test_a_file_judges_by_the_rule_that_was_asked_for(make_run, capsys):
+    path, rule = make_run(), "gate"
+    assert cli.main(["supervised", "export", "--rule=gate", "--budget=0.7", "--device=cpu"]) == 0
+    out = capsys.readouterr().out
+    deployed = deploy.load("resnet56-digits.zip")
+    assert deployed.metadata["rule"] == rule
+    classifier = load_classifier(path).judged(rule)
+    assert deployed.metadata["relative_macs"] == list(classifier.relative_macs())
+    thresholds = deployed.metadata["thresholds"]
+    bounds = torch.tensor([bound(rule, each) for each in thresholds])
+    (batch,) = open_source(classifier.config.run.data, "test", CPU).plain(60)
+    wanted = decide(classifier.model.answering(), batch.images, Exceeds(bounds))
+    answer = deployed.predict(batch.images.numpy())
+    assert answer.exits.tolist() == wanted.exits.tolist()
+    right = (answer.labels == batch.labels.numpy()).mean()
+    assert f"tried on 60 test images: {right:.2%} right" in out
+
+
+def test_a_classifier_without_gates(make_run, capsys):
+    make_run(gates=False)
+    assert cli.main(["supervised", "export", "--rule=gate", "--budget=0.7", "--device=cpu"]) == 2
+    error = capsys.readouterr().err
+    assert error == f"error: {RUN} has no gates; train-ics fits them, without --no-gates\n"
 
 
 def test_the_public_face(make_run, monkeypatch):
@@ -170,6 +196,7 @@ def test_a_threshold_is_chosen_for_each_target(make_run, monkeypatch):
         (["--threshold=inf"], "--threshold must be between 0 and 1, not inf"),
         (["--per-exit"], "--per-exit needs --budget"),
         (["--per-exit", "--keep=0.9"], "--per-exit needs --budget"),
+        (["--rule=gate", "--threshold=0.5"], "--rule gate needs --budget, --keep or --risk"),
         (["--budget=0.01"], f"{RUN}: --budget 0.01 is below the lowest cost"),
         (["--budget=0.01", "--per-exit"], f"{RUN}: --budget 0.01 is below the lowest cost"),
         (["--keep=9"], f"{RUN}: --keep 9 needs a score of"),

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from ztw_rl.core.choice import Budget, Forced, Keep, Risk, Threshold, Unreachable, choose
+from ztw_rl.core.choice import Budget, Forced, Gate, Keep, Risk, Threshold, Unreachable, choose
 from ztw_rl.core.exits import Exceeds, select
+from ztw_rl.decision import bound
+from ztw_rl.errors import UserError
 from ztw_rl.supervised.evaluate import Answers
-from ztw_rl.supervised.trial import choose_per_exit, points_for, trial_of, worth
+from ztw_rl.supervised.trial import POINTS, choose_per_exit, points_for, trial_of, worth
 
 COSTS = (0.2, 0.6, 1.1)
 
@@ -80,6 +83,45 @@ def test_the_same_as_the_exit_rule_says():
         assert trial.scores[t].tolist() == (said == drawn.labels).tolist()
         assert trial.disagreement[:, t].tolist() == (said != drawn.backbone).tolist()
         assert trial.costs.means[t].tolist() == [COSTS[m] for m in exits.tolist()]
+
+
+@pytest.mark.parametrize("rule", ["margin", "gate"])
+@pytest.mark.parametrize("target", [Budget(0.6), Risk(0.3)])
+def test_other_rules_leave_as_the_exit_rule_says(rule, target):
+    drawn = random_answers(0, 300)
+    top = drawn.log_probs[:, :-1].exp().topk(2, dim=-1).values
+    judged = replace(drawn, signals=torch.randn(300, 2, generator=torch.Generator().manual_seed(0)))
+    found = judged.signals if rule == "gate" else top[..., 0] - top[..., 1]
+    points = points_for(target, judged, rule)[2:]
+    assert {type(point) for point in points} == {POINTS[rule]}
+    trial = trial_of(judged, points, COSTS)
+    # From bold to cautious.
+    costs = trial.costs.on()
+    assert (np.diff(costs) >= 0).all()
+    assert costs[0] < costs[-1]
+    for t in (0, len(points) // 2, len(points) - 1):
+        level = bound(rule, points[t].value)
+        _, by = select(judged.log_probs, Exceeds.uniform(level, 3), signals=found)
+        said = judged.log_probs[torch.arange(300), by].argmax(dim=-1)
+        assert trial.scores[t].tolist() == (said == judged.labels).tolist()
+
+
+def test_a_gate_that_knows_needs_no_threshold_for_each_exit():
+    drawn = random_answers(0, 500)
+    right = drawn.log_probs.argmax(dim=-1) == 0
+    judged = replace(drawn, signals=right[:, :-1].float() - right[:, -1:].float())
+    common = choose(Budget(0.8), trial_of(judged, points_for(Budget(0.8), judged, "gate"), COSTS))
+    assert isinstance(common.point, Gate)
+    assert common.on_all.score == 1
+    own = choose_per_exit(Budget(0.8), judged, COSTS, "gate")
+    assert isinstance(own.point, Gate)
+    assert len(own.point.value) == 2
+    assert own.on_all.score == 1
+
+
+def test_without_gates():
+    with pytest.raises(UserError, match="the classifier has no gates; train-ics fits them"):
+        points_for(Budget(0.8), random_answers(0, 5), "gate")
 
 
 def random_answers(seed: int, n: int) -> Answers:

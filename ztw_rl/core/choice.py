@@ -404,7 +404,7 @@ def mean_outcome(outcomes: list[Outcome]) -> Outcome:
 
 
 def per_exit_thresholds(
-    confidences: npt.NDArray[Any],
+    signals: npt.NDArray[Any],
     right: npt.NDArray[np.bool_],
     costs: Sequence[float],
     start: Sequence[float],
@@ -412,31 +412,30 @@ def per_exit_thresholds(
     budget: float,
     n_sweeps: int = 3,
 ) -> tuple[float, ...]:
-    """One threshold per IC, the most accurate found within the budget.
+    """One bound per IC, the most accurate found within the budget.
 
     Coordinate ascent: each IC's in turn takes the best candidate, the others fixed. So the result
     is no less accurate than the start on these samples.
 
     Args:
-        confidences: (N, E) of every exit.
+        signals: (N, E−1), what the ICs are judged by, higher where they should answer.
         right: (N, E) whether every exit's answer is right.
         costs: (E,) relative cost of leaving at each exit.
-        start: E−1 thresholds whose mean cost is within the budget.
-        candidates: Thresholds to choose from.
+        start: E−1 bounds whose mean cost is within the budget.
+        candidates: Bounds to choose from.
         budget: Largest mean cost.
         n_sweeps: Times that each IC has its turn.
 
     Returns:
-        E−1 thresholds.
+        E−1 bounds.
     """
     price = np.asarray(costs, float)
-    ones = np.ones((len(confidences), 1), bool)
+    ones = np.ones((len(signals), 1), bool)
 
-    def score(thresholds: Sequence[float]) -> tuple[float, float]:
+    def score(bounds: Sequence[float]) -> tuple[float, float]:
         """(accuracy, mean cost)."""
-        # Rounded as confidences are.
-        taus = np.asarray(thresholds, np.float32)
-        leaves = np.concatenate([confidences[:, :-1] > taus, ones], axis=1)
+        # Rounded as signals are.
+        leaves = np.concatenate([signals > np.asarray(bounds, np.float32), ones], axis=1)
         exits = leaves.argmax(axis=1)
         accuracy = np.take_along_axis(right, exits[:, None], axis=1).mean()
         return float(accuracy), float(price[exits].mean())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ztw_rl.errors import UserError
 from ztw_rl.points.targets import DEFAULT, Proposal, Targets, flag
@@ -34,11 +34,16 @@ class ClassifierPoint(Targets):
     """Use only this many test images, drawn at random."""
     device: str = "auto"
     """Where it is chosen: auto (CUDA where there is one), cpu, cuda, cuda:1, ..."""
+    rule: Literal["confidence", "margin", "gate"] = "confidence"
+    """With --budget, --keep or --risk: what exits are judged by. margin: how far the highest
+    probability is above the second; gate: what train-ics learnt that leaving costs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.per_exit and self.budget is None:
             raise UserError("--per-exit needs --budget, such as --budget 0.6")
+        if self.rule != "confidence" and self.target is None:
+            raise UserError(f"--rule {self.rule} needs --budget, --keep or --risk")
 
 
 def choose(point: ClassifierPoint, classifier: Classifier, path: Path) -> Proposal:
@@ -62,7 +67,9 @@ def choose(point: ClassifierPoint, classifier: Classifier, path: Path) -> Propos
     from ztw_rl.supervised.trial import worth
 
     device = resolve_device(point.device)
-    costs = _costs(point, classifier)
+    if point.rule == "gate" and not classifier.config.run.training.gates:
+        raise UserError(f"{path} has no gates; train-ics fits them, without --no-gates")
+    costs = _costs(point, classifier.judged(point.rule))
     data = data_of(classifier, point.data_path, point.n_test)
     test = collect_answers(classifier, path, data, "test", device)
     held_out = None
@@ -99,8 +106,9 @@ def pick(
 
     if point.per_exit:
         assert isinstance(target, choice.Budget)
-        return choose_per_exit(target, seen, costs)
-    return choice.choose(target, trial_of(seen, points_for(target, seen), costs))
+        return choose_per_exit(target, seen, costs, point.rule)
+    points = points_for(target, seen, point.rule)
+    return choice.choose(target, trial_of(seen, points, costs))
 
 
 def cross_fitted(point: ClassifierPoint, choice: Choice, seen: Answers, images: str) -> Proposal:

@@ -127,7 +127,7 @@ class Scored:
         part = slice(None) if index is None else index
         scores = self.scores[part]
         if thresholds is None:
-            thresholds = _THRESHOLDS[self.rule](scores)
+            thresholds = thresholds_among(scores, self.rule)
         return sweep(scores, self.right[part], self.costs, thresholds, self.right_at_end[part])
 
 
@@ -145,7 +145,7 @@ def score(
     right = answers.log_probs.argmax(dim=-1) == answers.labels.unsqueeze(1)
     at_end = FALLBACKS[fallback](answers.log_probs)
     return Scored(
-        _SCORES[rule](answers),
+        scores_by(rule, answers),
         right[:, :-1],
         right.gather(1, at_end.unsqueeze(1)).squeeze(1),
         torch.tensor(list(costs), dtype=torch.float64),
@@ -153,29 +153,36 @@ def score(
     )
 
 
-def _signals(answers: Answers) -> Tensor:
-    """Scores of the gates; −inf for a broken one."""
-    assert answers.signals is not None
-    return torch.where(answers.signals.isnan(), -torch.inf, answers.signals)
+def scores_by(rule: RuleName, answers: Answers) -> Tensor:
+    """(N, E−1) what a rule compares with a threshold; −inf for a broken answer.
 
+    Args:
+        rule: Its name; of ``gate``, the scores are minus the predicted regrets.
+        answers: From ``collect``.
 
-def _margins(answers: Answers) -> Tensor:
-    found = margins(answers.log_probs[:, :-1])
+    Raises:
+        UserError: There are no gates.
+    """
+    if rule == "confidence":
+        return confidences(answers.log_probs)
+    if rule == "patience":
+        return agreements(answers.log_probs)
+    found = margins(answers.log_probs[:, :-1]) if rule == "margin" else answers.signals
+    if found is None:
+        raise UserError("the classifier has no gates; train-ics fits them, without --no-gates")
     return torch.where(found.isnan(), -torch.inf, found)
 
 
-_SCORES: dict[RuleName, Callable[[Answers], Tensor]] = {
-    "confidence": lambda answers: confidences(answers.log_probs),
-    "margin": _margins,
-    "gate": _signals,
-    "patience": lambda answers: agreements(answers.log_probs),
-}
-_THRESHOLDS: dict[RuleName, Callable[[Tensor], Tensor]] = {
-    "confidence": even_thresholds,
-    "margin": even_thresholds,
-    "gate": quantile_thresholds,
-    "patience": lambda scores: patience_thresholds(scores.shape[1] + 1),
-}
+def thresholds_among(scores: Tensor, rule: RuleName) -> Tensor:
+    """(T,) thresholds that tell scores apart, rising.
+
+    Args:
+        scores: (N, E−1), from ``scores_by``.
+        rule: Their rule.
+    """
+    if rule == "patience":
+        return patience_thresholds(scores.shape[1] + 1)
+    return quantile_thresholds(scores) if rule == "gate" else even_thresholds(scores)
 
 
 @dataclass(frozen=True)

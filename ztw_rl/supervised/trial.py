@@ -9,12 +9,12 @@ import numpy.typing as npt
 import torch
 
 from ztw_rl.core.choice import (
-    ALWAYS,
-    NEVER,
     Budget,
     Choice,
     Costs,
     Forced,
+    Gate,
+    Margin,
     Outcome,
     Point,
     Risk,
@@ -27,26 +27,29 @@ from ztw_rl.core.choice import (
     mean_outcome,
     per_exit_thresholds,
 )
-from ztw_rl.core.sweep import confidences, even_thresholds
-from ztw_rl.supervised.evaluate import Answers
+from ztw_rl.decision import Rule, bound, never
+from ztw_rl.supervised.evaluate import Answers, scores_by, thresholds_among
 
 N_CANDIDATES = 51
-"""Quantiles of the confidences that are tried as an IC's own threshold."""
+"""Quantiles of the scores that are tried as an IC's own threshold."""
 FIXED = tuple(k / 1000 for k in range(1001))
-"""Thresholds that no image was looked at for, as a guarantee asks."""
+"""Thresholds that no image was looked at for, as a guarantee asks; of gates, half of them."""
+POINTS: dict[Rule, type[Threshold]] = {"confidence": Threshold, "margin": Margin, "gate": Gate}
 
 
-def thresholds_for(target: Target, answers: Answers) -> tuple[float, ...]:
-    """The common thresholds that are tried, rising.
+def thresholds_for(target: Target, answers: Answers, rule: Rule) -> tuple[float, ...]:
+    """The common thresholds that are tried, from bold to cautious.
 
     Args:
         target: What is wanted.
         answers: Of the images that it is chosen on.
+        rule: What exits are judged by.
     """
     if isinstance(target, Risk):
-        return FIXED
-    found = even_thresholds(confidences(answers.log_probs))
-    return tuple(found.tolist())
+        # Regrets begin at −1, where only the exit is right.
+        return tuple(1 - 2 * t for t in FIXED) if rule == "gate" else FIXED
+    found = thresholds_among(scores_by(rule, answers), rule)
+    return tuple(bound(rule, level) for level in found.tolist())
 
 
 def trial_of(answers: Answers, points: Sequence[Point], costs: Sequence[float]) -> Trial:
@@ -58,7 +61,7 @@ def trial_of(answers: Answers, points: Sequence[Point], costs: Sequence[float]) 
         costs: E costs relative to the backbone.
     """
     labels = answers.log_probs.argmax(dim=-1).numpy()
-    sure = confidences(answers.log_probs).numpy()
+    scores = {rule: scores_by(rule, answers).numpy() for rule in {p.rule for p in points}}
     truth, full = answers.labels.numpy(), answers.backbone.numpy()
     price = np.asarray(costs, float)
     n, n_exits = labels.shape
@@ -66,9 +69,9 @@ def trial_of(answers: Answers, points: Sequence[Point], costs: Sequence[float]) 
     differs = np.empty((n, len(points)), bool)
     paid = np.empty((len(points), n))
     for t, point in enumerate(points):
-        # Rounded as confidences are.
-        taus = np.asarray(point.each(n_exits - 1), np.float32)
-        leaves = np.concatenate([sure > taus, np.ones((n, 1), bool)], axis=1)
+        # Rounded as scores are.
+        bounds = np.array([bound(point.rule, t) for t in point.each(n_exits - 1)], np.float32)
+        leaves = np.concatenate([scores[point.rule] > bounds, np.ones((n, 1), bool)], axis=1)
         exits = leaves.argmax(axis=1)
         said = labels[np.arange(n), exits]
         right[t], differs[:, t], paid[t] = said == truth, said != full, price[exits]
@@ -84,15 +87,16 @@ def trial_of(answers: Answers, points: Sequence[Point], costs: Sequence[float]) 
     )
 
 
-def points_for(target: Target, answers: Answers) -> tuple[Point, ...]:
+def points_for(target: Target, answers: Answers, rule: Rule = "confidence") -> tuple[Point, ...]:
     """Every early exit alone, and the common thresholds that are tried.
 
     Args:
         target: What is wanted.
         answers: Of the images that it is chosen on.
+        rule: What exits are judged by.
     """
     n_ics = answers.log_probs.shape[1] - 1
-    swept = map(Threshold, thresholds_for(target, answers))
+    swept = map(POINTS[rule], thresholds_for(target, answers, rule))
     return (*map(Forced, range(n_ics)), *swept)
 
 
@@ -108,7 +112,7 @@ def worth(answers: Answers, point: Point, costs: Sequence[float]) -> Outcome:
 
 
 def choose_per_exit(
-    target: Budget, answers: Answers, costs: Sequence[float]
+    target: Budget, answers: Answers, costs: Sequence[float], rule: Rule = "confidence"
 ) -> Choice | Unreachable:
     """One threshold for each exit, the most accurate found within a budget.
 
@@ -118,18 +122,19 @@ def choose_per_exit(
         target: The budget.
         answers: Of the images that it is chosen on.
         costs: E costs relative to the backbone.
+        rule: What exits are judged by.
     """
-    found = choose(target, trial_of(answers, points_for(target, answers), costs))
+    found = choose(target, trial_of(answers, points_for(target, answers, rule), costs))
     if isinstance(found, Unreachable):
         return found
-    point = _per_exit(target, answers, costs, found.point)
+    point = _per_exit(target, answers, costs, found.point, rule)
 
     def pick(units: npt.NDArray[np.int64]) -> Threshold:
         here = answers.at(torch.from_numpy(units))
-        common = choose(target, trial_of(here, points_for(target, here), costs))
+        common = choose(target, trial_of(here, points_for(target, here, rule), costs))
         if isinstance(common, Unreachable):
             raise ValueError(common.why)
-        return _per_exit(target, here, costs, common.point)
+        return _per_exit(target, here, costs, common.point, rule)
 
     try:
         chosen = by_halves(pick, len(answers))
@@ -142,13 +147,18 @@ def choose_per_exit(
     return Choice(point, worth(answers, point, costs), expected)
 
 
-def _per_exit(target: Budget, answers: Answers, costs: Sequence[float], common: Point) -> Threshold:
+def _per_exit(
+    target: Budget, answers: Answers, costs: Sequence[float], common: Point, rule: Rule
+) -> Threshold:
     """From the best common point on."""
-    sure = answers.log_probs.amax(dim=-1).exp().numpy()
+    scores = scores_by(rule, answers).numpy()
     right = (answers.log_probs.argmax(dim=-1) == answers.labels.unsqueeze(1)).numpy()
     shares = np.linspace(0, 1, N_CANDIDATES)
-    tried = np.unique(np.nanquantile(sure[:, :-1], shares)).tolist()
-    start = common.each(sure.shape[1] - 1)
-    return Threshold(
-        per_exit_thresholds(sure, right, costs, start, (ALWAYS, *tried, NEVER), target.cost)
-    )
+    tried = np.unique(np.quantile(scores[np.isfinite(scores)], shares)).tolist()
+    stays = bound(rule, never(rule))
+    if isinstance(common, Forced):
+        start = [-stays if m == common.exit else stays for m in range(scores.shape[1])]
+    else:
+        start = [bound(rule, t) for t in common.each(scores.shape[1])]
+    found = per_exit_thresholds(scores, right, costs, start, (-stays, *tried, stays), target.cost)
+    return POINTS[rule](tuple(bound(rule, level) for level in found))
