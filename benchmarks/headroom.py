@@ -1,7 +1,8 @@
 """What exit rules win back of what random exits lose, over tables of several games.
 
 Each table is of ``ztw-rl eval --costs``. Where random exits lose less than 5 % of the return over
-random play, no rule can win much: such rows are shown, but do not count below. Run it with
+random play, no rule can win much: such rows are shown, but do not count below. Where the rule and
+confidence do not cost the same, up to 0.01, the two are not compared. Run it with
 ``python -m benchmarks.headroom FOLDER ...``; tables of greedy and of sampled actions are told
 apart.
 """
@@ -16,6 +17,7 @@ import tyro
 
 from ztw_rl import recipes
 from ztw_rl.core.statistics import Interval
+from ztw_rl.errors import UserError
 from ztw_rl.rl.config import JSON
 from ztw_rl.rl.report.headroom import LEAST, Headroom, lead, leads_by_game, of_table, recovered
 from ztw_rl.rl.tables import StoredTable, load_table
@@ -47,7 +49,8 @@ def _print(mode: str, tables: Sequence[StoredTable]) -> None:
         random_return = recipes.load(table.game).random_return
         assert random_return is not None
         for each in of_table(table, random_return):
-            assert each.beside is not None
+            if each.beside is None:
+                raise UserError(f"{table.path} is of confidence alone, which has nothing beside it")
             costs = f"{each.rule.relative_macs:.3f}, {each.beside.relative_macs:.3f}"
             won = ["", ""]
             if each.share >= LEAST:
@@ -61,10 +64,16 @@ def _print(mode: str, tables: Sequence[StoredTable]) -> None:
     if not counted:
         return
     rules = recovered(counted, [each.rule for each in counted])
-    others = recovered(counted, [each.beside for each in counted if each.beside is not None])
-    print(f"\nmean of {len(counted)} rows with headroom: the rule recovers {_spelled(rules)},")
-    print(f"confidence {_spelled(others)}; the rule's lead over it is {_spelled(lead(counted))}")
-    for game, own in leads_by_game(counted).items():
+    print(f"\nmean of {len(counted)} rows with headroom: the rule recovers {_spelled(rules)}")
+    alike = [each for each in counted if not each.is_off]
+    if not alike:
+        return
+    others = recovered(alike, [each.beside for each in alike if each.beside is not None])
+    print(
+        f"in {len(alike)} rows of equal costs confidence recovers {_spelled(others)}, and the "
+        f"rule's lead is {_spelled(lead(alike))}"
+    )
+    for game, own in leads_by_game(alike).items():
         print(f"- {game}: lead {_spelled(own)}, corrected for the number of games")
     print()
 

@@ -21,7 +21,7 @@ from ztw_rl.core.backends.named import make_backend
 from ztw_rl.core.choice import Threshold
 from ztw_rl.core.statistics import interval, mean_ratio
 from ztw_rl.rl.agent import load_agent
-from ztw_rl.rl.calibrate import SEED
+from ztw_rl.rl.calibrate import SEED, check_costs
 from ztw_rl.rl.config import ActionMode
 from ztw_rl.rl.environments import begins_with, make_batches
 from ztw_rl.rl.evaluate import play
@@ -81,6 +81,7 @@ def main(settings: Settings) -> None:
         random_return = recipes.of(environment).random_return
         assert random_return is not None
         costs = agent.relative_macs()
+        check_costs(settings.costs, costs, "confidence")
         mixes = [RandomExits(even_shares(costs, c), Threshold(1.0)) for c in settings.costs]
         batches = make_batches(environment, 32)
         backend = make_backend(settings.backend, agent.model, agent.example())

@@ -5,7 +5,8 @@ policy's return is the headroom; 0 is their score, 1 the full policy's. All ways
 games, at thresholds that other games gave. Run it with
 ``python -m benchmarks.rules --agent FOLDER``, once for each way of acting. The ways:
 
-- ``gate``, ``margin``, ``confidence``: the agent's own.
+- ``gate``: as ``distill-ics`` fits it, for this way of acting.
+- ``margin``, ``confidence``: see ``ztw-rl eval --rule``.
 - ``gate, half its samples on-policy``: as many samples, half of them met while the gate decided.
 - ``gate for KL(q, p)``: another target, which does not reward an exit for being sharp.
 - ``true regret``: knows what each exit's answer costs in one step. It leaves where that is least.
@@ -20,7 +21,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -34,14 +35,16 @@ from ztw_rl.console import StopRequest
 from ztw_rl.core.backends.eager import SegmentsBackend
 from ztw_rl.core.backends.named import make_backend
 from ztw_rl.core.choice import Gate as GateRule
+from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.gate_training import fit_gates
-from ztw_rl.core.gates import GateSamples, disagreement
+from ztw_rl.core.gates import GateSamples, disagreement, halved
 from ztw_rl.core.model import EarlyExitModel, SegmentFunction, SegmentOutput
 from ztw_rl.core.runtime import Backend
 from ztw_rl.core.statistics import interval, mean_ratio
+from ztw_rl.errors import UserError
 from ztw_rl.rl.agent import Agent, build_model, load_agent
 from ztw_rl.rl.batch import EnvBatch
-from ztw_rl.rl.calibrate import calibrate
+from ztw_rl.rl.calibrate import calibrate, check_costs
 from ztw_rl.rl.config import ActionMode, DistillConfig, gate_for
 from ztw_rl.rl.environments import begins_with, make_batch, make_batches
 from ztw_rl.rl.evaluate import RowResult, play
@@ -58,7 +61,7 @@ class Settings:
     """What is played."""
 
     agent: Path
-    """An agent with gates."""
+    """The folder of an agent with exits."""
     action_mode: ActionMode = "sample"
     """How actions follow from probabilities."""
     cost: float = 0.6
@@ -184,7 +187,7 @@ class Recorder:
     def _write(self, x: Tensor) -> None:
         found = list(self._model.exits(x))
         logits = torch.stack([each.logits for each in found], dim=1)
-        pooled = [each.pooled.half() for each in islice(found, len(found) - 1)]
+        pooled = [halved(each.pooled) for each in islice(found, len(found) - 1)]
         self._parts.append((*pooled, torch.log_softmax(logits.float(), dim=-1)))
         self.left -= len(x)
 
@@ -271,7 +274,9 @@ class Bench:
     def fitted(self, samples: GateSamples, target: Target) -> EarlyExitModel:
         """The model, judged by new gates."""
         name = gate_for(self.settings.action_mode)
-        gates = build_model(self.agent.config).gates_of(name)
+        print(f"{len(samples):,} samples, ", end="")
+        torch.manual_seed(0)
+        gates = build_model(replace(self.agent.config, gates=(name,))).gates_of(name)
         regret = target(samples.full, samples.answers)
         explained = fit_gates(gates, samples, regret, torch.Generator().manual_seed(0))
         print("explains", ", ".join(f"{share:.0%}" for share in explained), flush=True)
@@ -293,21 +298,23 @@ def main(settings: Settings) -> None:
     bench = Bench(settings, agent, batches, backend)
     target = TARGETS[gate_for(mode)]
     free = agent.relative_macs()
-    paid = agent.judged("gate", mode).relative_macs()
-
-    judged = {rule: agent.judged(rule, mode).model for rule in ("gate", "margin", "confidence")}
+    check_costs([settings.cost], free, "confidence")
     uniform = bench.collect()
     half = uniform.rows(slice(settings.n_samples // 2))
-    gate = bench.backend(judged["gate"])
+    gated = bench.fitted(uniform, target)
+    gate = bench.backend(gated)
+    paid = exit_costs(gated, agent.example()).relative_macs
     own = bench.calibrated(gate, paid)
     recorder = Recorder(gate, agent.model, settings.n_samples // 2)
     for k in range(0, MOST_ON_POLICY_GAMES, 10):
         if recorder.left > 0:
             bench.play(Row(own), recorder.backend, 10, seed + 3_000_000 + k)
     met = recorder.samples()
+    if recorder.left > 0:
+        raise UserError(f"{MOST_ON_POLICY_GAMES} games give {len(met):,} samples; ask for fewer")
     ways: dict[str, tuple[Backend, Sequence[float]]] = {
         "gate": (gate, paid),
-        "margin": (bench.backend(judged["margin"]), free),
+        "margin": (bench.backend(agent.judged("margin", mode).model), free),
         "confidence": (backend, free),
         "gate, half its samples on-policy": (
             bench.backend(bench.fitted(joined(half, met), target)),
@@ -338,7 +345,7 @@ def main(settings: Settings) -> None:
     as_often = RandomExits(results["same action"].exit_shares, same)
     played("random exits beside same action", Row(as_often), gate, free)
     if mode == "sample":
-        for name, row, temperature in _as_sharp(own, judged["gate"], met, by_gate):
+        for name, row, temperature in _as_sharp(own, gated, met, by_gate):
             sharp = sharpened(backend, temperature)
             bench = Bench(settings, agent, batches, sharp)
             played(f"{name} as sharp (T = {temperature:.2f})", row, sharp, free)

@@ -18,6 +18,7 @@ from ztw_rl.core.gates import (
     disagreement,
     error_regret,
     greedy_regret,
+    halved,
     kl_regret,
     make_gates,
     n_said,
@@ -64,6 +65,10 @@ def test_what_a_gate_reads_by_hand():
     many = torch.randn(2, 100).log_softmax(1)
     highest = many.exp().sort(descending=True).values[:, : n_said(100)]
     assert torch.equal(said(many), highest)
+
+
+def test_features_too_large_for_halves():
+    assert halved(torch.tensor([1e9, -1e9, 2.0])).tolist() == [65504, -65504, 2]
 
 
 def random_samples(n=512, n_classes=4, sizes=(7, 5), seed=0):

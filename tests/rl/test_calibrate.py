@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -65,7 +67,7 @@ def test_other_games_at_the_thresholds_found_cost_what_was_asked(
     found = calibrate(
         eager(model), [patch_games(8)], wanted, relative, on_round=rounds.append, **how
     )
-    assert 1 <= rounds[-1] <= module.N_ROUNDS
+    assert rounds == list(range(module.N_ROUNDS + 1))
     points = [point for rule in wanted for point in found[rule]]
     assert [point.aim for point in points] == [0.3, 0.6, 0.5]
     rows = [Row(RULES[point.rule](point.threshold)) for point in points]
@@ -94,7 +96,7 @@ def test_a_cost_that_is_never_met_is_told(make_model, patch_games, monkeypatch):
         judges={},
     )["confidence"]
     assert point.is_off
-    assert str(point).startswith("confidence was to cost 0.6 and costs 0.200 at 0.33")
+    assert re.match(r"confidence was to cost 0.6 and cost [01].* in the 8 games in", str(point))
 
 
 def test_weights_that_are_broken():

@@ -66,6 +66,8 @@ def _tiny_model(method: str = "ztw", n_classes: int = 3, gates: bool = False) ->
     head = nn.Sequential(nn.Flatten(), nn.Linear(4 * 4 * 4, n_classes))
     ensemble = chosen.ensemble(4, n_classes) if chosen.ensemble else None
     made = make_gates([ic.n_pooled for ic in ics], n_classes, 10**6) if gates else []
+    for gate in made:
+        nn.init.normal_(gate.out.weight)
     return EarlyExitModel(
         blocks, head, ics, [2, 3, 4], ensemble, {"regret": made} if gates else None
     )

@@ -75,6 +75,9 @@ def make_run(tmp_path, monkeypatch):
             n_ics=2,
             gates=("regret",) if gates else (),
         )
+        for name in model.gates:
+            for gate in model.gates_of(name):
+                nn.init.normal_(gate.out.weight)
         config = ClassifierConfig(10, run, class_names(run.data))
         save_classifier(Path(RUN) / "classifier", Classifier(config, model))
         runs.save_config(Path(RUN), run)
@@ -131,6 +134,7 @@ def test_a_file_judges_by_the_rule_that_was_asked_for(make_run, capsys):
     wanted = decide(classifier.model.answering(), batch.images, Exceeds(bounds))
     answer = deployed.predict(batch.images.numpy())
     assert answer.exits.tolist() == wanted.exits.tolist()
+    assert len(set(answer.exits.tolist())) > 1
     right = (answer.labels == batch.labels.numpy()).mean()
     assert f"tried on 60 test images: {right:.2%} right" in out
 

@@ -95,7 +95,7 @@ class OfSize(TorchDispatchMode):
 def test_the_answers_that_ensembles_learn_from_are_kept_once(tiny_model, tiny_source, tmp_path):
     model = tiny_model("ztw")
     with OfSize(n=24 * 4 * 3) as allocated:
-        assert fit(model, tiny_source(24), tmp_path, fit_only_ensemble=True)
+        assert fit(model, tiny_source(24), tmp_path, keep_ics=True)
     (answers,) = allocated.kept.values()
     assert not answers.is_inference()
     assert answers.isfinite().all()
@@ -208,45 +208,8 @@ def test_a_last_step_that_breaks_the_ensembles(tiny_model, tiny_source, tmp_path
             tmp_path,
             seed=0,
             engine=SingleProcess("cpu"),
-            fit_only_ensemble=True,
+            keep_ics=True,
         )
-
-
-@pytest.mark.parametrize("labelled", [True, False])
-def test_gates_learn_what_leaving_costs(tiny_model, tiny_source, tmp_path, labelled, monkeypatch):
-    """Of as many images as fit, from features and answers of the same pass."""
-    model = tiny_model("ztw", gates=True)
-    source = tiny_source()
-    if not labelled:
-        monkeypatch.setattr(source, "labelled", False)
-    per_image = 2 * sum(gate.n_pooled for gate in model.gates_of("regret"))
-    monkeypatch.setattr(train_ics, "GATE_BYTES", 20 * per_image + 1)
-    found = {}
-
-    def remember(gates, samples, target, generator, on_epoch):
-        found.update(samples=samples, target=target)
-        return (0.0,) * len(gates)
-
-    monkeypatch.setattr(train_ics, "fit_gates", remember)
-    caches = []
-    cached = train_ics._cache
-    monkeypatch.setattr(train_ics, "_cache", lambda *a: caches.append(cached(*a)) or caches[-1])
-    assert fit(model, source, tmp_path)
-    (cache,) = caches
-    samples = found["samples"]
-    assert len(samples) == 20
-    answers = model.ensembled(cache.log_probs)[:20]
-    torch.testing.assert_close(samples.answers, answers[:, :-1])
-    labels = answers.argmax(dim=-1)
-    if labelled:
-        right = (labels == cache.labels[:20, None]).float()
-        assert torch.equal(found["target"], right[:, -1:] - right[:, :-1])
-    else:
-        assert (found["target"] >= -1e-6).all()
-        assert found["target"].shape == (20, 3)
-    # Features are of the same images.
-    first = torch.log_softmax(model.ics[0].linear(samples.pooled[0].float()), dim=-1)
-    torch.testing.assert_close(first, cache.log_probs[:20, 0], atol=0.01, rtol=0.01)
 
 
 def test_gates_are_fitted_at_last(tiny_model, tiny_source, tmp_path):
@@ -254,6 +217,22 @@ def test_gates_are_fitted_at_last(tiny_model, tiny_source, tmp_path):
     before = state(model)
     assert fit(model, tiny_source(), tmp_path)
     after = state(model)
-    changed = {n.split(".")[0] for n, t in before.items() if not torch.equal(t, after[n])}
-    assert changed == {"ics", "ensemble", "gates"}
+    changed = {n for n, t in before.items() if not torch.equal(t, after[n])}
+    assert {name.split(".")[0] for name in changed} == {"ics", "ensemble", "gates"}
+    assert {f"gates.regret.{m}.hidden.weight" for m in range(3)} <= changed
     assert not any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("method", ["sdn", "ztw"])
+def test_a_stop_while_answers_are_cached(tiny_model, tiny_source, tmp_path, monkeypatch, method):
+    model = tiny_model(method, gates=True)
+    before = state(model)
+    filled = train_ics.fill
+
+    def stopped(*arguments):
+        arguments[-1].requested = True
+        return filled(*arguments)
+
+    monkeypatch.setattr(train_ics, "fill", stopped)
+    assert not fit(model, tiny_source(), tmp_path, keep_ics=True)
+    assert all(torch.equal(t, state(model)[n]) for n, t in before.items())

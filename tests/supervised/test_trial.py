@@ -92,7 +92,7 @@ def test_other_rules_leave_as_the_exit_rule_says(rule, target):
     top = drawn.log_probs[:, :-1].exp().topk(2, dim=-1).values
     judged = replace(drawn, signals=torch.randn(300, 2, generator=torch.Generator().manual_seed(0)))
     found = judged.signals if rule == "gate" else top[..., 0] - top[..., 1]
-    points = points_for(target, judged, rule)[2:]
+    points = [p for p in points_for(target, judged, rule) if not isinstance(p, Forced)]
     assert {type(point) for point in points} == {POINTS[rule]}
     trial = trial_of(judged, points, COSTS)
     # From bold to cautious.

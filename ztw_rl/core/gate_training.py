@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ztw_rl.core.gates import Gate, GateSamples, regrets, standardized
-from ztw_rl.core.training import minibatches
+from ztw_rl.core.training import are_finite, minibatches
+from ztw_rl.errors import UserError
 
 N_EPOCHS = 8
 BATCH_SIZE = 512
@@ -39,6 +40,9 @@ def fit_gates(
     Returns:
         Per gate, the share of the regret's variance that it explains on the held-out samples, or
         on all of fewer than ten; NaN where the regret does not vary there.
+
+    Raises:
+        UserError: The weights are no longer finite numbers.
     """
     n_fit = max(1, len(samples) - int(HELD_OUT * len(samples)))
     for m, gate in enumerate(gates):
@@ -70,6 +74,11 @@ def fit_gates(
             schedule.step()
             losses.append(loss.detach())
         on_epoch(epoch + 1, torch.stack(losses).mean().item())
+    if not are_finite(parameters):
+        raise UserError(
+            "the gates' weights are no finite numbers, since what the exits say is none; train "
+            "the exits again"
+        )
     for gate in gates:
         gate.requires_grad_(False)
     held_out = slice(n_fit, None) if n_fit < len(samples) else slice(None)

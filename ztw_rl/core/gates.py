@@ -244,6 +244,12 @@ def error_regret(full: Tensor, answers: Tensor, labels: Tensor) -> Tensor:
     return right - (answers.argmax(dim=-1) == labels.unsqueeze(1)).float()
 
 
+def halved(pooled: Tensor) -> Tensor:
+    """Features in half precision, as many of them are kept; what is too large stops at the end."""
+    largest = torch.finfo(torch.float16).max
+    return pooled.clamp(-largest, largest).half()
+
+
 @dataclass(frozen=True)
 class GateSamples:
     """What gates learn from: N samples, each with all that the E−1 ICs know of it."""

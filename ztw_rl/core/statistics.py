@@ -54,7 +54,7 @@ def summarize(values: npt.ArrayLike, seed: int = 0) -> Summary:
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and its 95 % interval."""
+    """A figure and its interval, of 95 % unless something else is said."""
 
     center: float
     low: float

@@ -2,14 +2,14 @@
 
 Thresholds move when the policy acts by them, since other states are met. So short evaluations are
 played with a candidate, what every exit would have said is written down, and the candidate is
-corrected; again and again, on games that no table plays. Candidates soon hardly differ, and then
-all their games count.
+corrected; again and again, on games that no table plays. The first candidate comes from states that
+the full policy met. From the second on they hardly differ, and all their games count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -28,15 +28,13 @@ SEED = 1_000_000
 N_GAMES = 10
 """Of each candidate in each round."""
 N_ROUNDS = 5
-NEAR = 0.03
-"""Games whose candidate realised the cost up to this met the right states."""
 FAR = 0.01
 """What is further off is told."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A threshold, and what decisions cost by it in the games that met the right states."""
+    """A threshold, and what decisions cost in the games that it was found in."""
 
     rule: Rule
     threshold: float
@@ -51,8 +49,8 @@ class Found:
     def __str__(self) -> str:
         """In words."""
         return (
-            f"{self.rule} was to cost {self.aim:g} and costs {self.realised:.3f} at "
-            f"{self.threshold:.3g}, which {N_ROUNDS} rounds of {N_GAMES} games found"
+            f"{self.rule} was to cost {self.aim:g} and cost {self.realised:.3f} in the "
+            f"{(N_ROUNDS - 1) * N_GAMES} games in which {self.threshold:.3g} was found"
         )
 
 
@@ -148,7 +146,7 @@ def calibrate(
         By rule, what was found for each cost.
     """
     wishes: list[_Wish] = [(rule, aim) for rule, aims in wanted.items() for aim in aims]
-    near: dict[_Wish, list[npt.NDArray[np.float32]]] = {wish: [] for wish in wishes}
+    played: dict[_Wish, list[RowResult]] = {wish: [] for wish in wishes}
 
     def observe(rows: Sequence[Row], number: int) -> list[RowResult]:
         on_round(number)
@@ -164,29 +162,24 @@ def calibrate(
         )
 
     full = observe([Row(Full(), observed=rule) for rule in wanted], 0)
-    signals = {rule: result.signals for rule, result in zip(wanted, full, strict=True)}
-    found = {(rule, aim): _found(rule, aim, signals[rule], relative) for rule, aim in wishes}
+    met = dict(zip(wanted, full, strict=True))
+    found = {(rule, aim): _found(rule, aim, [met[rule]], relative[rule]) for rule, aim in wishes}
     for number in range(1, N_ROUNDS + 1):
         rows = [Row(RULES[rule](found[rule, aim].threshold), observed=rule) for rule, aim in wishes]
-        for (rule, aim), result in zip(wishes, observe(rows, number), strict=True):
-            realised = float(np.dot(result.exit_shares, relative[rule]))
-            wish = (rule, aim)
-            if abs(realised - aim) <= NEAR:
-                near[wish].append(result.signals)
-            met = np.concatenate(near[wish] or [result.signals])
-            found[wish] = _found(rule, aim, met, relative)
-            if not near[wish]:
-                found[wish] = replace(found[wish], realised=realised)
+        for wish, result in zip(wishes, observe(rows, number), strict=True):
+            rule, aim = wish
+            played[wish].append(result)
+            found[wish] = _found(rule, aim, played[wish][1:] or [result], relative[rule])
     return {rule: tuple(found[rule, aim] for aim in aims) for rule, aims in wanted.items()}
 
 
-def _found(
-    rule: Rule, aim: float, signals: npt.NDArray[np.float32], relative: RelativeCosts
-) -> Found:
-    """What realises a cost in the states in which signals were seen."""
-    level = bound_for(signals, relative[rule], aim)
+def _found(rule: Rule, aim: float, played: Sequence[RowResult], costs: Sequence[float]) -> Found:
+    """What realises a cost in the states that were met in some games."""
+    level = bound_for(np.concatenate([result.signals for result in played]), costs, aim)
+    exits = np.sum([np.sum(result.exits, axis=0) for result in played], axis=0)
+    realised = float(exits @ np.asarray(costs) / exits.sum())
     # A bound is minus a regret, and a threshold minus that.
-    return Found(rule, bound(rule, level), aim, mean_cost(signals, relative[rule], level))
+    return Found(rule, bound(rule, level), aim, realised)
 
 
 _Wish = tuple[Rule, float]

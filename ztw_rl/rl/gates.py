@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ztw_rl.console import StopRequest, TrainingProgress
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.gate_training import N_EPOCHS, fit_gates
-from ztw_rl.core.gates import GateSamples, greedy_regret, soft_regret
+from ztw_rl.core.gates import GateSamples, greedy_regret, halved, soft_regret
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.rl.batch import EnvBatch
 from ztw_rl.rl.collector import Collector
@@ -127,7 +127,7 @@ class GatePhase:
             rollout = collector.collect(
                 lambda said: model.ensembled(said)[:, :n_ics],
                 # Halves: these are most of the memory.
-                lambda ics: tuple(ic.pooled.half() for ic in ics),
+                lambda ics: tuple(halved(ic.pooled) for ic in ics),
             )
             n = min(len(rollout), config.gate_steps - done)
             found = (*rollout.reads, rollout.ic_log_probs, rollout.teacher_log_probs)

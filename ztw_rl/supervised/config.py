@@ -129,7 +129,7 @@ class EnsembleTraining(Ranged):
 
 @dataclass(frozen=True)
 class ICTraining(Ranged):
-    """Fitting of internal classifiers (ICs) to labels, then of their ensembles."""
+    """Fitting of internal classifiers (ICs), then of their ensembles and gates."""
 
     n_epochs: Count = 50
     """Passes over the training images."""

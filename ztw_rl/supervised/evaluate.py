@@ -31,6 +31,7 @@ from ztw_rl.core.sweep import (
 from ztw_rl.decision import Rule
 from ztw_rl.errors import UserError
 from ztw_rl.supervised.budgets import BUDGETS, BudgetPoint, cross_fitted, point, transferred
+from ztw_rl.supervised.cache import said
 from ztw_rl.supervised.config import FallbackName, SelectedOn
 from ztw_rl.supervised.data.source import Source
 
@@ -93,12 +94,11 @@ def collect(
     log_probs, backbone, labels, predicted = [], [], [], []
     gates = [model.gates_of(name) for name in model.gates]
     for batch in source.plain(batch_size):
-        found = list(model.exits(batch.images))
-        alone = torch.log_softmax(torch.stack([f.logits for f in found], dim=1).float(), dim=-1)
+        pooled, logits = said(model, batch.images)
+        alone = torch.log_softmax(logits, dim=-1)
         ensembled = model.ensembled(alone)
         for own in gates:
-            pooled = tuple(each.pooled for each in found[:-1])
-            samples = GateSamples(pooled, ensembled[:, :-1], ensembled[:, -1])
+            samples = GateSamples(tuple(pooled), ensembled[:, :-1], ensembled[:, -1])
             predicted.append(-regrets(own, samples).cpu())
         log_probs.append(ensembled.cpu())
         backbone.append(alone[:, -1].argmax(dim=-1).cpu())
@@ -340,7 +340,8 @@ def exit_table(found: Sequence[Contender]) -> pd.DataFrame:
 
     Returns:
         Columns method, run, rule, exit, relative_macs, accuracy, hindsight_improvability and
-        auroc: how surely the rule's score tells right answers from wrong ones. The last exit is the
+        auroc: how surely the rule's score tells right answers from wrong ones, which is not what
+        a gate predicts. The last exit is the
         backbone's head, ensembled where the method ensembles; no rule judges it.
     """
     rows = []

@@ -7,10 +7,8 @@ Source: Wołczyk et al., "Zero Time Waste" (2021), appendix A.1.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,8 +18,6 @@ from torch import Tensor
 from ztw_rl.console import StopRequest, graceful_stop
 from ztw_rl.core.checkpoint import load_state, newest_checkpoint
 from ztw_rl.core.ensembles import Ensemble
-from ztw_rl.core.gate_training import N_EPOCHS, fit_gates
-from ztw_rl.core.gates import GateSamples, error_regret, kl_regret
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.training import (
     are_finite,
@@ -31,14 +27,14 @@ from ztw_rl.core.training import (
     minibatches,
 )
 from ztw_rl.errors import UserError
+from ztw_rl.supervised import gates
+from ztw_rl.supervised.cache import fill
 from ztw_rl.supervised.config import EnsembleTraining, ICTraining
 from ztw_rl.supervised.data.source import Source, mix_seeds
 from ztw_rl.supervised.engine import Engine
 from ztw_rl.supervised.ic_learners import ImitationLearner, LabelLearner
 from ztw_rl.supervised.loop import RunLog, Schedule, State, add_task, restore, run
 
-GATE_BYTES = 4 * 2**30
-"""Of pooled features that gates learn from: those of 100,000 images through a ResNet-56."""
 LOWEST_LOG_PROB = -60.0
 """Cached log-probabilities stop here, so that none is infinite."""
 
@@ -119,7 +115,7 @@ def train_ics(
     seed: int,
     engine: Engine,
     resume: bool = False,
-    fit_only_ensemble: bool = False,
+    keep_ics: bool = False,
     console: Console | None = None,
 ) -> bool:
     """Fit the ICs, then ensembles and gates, if it has any. The backbone stays as it is.
@@ -135,7 +131,7 @@ def train_ics(
         seed: Of order and augmentation.
         engine: Processes and device.
         resume: Go on from the newest checkpoint in ``run_dir``.
-        fit_only_ensemble: The ICs come from another run and stay as they are.
+        keep_ics: The ICs come from another run and stay as they are.
         console: For progress; silent without one.
 
     Returns:
@@ -147,7 +143,7 @@ def train_ics(
     """
     model.to(engine.device)
     freeze(model)
-    hidden_from = 0 if fit_only_ensemble else None
+    hidden_from = 0 if keep_ics else None
     resumed = run_dir if resume else None
     if resumed is not None:
         hidden_from = load_state(State, newest_checkpoint(resumed)).n_batches + 1
@@ -159,7 +155,7 @@ def train_ics(
         with graceful_stop() as stop:
             finished, step = True, 0
             learner = LabelLearner if source.labelled else ImitationLearner
-            if not fit_only_ensemble:
+            if not keep_ics:
                 model.ics.requires_grad_(True)
                 optimizer = torch.optim.Adam(model.ics.parameters(), lr=config.learning_rates[0])
                 done = 0 if resumed is None else restore(resumed, model, optimizer)
@@ -184,12 +180,14 @@ def train_ics(
                 # Ensembles count on, so that a resumed session hides what it logs anew.
                 step = source.n_batches(config.batch_size) * config.n_epochs
             if finished and run_log and (model.ensemble is not None or model.gates):
-                cache = _cache(model, source, config, mix_seeds(seed, config.n_epochs))
-                if model.ensemble is not None:
+                pass_seed = mix_seeds(seed, config.n_epochs)
+                cache = fill(model, source, config.batch_size, pass_seed, stop)
+                finished = cache is not None
+                if cache is not None and model.ensemble is not None:
                     finished = fit_ensemble(
                         model.ensemble,
                         cache.log_probs,
-                        cache.log_probs[:, -1] if cache.labels is None else cache.labels,
+                        cache.targets,
                         config.ensemble,
                         loss=cross_entropy if source.labelled else kl_to_teacher,
                         seed=seed,
@@ -197,80 +195,9 @@ def train_ics(
                         run_log=run_log,
                         step=step,
                     )
-                if finished and model.gates:
-                    _fit_gates(model, cache, seed, run_log, step)
+                if finished and cache is not None and model.gates:
+                    gates.fit(model, cache, seed, run_log, step)
     finally:
         if run_log:
             run_log.close()
     return finished
-
-
-@dataclass(frozen=True)
-class Cache:
-    """What is known of one augmented pass over N images, in the main memory."""
-
-    log_probs: Tensor
-    """(N, E, C) of each exit alone."""
-    labels: Tensor | None
-    """(N,), if there are any."""
-    pooled: tuple[Tensor, ...]
-    """E−1 of (n, D_m) halves, the pooled features of the first n images, if there are gates."""
-
-
-def _cache(model: EarlyExitModel, source: Source, config: ICTraining, seed: int) -> Cache:
-    """Run the whole network once; ImageNet's answers are 31 GB, so there is one copy of them."""
-    answers = torch.empty(len(source), model.n_exits, source.n_classes)
-    labels = torch.empty(len(source), dtype=torch.int64)
-    pooled: list[Tensor] = []
-    done = n_pooled = 0
-    for batch in source.epoch(config.batch_size, seed):
-        part = slice(done, done + len(batch.images))
-        with torch.inference_mode():
-            found = list(model.exits(batch.images))
-            logits = torch.stack([each.logits for each in found], dim=1)
-            answers[part] = torch.log_softmax(logits.float(), dim=-1)
-            if model.gates and not pooled:
-                per_image = sum(each.pooled[0].numel() for each in found[:-1]) * 2
-                n_pooled = min(len(source), GATE_BYTES // per_image)
-                pooled = [
-                    torch.empty(n_pooled, each.pooled.shape[1], dtype=torch.float16)
-                    for each in found[:-1]
-                ]
-            for kept, each in zip(pooled, found, strict=False):
-                kept[part] = each.pooled[: max(0, n_pooled - done)]
-        if batch.labels is not None:
-            labels[part] = batch.labels
-        done = part.stop
-    return Cache(answers, labels if source.labelled else None, tuple(pooled))
-
-
-@torch.no_grad()
-def _samples(model: EarlyExitModel, cache: Cache) -> GateSamples:
-    """What gates see of the cache."""
-    n, n_ics = len(cache.pooled[0]), model.n_exits - 1
-    alone = cache.log_probs[:n]
-    ensembled = copy.deepcopy(model).cpu().ensembled(alone)
-    # An ensemble may take in what the network itself says.
-    return GateSamples(cache.pooled, ensembled[:, :n_ics], ensembled[:, -1])
-
-
-def _fit_gates(model: EarlyExitModel, cache: Cache, seed: int, run_log: RunLog, step: int) -> None:
-    """Fit what leaving early costs: the labels' loss, or the distance from the network."""
-    samples = _samples(model, cache)
-    if cache.labels is None:
-        target = kl_regret(samples.full, samples.answers)
-    else:
-        target = error_regret(samples.full, samples.answers, cache.labels[: len(samples)])
-    task = add_task(run_log, "gates", N_EPOCHS)
-    assert task is not None
-
-    def on_epoch(epoch: int, loss: float) -> None:
-        run_log.write("gates", {"loss": loss}, step + epoch)
-        run_log.progress.update(task, completed=epoch, loss=loss)
-
-    (name,) = model.gates
-    gates = [gate.cpu() for gate in model.gates_of(name)]
-    explained = fit_gates(gates, samples, target, torch.Generator().manual_seed(seed), on_epoch)
-    model.to(next(model.ics.parameters()).device)
-    for m, share in enumerate(explained):
-        run_log.write("gates", {f"explained/exit_{m}": share}, step + N_EPOCHS)

@@ -88,7 +88,7 @@ def trial_of(answers: Answers, points: Sequence[Point], costs: Sequence[float]) 
 
 
 def points_for(target: Target, answers: Answers, rule: Rule = "confidence") -> tuple[Point, ...]:
-    """Every early exit alone, and the common thresholds that are tried.
+    """Every early exit alone, unless gates judge, and the common thresholds that are tried.
 
     Args:
         target: What is wanted.
@@ -97,7 +97,9 @@ def points_for(target: Target, answers: Answers, rule: Rule = "confidence") -> t
     """
     n_ics = answers.log_probs.shape[1] - 1
     swept = map(POINTS[rule], thresholds_for(target, answers, rule))
-    return (*map(Forced, range(n_ics)), *swept)
+    # An exit alone needs no gate, and has other costs.
+    alone = () if rule == "gate" else map(Forced, range(n_ics))
+    return (*alone, *swept)
 
 
 def worth(answers: Answers, point: Point, costs: Sequence[float]) -> Outcome:

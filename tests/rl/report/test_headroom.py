@@ -104,3 +104,18 @@ def test_leads_over_confidence_are_corrected_for_the_number_of_games():
     alone = [lead([each]) for each in found]
     assert leads["a"].high - leads["a"].low > 1.08 * (alone[0].high - alone[0].low)
     assert leads["b"] == alone[1]
+
+
+def test_nothing_is_corrected_less_once_a_lead_is_unsure():
+    """Of two games, p = 0.03 and 0.04: neither is sure at 0.05, corrected for two."""
+    rng = np.random.default_rng(3)
+    found = []
+    for name, z in (("a", 2.17), ("b", 2.05)):
+        noise = rng.normal(size=400)
+        noise = (noise - noise.mean()) / noise.std()
+        full = np.full(400, 10.0)
+        found += of_table(
+            table(full + noise + z / 20, full - 5.0, full, full, name), random_return=0.0
+        )
+    assert all(lead([each]).low > 0 for each in found)
+    assert all(own.low < 0 for own in leads_by_game(found).values())

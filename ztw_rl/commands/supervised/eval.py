@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PROG = "ztw-rl supervised eval"
 KIND = "supervised-eval"
 SEEDS_AND_PLACES = (
-    *("seed", "data.split_seed", "backbone", "ics", "selected_on"),
+    *("seed", "data.split_seed", "backbone", "ics", "selected_on", "training.gates"),
     *("data.data_path", "data.n_workers", "data.n_test"),
 )
 """What runs that make one row may differ in."""
@@ -157,13 +157,13 @@ def _evaluate(
 
     run = classifier.config.run
     costs = classifier.relative_macs()
+    gate_costs = classifier.judged("gate").relative_macs() if run.training.gates else ()
     data = data_of(classifier, args.data_path, args.n_test)
 
     def answers(split: Split) -> Answers:
         return collect_answers(classifier, Path(path), data, split, device, args.batch_size)
 
     held_out = answers("held_out") if run.selected_on == "held_out" else None
-    gate_costs = classifier.judged("gate").relative_macs() if run.training.gates else ()
     return contenders(run.method, path, answers("test"), held_out, costs, args.fallback, gate_costs)
 
 

@@ -44,7 +44,7 @@ PROG = "ztw-rl supervised train-ics"
 
 @dataclass(frozen=True)
 class TrainICs:
-    """Fit internal classifiers, and ensembles where the method has them, to a trained network.
+    """Fit internal classifiers, ensembles where the method has them, and gates to a network.
 
     The network itself stays as it is. Network, data and pixels default to what the backbone's run
     says. Several processes: torchrun --nproc-per-node N -m ztw_rl.cli supervised train-ics ...
@@ -135,7 +135,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _resumable(root: Path) -> Path:
-    """The run to go on with: the last that has a checkpoint, or begins anew with its ensembles."""
+    """The run to go on with: the last that has a checkpoint, or needs none."""
     last = newest(root, IC_KIND, PROG)
     if runs.load_config(ICRun, last).ics:
         return last
@@ -242,7 +242,7 @@ def _train(run: ICRun, resumed: Path | None, args: TrainICs) -> int:
             seed=run.seed,
             engine=engine,
             resume=resumed is not None and run.ics is None,
-            fit_only_ensemble=run.ics is not None,
+            keep_ics=run.ics is not None,
             console=console,
         )
         if engine.shard.rank:

@@ -96,18 +96,18 @@ def lead(found: Sequence[Headroom], alpha: float = 0.05) -> Interval:
     return interval(_leads(found), alpha)
 
 
-def leads_by_game(found: Sequence[Headroom]) -> dict[str, Interval]:
+def leads_by_game(headrooms: Sequence[Headroom]) -> dict[str, Interval]:
     """The lead over confidence in each game, intervals corrected for how many games there are.
 
     Of G games the one that is most surely not zero gets the level 1 − 0.05/G, the next
-    1 − 0.05/(G−1), and so on: Holm, "A Simple Sequentially Rejective Multiple Test Procedure"
-    (1979).
+    1 − 0.05/(G−1), and so on, until one contains zero: the rest stay at its level. Source: Holm,
+    "A Simple Sequentially Rejective Multiple Test Procedure" (1979).
 
     Args:
-        found: Headrooms of several tables, each with confidence beside.
+        headrooms: Of several tables, each with confidence beside.
     """
     games: dict[str, list[Headroom]] = {}
-    for headroom in found:
+    for headroom in headrooms:
         games.setdefault(headroom.table.game, []).append(headroom)
     leads = {game: _leads(own) for game, own in games.items()}
 
@@ -115,9 +115,13 @@ def leads_by_game(found: Sequence[Headroom]) -> dict[str, Interval]:
         resampled = leads[game][1:]
         return 2 * float(min((resampled <= 0).mean(), (resampled >= 0).mean()))
 
-    surest_first = sorted(games, key=p)
-    alphas = {game: 0.05 / (len(games) - i) for i, game in enumerate(surest_first)}
-    return {game: interval(leads[game], alphas[game]) for game in games}
+    found: dict[str, Interval] = {}
+    left = len(games)
+    for game in sorted(games, key=p):
+        found[game] = interval(leads[game], 0.05 / left)
+        if not found[game].low <= 0 <= found[game].high:
+            left -= 1
+    return {game: found[game] for game in games}
 
 
 def _leads(found: Sequence[Headroom]) -> npt.NDArray[np.float64]:
