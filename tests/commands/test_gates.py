@@ -35,6 +35,7 @@ def short(monkeypatch):
     """Two games of each candidate."""
     monkeypatch.setattr(calibrate, "N_GAMES", 2)
     monkeypatch.setattr(calibrate, "N_ROUNDS", 1)
+    monkeypatch.setattr(calibrate, "N_CORRECTIONS", 1)
 
 
 def test_gates_come_with_a_distillation(distill_run):
@@ -98,6 +99,31 @@ def test_a_table_at_equal_costs(distill_run, mode, capfd):
     shares = [stored["rows"][2][f"exit_share_{m}"] for m in range(3)]
     assert stored["rows"][2]["relative_macs"] == pytest.approx(np.dot(shares, plain))
     assert "gate" in capfd.readouterr().out
+
+
+def test_rows_that_cost_too_much_are_played_again(distill_run, capfd, monkeypatch):
+    """Both rules are a hundredth off until they have been corrected twice."""
+    monkeypatch.setattr(calibrate, "N_CORRECTIONS", 5)
+    rounds = iter([[True, False], [True, True], [False, False]])
+    monkeypatch.setattr(calibrate, "to_correct", lambda aim, realised: next(rounds))
+    tried = []
+
+    def corrected(threshold, slope, aim, realised):
+        tried.append((threshold, aim))
+        return threshold + 1e-3
+
+    monkeypatch.setattr(calibrate, "corrected", corrected)
+    assert cli.main([*PLAY, "--costs=0.6", "--output=t"]) == 0
+    table = load_table(Path("t/curve.json"))
+    (gate,) = table.adaptive
+    assert [aim for _, aim in tried] == [0.6] * 3
+    assert gate.threshold == pytest.approx(tried[0][0] + 2e-3)
+    assert json.loads(Path("t/curve.json").read_text())["beside"] == pytest.approx(
+        [tried[2][0] + 1e-3]
+    )
+    assert "gate costs" in capfd.readouterr().err
+    # Forced exits, random ones and the full policy are played once.
+    assert len(table.rows) == 7
 
 
 def test_margin(distill_run):

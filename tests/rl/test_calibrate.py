@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ import torch
 from ztw_rl.core.backends.eager import eager
 from ztw_rl.errors import UserError
 from ztw_rl.rl import calibrate as module
-from ztw_rl.rl.calibrate import bound_for, calibrate, check_costs
+from ztw_rl.rl.calibrate import bound_for, calibrate, check_costs, corrected, to_correct
 from ztw_rl.rl.evaluate import play
 from ztw_rl.rl.rows import RULES, Row
 
@@ -68,35 +66,49 @@ def test_other_games_at_the_thresholds_found_cost_what_was_asked(
         eager(model), [patch_games(8)], wanted, relative, on_round=rounds.append, **how
     )
     assert rounds == list(range(module.N_ROUNDS + 1))
-    points = [point for rule in wanted for point in found[rule]]
-    assert [point.aim for point in points] == [0.3, 0.6, 0.5]
-    rows = [Row(RULES[point.rule](point.threshold)) for point in points]
+    rows = [Row(RULES[rule](point.threshold)) for rule in wanted for point in found[rule]]
     results = play(eager(model), [patch_games(8)], rows, n_episodes=100, **how)
     costs = [float(np.dot(result.exit_shares, COSTS)) for result in results]
     assert costs == pytest.approx([0.3, 0.6, 0.5], abs=0.03)
 
 
-def test_a_cost_that_is_never_met_is_told(make_model, patch_games, monkeypatch):
-    """All that exits say is equal, so that no threshold lies between leaving at once and never."""
-    monkeypatch.setattr(module, "N_GAMES", 2)
+def test_the_slope_says_how_to_correct(make_model, patch_games):
+    """One exit, so that a cost is the share of signals above the bound."""
     model = make_model(n_ics=2, pixels=True)
-    with torch.no_grad():
-        for ic in model.ics:
-            ic.linear.weight.zero_()
-            ic.linear.bias.zero_()
-        model.ensemble.log_biases.zero_()
-    (point,) = calibrate(
-        eager(model),
-        [patch_games(2)],
-        {"confidence": (0.6,)},
-        {"confidence": COSTS},
-        seed=0,
-        action_mode="greedy",
-        device=torch.device("cpu"),
-        judges={},
+    how = {
+        "seed": 3,
+        "action_mode": "sample",
+        "device": torch.device("cpu"),
+        "judges": {},
+    }
+    relative = {"confidence": COSTS}
+    (point, dearer) = calibrate(
+        eager(model), [patch_games(8)], {"confidence": (0.5, 0.52)}, relative, **how
     )["confidence"]
-    assert point.is_off
-    assert re.match(r"confidence was to cost 0.6 and cost [01].* in the 8 games in", str(point))
+    # More cost asks for a higher confidence.
+    assert point.slope > 0
+    moved = corrected(point.threshold, point.slope, 0.52, 0.5)
+    assert moved == pytest.approx(dearer.threshold, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("realised", "again"),
+    [
+        ((0.5, 0.505), (False, False)),
+        ((0.489, 0.5), (True, False)),
+        ((0.48, 0.52), (True, True)),
+        # Both near, but not near one another.
+        ((0.492, 0.509), (False, True)),
+        ((0.511,), (True,)),
+    ],
+)
+def test_which_rows_are_played_again(realised, again):
+    assert tuple(to_correct(0.5, realised)) == again
+
+
+def test_a_correction_by_hand():
+    # A cost of 0.03 too much; a regret of 2 more for each of cost less.
+    assert corrected(0.1, -2.0, aim=0.6, realised=0.63) == pytest.approx(0.16)
 
 
 def test_weights_that_are_broken():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -234,8 +234,8 @@ def play(
     from ztw_rl.rl.play import Game
     from ztw_rl.rl.rows import Row, Student, adaptive
 
-    backend, judges = _backends(run, agent, device)
-    with counted_games(n_games(run, agent), console, len(journal)) as count:
+    backend, judges = backends(run, agent, device)
+    with counted_games(n_games(run, agent), console, journal.n_of(run)) as count:
 
         def on_game(game: Game) -> None:
             journal.add(game)
@@ -259,7 +259,7 @@ def play(
         )
 
 
-def _backends(
+def backends(
     run: EvalRun, agent: Agent, device: torch.device
 ) -> tuple[Backend, dict[Rule, Backend]]:
     """What runs the agent, and what runs it for exits that its rule judges by something else."""
@@ -273,45 +273,3 @@ def _backends(
         model = agent.judged(run.rule, run.evaluation.action_mode).model
         judges[run.rule] = make_backend(run.backend, model, x, n_threads)
     return backend, judges
-
-
-def calibrated(
-    run: EvalRun,
-    agent: Agent,
-    batches: Sequence[EnvBatch],
-    device: torch.device,
-    console: Console,
-) -> EvalRun:
-    """The settings with thresholds that realise ``run.costs``, found by playing other games.
-
-    Raises:
-        UserError: A cost cannot be reached.
-    """
-    from ztw_rl.rl.calibrate import N_ROUNDS, calibrate, check_costs
-
-    assert run.rule != "patience"
-    mode = run.evaluation.action_mode
-    rules: dict[Rule, None] = {run.rule: None, "confidence": None}
-    macs = {rule: agent.judged(rule, mode).relative_macs() for rule in rules}
-    for rule, costs in macs.items():
-        check_costs(run.costs, costs, rule)
-    backend, judges = _backends(run, agent, device)
-    with console.status("") as status:
-        found = calibrate(
-            backend,
-            batches,
-            dict.fromkeys(rules, run.costs),
-            macs,
-            seed=run.seed,
-            action_mode=mode,
-            device=device,
-            judges=judges,
-            on_round=lambda number: status.update(
-                f"finding thresholds: round {number} of at most {N_ROUNDS}"
-            ),
-        )
-    for each in (each for points in found.values() for each in points if each.is_off):
-        console.print(f"warning: {each}", soft_wrap=True)
-    thresholds = {rule: tuple(p.threshold for p in points) for rule, points in found.items()}
-    beside = () if run.rule == "confidence" else thresholds["confidence"]
-    return replace(run, thresholds=thresholds[run.rule], beside=beside)

@@ -159,7 +159,7 @@ def _start(args: Eval, folder: Path, rule: AdaptiveName, numbers: list[float]) -
     """Time the exits and play, in a new folder."""
     import torch
 
-    from ztw_rl.commands import _playing
+    from ztw_rl.commands import _costs, _playing
     from ztw_rl.core.device import exact_device
 
     if args.output is not None:
@@ -183,7 +183,7 @@ def _start(args: Eval, folder: Path, rule: AdaptiveName, numbers: list[float]) -
     with _playing.emulators_for(run, agent) as batches:
         if run.costs:
             device = torch.device(run.device)
-            run = _playing.calibrated(run, agent, batches, device, plain_console(stderr=True))
+            run = _costs.calibrated(run, agent, batches, device, plain_console(stderr=True))
         begun = _playing.Begun(
             run=run,
             output=None if args.output is None else str(args.output),
@@ -281,7 +281,7 @@ def _finish(
     """Play what has not been played yet, print and write."""
     import torch
 
-    from ztw_rl.commands import _playing
+    from ztw_rl.commands import _costs, _playing
     from ztw_rl.rl.tables import game_keys, save_table
 
     console = plain_console()
@@ -289,8 +289,11 @@ def _finish(
     recipe = recipes.of(config.environment)
     random = recipe.random_return
     print(f"agent: {run.agent}", flush=True)
+    device = torch.device(run.device)
     try:
-        results = _playing.play(run, agent, batches, torch.device(run.device), journal, console)
+        if run.costs and agent.has_exits:
+            run = _costs.settled(run, agent, batches, device, journal, plain_console(stderr=True))
+        results = _playing.play(run, agent, batches, device, journal, console)
         if random is None:
             random = _playing.random_return(run, batches)
         known = recipe.random_return is not None
@@ -298,9 +301,9 @@ def _finish(
         if agent.has_exits:
             _picture(run, frame, table, output / PNG, config.atari is not None)
     except KeyboardInterrupt:
-        total = _playing.n_games(run, agent)
+        total, done = _playing.n_games(run, agent), journal.n_of(run)
         again = ["ztw-rl", "eval", "--resume", str(output)]
-        print(f"stopped after {len(journal)} of {total} games; go on with: {shlex.join(again)}")
+        print(f"stopped after {done} of {total} games; go on with: {shlex.join(again)}")
         return INTERRUPTED
     journal.remove()
     game = config.environment.name

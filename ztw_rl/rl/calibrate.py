@@ -29,29 +29,20 @@ N_GAMES = 10
 """Of each candidate in each round."""
 N_ROUNDS = 5
 FAR = 0.01
-"""What is further off is told."""
+"""Rows that are compared cost what they should, and the same, up to this."""
+N_CORRECTIONS = 5
+"""How often a table's row is played again at another threshold."""
+SPAN = 0.02
+"""Of costs on both sides of the aim, between which the slope is taken."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A threshold, and what decisions cost in the games that it was found in."""
+    """A threshold that realises a cost."""
 
-    rule: Rule
     threshold: float
-    aim: float
-    realised: float
-
-    @property
-    def is_off(self) -> bool:
-        """Whether that is far from what was asked for."""
-        return abs(self.realised - self.aim) > FAR
-
-    def __str__(self) -> str:
-        """In words."""
-        return (
-            f"{self.rule} was to cost {self.aim:g} and cost {self.realised:.3f} in the "
-            f"{(N_ROUNDS - 1) * N_GAMES} games in which {self.threshold:.3g} was found"
-        )
+    slope: float
+    """By how much it moves for one more of cost."""
 
 
 def bound_for(signals: npt.NDArray[np.float32], costs: Sequence[float], aim: float) -> float:
@@ -175,11 +166,38 @@ def calibrate(
 
 def _found(rule: Rule, aim: float, played: Sequence[RowResult], costs: Sequence[float]) -> Found:
     """What realises a cost in the states that were met in some games."""
-    level = bound_for(np.concatenate([result.signals for result in played]), costs, aim)
-    exits = np.sum([np.sum(result.exits, axis=0) for result in played], axis=0)
-    realised = float(exits @ np.asarray(costs) / exits.sum())
+    signals = np.concatenate([result.signals for result in played])
+    low, high = max(aim - SPAN, costs[0]), min(aim + SPAN, costs[-1])
     # A bound is minus a regret, and a threshold minus that.
-    return Found(rule, bound(rule, level), aim, realised)
+    cheap, found, dear = (bound(rule, bound_for(signals, costs, cost)) for cost in (low, aim, high))
+    return Found(found, (dear - cheap) / (high - low))
+
+
+def to_correct(aim: float, realised: Sequence[float]) -> list[bool]:
+    """Which rows of one cost are to be played again: those that are off, or the furthest of two.
+
+    Args:
+        aim: What they were to cost.
+        realised: What they cost.
+    """
+    misses = np.abs(np.asarray(realised) - aim)
+    off = misses > FAR
+    if not off.any() and max(realised) - min(realised) > FAR:
+        off[misses.argmax()] = True
+    found: list[bool] = off.tolist()
+    return found
+
+
+def corrected(threshold: float, slope: float, aim: float, realised: float) -> float:
+    """The threshold that would have realised a cost, were nothing else to change.
+
+    Args:
+        threshold: What was tried.
+        slope: By how much it moves for one more of cost.
+        aim: What was to be realised.
+        realised: What was.
+    """
+    return threshold + slope * (aim - realised)
 
 
 _Wish = tuple[Rule, float]

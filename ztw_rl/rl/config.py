@@ -290,3 +290,5 @@ class EvalRun:
     """Mean costs of a decision that the thresholds were found for."""
     beside: tuple[float, ...] = ()
     """Confidence thresholds at the same costs, if the rule is another."""
+    slopes: tuple[float, ...] = ()
+    """With ``costs``: by how much each of both moves for one more of cost."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from ztw_rl.core.files import lock
 from ztw_rl.errors import UserError
+from ztw_rl.rl.config import EvalRun
 from ztw_rl.rl.play import Game
 from ztw_rl.settings import parse_stored
 
@@ -114,6 +115,16 @@ class Journal:
 
     def __len__(self) -> int:
         return len(self._games)
+
+    def n_of(self, run: EvalRun) -> int:
+        """How many games of a table it has, without those at thresholds that were corrected."""
+        corrected = {run.rule: run.thresholds, "confidence": run.beside}
+        if run.rule == "confidence" or not run.costs:
+            corrected = {run.rule: run.thresholds}
+        return sum(
+            rule not in corrected or threshold in corrected[rule]
+            for rule, threshold, _ in self._games
+        )
 
     def add(self, game: Game) -> None:
         """Write down a game that has ended.
