@@ -110,7 +110,7 @@ class Segment(nn.Module):
             log_probs = torch.log_softmax(own, dim=-1)
         else:
             log_probs = self.ensemble(history)
-        confidence = log_probs.amax(dim=-1).exp()
+        confidence = log_probs.exp().amax(dim=-1)
         signal = confidence
         if self.signal is not None:
             signal = self.signal(pooled, log_probs)
