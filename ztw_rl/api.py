@@ -22,10 +22,11 @@ from ztw_rl import agents, deploy
 from ztw_rl.core.backends import aoti
 from ztw_rl.core.backends.named import make_backend
 from ztw_rl.core.choice import Forced
-from ztw_rl.core.deployable import Deployable, Format, export
+from ztw_rl.core.deployable import Deployable, export
 from ztw_rl.core.exits import Patience
 from ztw_rl.core.runtime import Runtime, as_batch, decide
 from ztw_rl.decision import Decision, answered
+from ztw_rl.deploy import Format, format_of
 from ztw_rl.errors import UserError
 from ztw_rl.points import classifier as classifier_points
 from ztw_rl.points import policy as policy_points
@@ -151,7 +152,7 @@ class EarlyExit:
         self,
         path: str | Path,
         *,
-        format: Format = "onnx",
+        format: Format | None = None,
         threshold: float | None = None,
         keep: float | None = None,
         budget: float | None = None,
@@ -161,7 +162,9 @@ class EarlyExit:
 
         Args:
             path: The file; it is replaced if it is there.
-            format: ``onnx``, or ``aoti``: machine code of this processor.
+            format: ``onnx``, one ONNX file; ``onnx-stages``, a zip of one for each exit, which
+                answers batches faster; ``aoti``, machine code of this processor. By default what
+                the path ends in: ``.onnx`` or ``.zip``, the stages.
             threshold: Of the file, or one of the next three; by default what it was loaded with.
             keep: Share of the full model's score to keep, at the lowest cost.
             budget: Share of its cost, for the best score.
@@ -171,7 +174,7 @@ class EarlyExit:
             UserError: It is an exported file itself, or no operating point will do.
         """
         deployable, propose = self._exportable()
-        if format not in get_args(Format):
+        if format is not None and format not in get_args(Format):
             raise UserError(f"there is no format '{format}'; choose from {listed(Format)}")
         wishes = Wishes(threshold, keep, budget, risk)
         check_wishes("confidence", wishes, deployable.model.n_exits)
@@ -181,7 +184,8 @@ class EarlyExit:
         about: dict[str, Any] = {"name": self.name}
         if proposal.record is not None:
             about["threshold_chosen_for"] = proposal.record
-        export(Path(path), deployable, format, proposal.point, about)
+        path = Path(path)
+        export(path, deployable, format_of(path, format), proposal.point, about)
 
     def _exportable(self) -> tuple[Deployable, Propose]:
         """What ``export`` writes, and what proposes its operating points.
@@ -236,7 +240,7 @@ def load(
     if not isinstance(source, str | Path):
         raise UserError(f"source must be a name or a path, not {source!r}")
     path = Path(source)
-    if path.suffix == ".zip" and not path.exists():
+    if path.suffix in (".zip", ".onnx") and not path.exists():
         raise UserError(f"{path} does not exist; make it with: ztw-rl export")
     wishes = Wishes(threshold, keep, budget)
     if path.is_file():
@@ -326,7 +330,8 @@ def _from_file(
         return model.predict(batch.numpy(), threshold)
 
     proposed = metadata["thresholds"] if threshold is None else [threshold]
-    told = f"thresholds {', '.join(f'{t:g}' for t in proposed)} ({kind} file)"
+    source = "one file" if kind == deploy.ONE_FILE else f"{kind} file"
+    told = f"thresholds {', '.join(f'{t:g}' for t in proposed)} ({source})"
     labels, samples = list(metadata["labels"]), not {"frames", "env"}.isdisjoint(metadata)
     return EarlyExit(
         str(path), answer, example, labels, told, None, None, seed if samples else None

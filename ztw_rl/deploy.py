@@ -1,12 +1,12 @@
 """Runs an exported early-exit model with numpy and ONNX Runtime alone; torch is not needed.
 
-    model = load("pong.zip")
+    model = load("pong.onnx")
     decision = model.predict(frames, threshold=0.9)
     decision.labels, decision.exits, decision.confidences
 
-An artefact is a zip of one ONNX graph per exit and ``metadata.json``. One graph per exit, because
-only what is run costs time, samples that have left a batch can be dropped in between, and ONNX
-Runtime prepares the weights of a whole graph, but not those inside an ``If``.
+A model is one ``.onnx`` file in which the control flow lives, for one input at a time, or a zip of
+one ONNX graph per exit and ``metadata.json``, so that samples that have left a batch can be dropped
+in between.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,13 @@ import numpy.typing as npt
 from ztw_rl.decision import Decision, Rule, bound
 from ztw_rl.errors import UserError
 
+Format = Literal["onnx", "onnx-stages", "aoti"]
+"""What can be exported."""
 FORMAT = 1
+STAGES, ONE_FILE = "onnx", "onnx-file"
+"""What metadata call the two kinds that ONNX Runtime runs."""
+KEY = "ztw_rl"
+"""Of the metadata, JSON, among those of an ``.onnx`` file."""
 CHUNK = 16
 """Samples of a larger batch that run at once. Features of more fall out of a core's cache between
 one layer and the next, and the operating system clears fresh pages for them at every call."""
@@ -40,6 +47,29 @@ LAST_OUTPUTS = OUTPUTS[2:]
 """Of the last exit's graph."""
 
 
+def format_of(path: Path, wanted: Format | None) -> Format:
+    """What is exported to a file: what is wanted, else what its suffix says.
+
+    Raises:
+        UserError: The two contradict each other, or neither tells.
+    """
+    suffix = path.suffix.lower()
+    if wanted is None:
+        if suffix not in (".onnx", ".zip"):
+            raise UserError(f"{path} must end in .onnx, or in .zip for one graph per exit")
+        return "onnx" if suffix == ".onnx" else "onnx-stages"
+    if suffix != suffix_of(wanted):
+        raise UserError(
+            f"the format {wanted} is written to a {suffix_of(wanted)} file, not to {path}"
+        )
+    return wanted
+
+
+def suffix_of(kind: Format) -> str:
+    """How files of a format end."""
+    return ".onnx" if kind == "onnx" else ".zip"
+
+
 def outputs_by(rule: Rule) -> tuple[str, ...]:
     """Outputs of each graph but the last: a signal as well, unless that is the confidence."""
     return OUTPUTS if rule == "confidence" else (*OUTPUTS, "signal")
@@ -52,6 +82,10 @@ class Session(Protocol):
         self, output_names: Sequence[str], input_feed: Mapping[str, npt.NDArray[Any]]
     ) -> list[npt.NDArray[Any]]:
         """Compute the named outputs."""
+        ...
+
+    def get_modelmeta(self) -> Any:
+        """What the file says of itself."""
         ...
 
 
@@ -83,29 +117,26 @@ def open_session(graph: bytes, n_threads: int, source: str) -> Session:
     return session
 
 
-class DeployedModel:
-    """An early-exit model as one session per exit.
+class Deployed(ABC):
+    """An exported early-exit model.
 
     Args:
-        sessions: E, in order.
-        metadata: What ``metadata.json`` holds.
+        metadata: What the file says of itself.
+        n_exits: E.
 
     Raises:
         UserError: There are more or fewer thresholds than E−1.
         KeyError: Something is missing in the metadata.
     """
 
-    def __init__(self, sessions: Sequence[Session], metadata: Mapping[str, Any]) -> None:
+    def __init__(self, metadata: Mapping[str, Any], n_exits: int) -> None:
         self.metadata = metadata
-        self.n_exits = len(sessions)
-        self._sessions = tuple(sessions)
+        self.n_exits = n_exits
         self._shape = tuple(metadata["input_shape"])
         self._dtype = np.dtype(metadata["input_dtype"])
         self._n_classes = int(metadata["n_classes"])
-        self._head_is_ensembled = bool(metadata["head_is_ensembled"])
         # Files of former versions name no rule.
         self.rule: Rule = metadata.get("rule", "confidence")
-        self._outputs = outputs_by(self.rule)
         self._proposed = self._bounds(metadata["thresholds"])
 
     def predict(self, x: npt.NDArray[Any], threshold: npt.ArrayLike | None = None) -> Decision:
@@ -141,6 +172,12 @@ class DeployedModel:
         answer = self._predict_one if len(x) == 1 else self._predict_batch
         return answer(x, bounds)
 
+    @abstractmethod
+    def _predict_one(self, x: npt.NDArray[Any], bounds: Sequence[float]) -> Decision: ...
+
+    @abstractmethod
+    def _predict_batch(self, x: npt.NDArray[Any], bounds: Sequence[float]) -> Decision: ...
+
     def _bounds(self, given: npt.ArrayLike) -> list[float]:
         """E−1, rounded as signals are."""
         rounded = np.asarray(given, np.float32)
@@ -150,6 +187,56 @@ class DeployedModel:
         if len(thresholds) != self.n_exits - 1:
             raise UserError(f"{self.n_exits - 1} thresholds are needed, not {len(thresholds)}")
         return thresholds
+
+
+class OneFileModel(Deployed):
+    """An early-exit model whose one graph decides itself, one input at a time.
+
+    Args:
+        session: From the input and thresholds to the answer.
+        metadata: What the file says of itself.
+
+    Raises:
+        UserError: There are more or fewer thresholds than E−1.
+        KeyError: Something is missing in the metadata.
+    """
+
+    def __init__(self, session: Session, metadata: Mapping[str, Any]) -> None:
+        super().__init__(metadata, int(metadata["n_exits"]))
+        self._session = session
+
+    def _predict_one(self, x: npt.NDArray[Any], bounds: Sequence[float]) -> Decision:
+        thresholds = np.array([bound(self.rule, each) for each in bounds], np.float32)
+        feed = {"x": x, "thresholds": thresholds}
+        exits, confidences, log_probs = self._session.run(("exit", "confidence", "log_probs"), feed)
+        return Decision(log_probs.argmax(axis=1), exits, confidences, log_probs)
+
+    def _predict_batch(self, x: npt.NDArray[Any], bounds: Sequence[float]) -> Decision:
+        """One after another."""
+        found = [self._predict_one(x[i : i + 1], bounds) for i in range(len(x))]
+        if not found:
+            none = np.zeros(0, np.int64)
+            return Decision(none, none, np.zeros(0, np.float32), np.zeros((0, self._n_classes)))
+        return Decision(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+class DeployedModel(Deployed):
+    """An early-exit model as one session per exit.
+
+    Args:
+        sessions: E, in order.
+        metadata: What ``metadata.json`` holds.
+
+    Raises:
+        UserError: There are more or fewer thresholds than E−1.
+        KeyError: Something is missing in the metadata.
+    """
+
+    def __init__(self, sessions: Sequence[Session], metadata: Mapping[str, Any]) -> None:
+        super().__init__(metadata, len(sessions))
+        self._sessions = tuple(sessions)
+        self._head_is_ensembled = bool(metadata["head_is_ensembled"])
+        self._outputs = outputs_by(self.rule)
 
     def run_exit(
         self, m: int, features: npt.NDArray[Any], logits: npt.NDArray[Any] | None
@@ -241,11 +328,14 @@ class _Waiting:
 
 
 def kind_of(path: str | Path) -> str | None:
-    """What made an artefact, ``onnx`` or ``aoti``; None of a file that does not tell."""
+    """What a file holds, ``onnx``, ``onnx-file`` or ``aoti``; None if it does not tell."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            kind = json.loads(archive.read(METADATA_FILE))["kind"]
-    except UNREADABLE:
+        if not zipfile.is_zipfile(path):
+            kind = _one_file_metadata(_open_file(Path(path), 1))["kind"]
+        else:
+            with zipfile.ZipFile(path) as archive:
+                kind = json.loads(archive.read(METADATA_FILE))["kind"]
+    except (*UNREADABLE, UserError):
         return None
     return kind if isinstance(kind, str) else None
 
@@ -260,28 +350,59 @@ def check_replaceable(path: Path) -> None:
         raise UserError(f"{path} is there, and no exported model; name another file")
 
 
-def load(path: str | Path, n_threads: int = 1) -> DeployedModel:
-    """Read an artefact of ``ztw-rl export --format onnx``.
+def load(path: str | Path, n_threads: int = 1) -> DeployedModel | OneFileModel:
+    """Read what ``ztw-rl export`` wrote.
 
     Args:
-        path: The zip.
+        path: The file, of the format ``onnx`` or ``onnx-stages``.
         n_threads: For the work inside a layer.
 
     Raises:
-        UserError: The file is missing, damaged, no such artefact, or ONNX Runtime is missing.
+        UserError: The file is missing, damaged, no such model, or ONNX Runtime is missing.
     """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist; make it with: ztw-rl export")
     try:
-        with zipfile.ZipFile(path) as archive:
-            metadata = json.loads(archive.read(METADATA_FILE))
-            if metadata["format"] != FORMAT or metadata["kind"] != "onnx":
-                raise UserError(f"{path} is no ONNX artefact of format {FORMAT}; export it again")
-            graphs = [archive.read(graph_file(m)) for m in range(metadata["n_exits"])]
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; make it with: ztw-rl export") from None
+        if zipfile.is_zipfile(path) or path.suffix.lower() == ".zip":
+            return _load_stages(path, n_threads)
+        session = _open_file(path, n_threads)
+        metadata = _one_file_metadata(session)
+        if metadata["format"] != FORMAT or metadata["kind"] != ONE_FILE:
+            raise UserError(f"{path} is no ONNX file of format {FORMAT}; export it again")
+        return OneFileModel(session, metadata)
     except UNREADABLE as error:
         raise UserError(f"{path} is damaged ({error}); export it again") from None
+
+
+def _load_stages(path: Path, n_threads: int) -> DeployedModel:
+    """Read a zip.
+
+    Raises:
+        UserError: It is no such zip, or something in it cannot be run.
+    """
+    with zipfile.ZipFile(path) as archive:
+        metadata = json.loads(archive.read(METADATA_FILE))
+        if metadata["format"] != FORMAT or metadata["kind"] != STAGES:
+            raise UserError(f"{path} is no ONNX artefact of format {FORMAT}; export it again")
+        graphs = [archive.read(graph_file(m)) for m in range(metadata["n_exits"])]
     sessions = [open_session(graph, n_threads, str(path)) for graph in graphs]
     try:
         return DeployedModel(sessions, metadata)
     except (UserError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({METADATA_FILE}: {error}); export it again") from None
+
+
+def _open_file(path: Path, n_threads: int) -> Session:
+    """A session of an ``.onnx`` file; see ``open_session``."""
+    return open_session(path.read_bytes(), n_threads, str(path))
+
+
+def _one_file_metadata(session: Session) -> dict[str, Any]:
+    """What an ``.onnx`` file says of itself.
+
+    Raises:
+        KeyError: It is no export of ours.
+    """
+    found: dict[str, Any] = json.loads(session.get_modelmeta().custom_metadata_map[KEY])
+    return found

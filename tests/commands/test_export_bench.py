@@ -71,7 +71,7 @@ def agent(tmp_path, monkeypatch) -> Path:
 def test_export_and_run(agent, capsys):
     assert cli.main(["export", "--agent", str(agent), "--keep", "0.95"]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "pong.zip" in out
+    assert "pong.onnx" in out
     # On all games 0.9 is the cheapest that keeps 95 %; by halves, 0.5 fails where 0.9 is chosen.
     assert out.startswith("agent: agent ")
     chosen = "threshold 0.9 is chosen on all 2 games of agent/curve.json: there,"
@@ -80,7 +80,7 @@ def test_export_and_run(agent, capsys):
     kept = (0.2 + 38.2) / 40.2 / 2
     assert f"on other games than it was made on, such a choice keeps {kept:.1%} at 0.450" in out
     assert "warning: 2 games are few to choose by; more come from: ztw-rl eval" in out
-    model = deploy.load("pong.zip")
+    model = deploy.load("pong.onnx")
     assert model.metadata["thresholds"] == [0.9, 0.9]
     assert model.metadata["labels"][:2] == ["NOOP", "FIRE"]
     assert model.metadata["relative_macs"] == pytest.approx([0.376, 0.676, 1.041], abs=1e-3)
@@ -109,8 +109,8 @@ def test_without_a_target_what_keeps_95_percent_in_the_least_time(agent, capsys)
     kept = f"threshold 0.9: such a choice keeps {(0.2 + 38.2) / 40.2 / 2:.1%} of the return over"
     assert f"{kept} random play in 0.55 of the full network's time, on other games" in out
     assert f"({38.2 / 40.2:.1%} in 0.60 on all 2 games of agent/curve.json)" in out
-    assert deploy.load("pong.zip").metadata["thresholds"] == [0.9, 0.9]
-    chosen = deploy.load("pong.zip").metadata["threshold_chosen_for"]
+    assert deploy.load("pong.onnx").metadata["thresholds"] == [0.9, 0.9]
+    chosen = deploy.load("pong.onnx").metadata["threshold_chosen_for"]
     assert (chosen["keep"], chosen["cost_counts"], chosen["n_games"]) == (0.95, "time", 2)
 
 
@@ -140,7 +140,7 @@ def test_without_a_target_an_exit_alone_may_be_best(agent, capsys):
     assert "in place of" not in out
     assert cli.main(["export", "--agent", str(agent)]) == 0
     assert "exit 0 alone, in place of what was there" in capsys.readouterr().out
-    model = deploy.load("pong.zip")
+    model = deploy.load("pong.onnx")
     assert model.predict(np.zeros((3, 4, 84, 84), np.uint8)).exits.tolist() == [0, 0, 0]
     arguments = ["--backends=eager", "--batch-sizes=1", "--n-rounds=2"]
     assert cli.main(["bench", "--agent", str(agent), "--keep=0.95", *arguments]) == 0
@@ -152,7 +152,7 @@ def test_without_a_target_where_nothing_saves_time(agent, capsys):
     write_table(agent / "curve.json", [ROWS[0], {**ROWS[2], "time": [1.1, 1.1]}, ROWS[-1]])
     assert cli.main(["export", "--agent", str(agent)]) == 0
     assert "nothing in agent/curve.json keeps 95% of the return in less" in capsys.readouterr().out
-    answer = deploy.load("pong.zip").predict(np.zeros((3, 4, 84, 84), np.uint8))
+    answer = deploy.load("pong.onnx").predict(np.zeros((3, 4, 84, 84), np.uint8))
     assert answer.exits.tolist() == [2, 2, 2]
 
 
@@ -167,8 +167,8 @@ def test_a_variants_file_has_a_name_of_its_own(agent):
     for name in ("pong", "pong/input"):
         save_agent(Path("agents") / name, make_agent())
         assert cli.main(["export", "--agent", name, "--threshold", "0.5"]) == 0
-    assert deploy.load("pong.zip").metadata["name"] == "pong"
-    assert deploy.load("pong-input.zip").metadata["name"] == "pong-input"
+    assert deploy.load("pong.onnx").metadata["name"] == "pong"
+    assert deploy.load("pong-input.onnx").metadata["name"] == "pong-input"
 
 
 def test_bench_writes_its_table(agent, capsys):
@@ -241,7 +241,7 @@ def test_a_folder_in_the_files_place(agent, capsys):
 
 def test_a_threshold_of_one_never_leaves(agent):
     assert cli.main(["export", "--agent", str(agent), "--threshold=1"]) == 0
-    answer = deploy.load("pong.zip").predict(np.zeros((3, 4, 84, 84), np.uint8))
+    answer = deploy.load("pong.onnx").predict(np.zeros((3, 4, 84, 84), np.uint8))
     assert answer.exits.tolist() == [2, 2, 2]
 
 
@@ -335,7 +335,7 @@ def test_aoti_without_a_compiler(agent, capsys, monkeypatch):
     assert error.count("\n") == 1
     assert "there is no C++ compiler 'g++'" in error
     assert error.endswith("; use the format onnx\n")
-    assert not Path("pong.zip").exists()
+    assert not Path("pong.onnx").exists()
 
 
 def test_risk(agent, capsys):
@@ -350,7 +350,7 @@ def test_risk(agent, capsys):
     out = capsys.readouterr().out
     assert "threshold 0.9 is chosen on all 200 games" in out
     assert "with confidence 0.95, at most 2.0% of a game's decisions differ" in out
-    chosen = deploy.load("pong.zip").metadata["threshold_chosen_for"]
+    chosen = deploy.load("pong.onnx").metadata["threshold_chosen_for"]
     assert (chosen["risk"], chosen["confidence"], chosen["n_games"]) == (0.02, 0.95, 200)
     assert cli.main(["export", "--agent", str(agent), "--risk", "0.01"]) == 2
     assert "337 games without any difference are the least" in capsys.readouterr().err

@@ -176,7 +176,7 @@ def test_from_a_table_to_a_file(distill_run):
 def test_a_file_leaves_where_the_regret_is_below_its_threshold(distill_run, threshold):
     agent = load_agent(distill_run / "agent")
     point = Gate(threshold)
-    export(Path("gate.zip"), agent, "onnx", point, {"name": "x"})
+    export(Path("gate.zip"), agent, "onnx-stages", point, {"name": "x"})
     file = deploy.load("gate.zip")
     assert (file.rule, file.metadata["thresholds"]) == ("gate", [threshold] * 2)
     x = np.random.default_rng(0).integers(0, 256, (9, 4, 84, 84), np.uint8)
@@ -219,7 +219,7 @@ def test_a_stopped_fit_goes_on(distill_run, monkeypatch, capfd):
 
 @pytest.mark.parametrize("threshold", [float("nan"), True, "x", [1]])
 def test_thresholds_of_a_file_are_numbers(distill_run, threshold):
-    export(Path("gate.zip"), load_agent(distill_run / "agent"), "onnx", Gate(0.1), {"name": "x"})
+    export(Path("gate.zip"), load_agent(distill_run / "agent"), "onnx-stages", Gate(0.1), {"name": "x"})
     with pytest.raises(UserError, match="threshold must be a finite number"):
         ztw_rl.load("gate.zip", threshold=threshold)
     assert ztw_rl.load("gate.zip", threshold=-3)

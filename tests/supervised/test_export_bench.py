@@ -90,7 +90,7 @@ def test_an_exported_classifier_answers_pixels_as_the_model_does(make_run, capsy
     classifier = load_classifier(make_run())
     assert cli.main(["supervised", "export", "--budget=0.7", "--device=cpu"]) == 0
     out = capsys.readouterr().out
-    deployed = deploy.load("resnet56-digits.zip")
+    deployed = deploy.load("resnet56-digits.onnx")
     (threshold, again) = deployed.metadata["thresholds"]
     assert threshold == again
     assert deployed.metadata["labels"] == list("0123456789")
@@ -124,7 +124,7 @@ def test_a_file_judges_by_the_rule_that_was_asked_for(make_run, capsys):
     path, rule = make_run(), "gate"
     assert cli.main(["supervised", "export", "--rule=gate", "--budget=0.7", "--device=cpu"]) == 0
     out = capsys.readouterr().out
-    deployed = deploy.load("resnet56-digits.zip")
+    deployed = deploy.load("resnet56-digits.onnx")
     assert deployed.metadata["rule"] == rule
     classifier = load_classifier(path).judged(rule)
     assert deployed.metadata["relative_macs"] == list(classifier.relative_macs())
@@ -217,7 +217,7 @@ def test_mistakes_are_one_line(make_run, capsys, command, arguments, message):
     error = capsys.readouterr().err
     assert error.count("\n") == 1, error
     assert message in error
-    assert not list(Path().glob("*.zip"))
+    assert not list(Path().glob("*.onnx"))
     assert not Path("runs/bench").exists()
 
 

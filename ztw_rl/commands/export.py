@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -16,12 +16,29 @@ from ztw_rl.points.targets import Proposal
 if TYPE_CHECKING:
     from ztw_rl.core.deployable import Deployable
 
-Format = Literal["onnx", "aoti"]
-RUNNERS: dict[Format, str] = {"onnx": "ztw_rl.deploy", "aoti": "ztw_rl.core.backends.aoti"}
+
+def target_of(
+    output: Path | None, wanted: deploy.Format | None, name: str
+) -> tuple[Path, deploy.Format]:
+    """The file, which can be written, and its format.
+
+    Args:
+        output: What was asked for.
+        wanted: So too.
+        name: What the file is called by default.
+
+    Raises:
+        UserError: It cannot be written, the two contradict each other, or neither tells the format.
+    """
+    path = output or Path(name + deploy.suffix_of(wanted or "onnx"))
+    runs.check_writable_file(path)
+    kind = deploy.format_of(path, wanted)
+    deploy.check_replaceable(path)
+    return path, kind
 
 
 def write_artefact(
-    kind: Format, path: Path, deployable: Deployable, name: str, proposal: Proposal
+    kind: deploy.Format, path: Path, deployable: Deployable, name: str, proposal: Proposal
 ) -> None:
     """Write a model as one file, and say how to run it.
 
@@ -49,7 +66,7 @@ def write_artefact(
     x = deployable.example()
     shape = ", ".join(map(str, x.shape[1:]))
     dtype = str(x.dtype).removeprefix("torch.")
-    runner = RUNNERS[kind]
+    runner = "ztw_rl.core.backends.aoti" if kind == "aoti" else "ztw_rl.deploy"
     print(f"run it with: {runner}.load('{path}').predict(x) for {dtype} x of shape (B, {shape})")
 
 
@@ -57,17 +74,19 @@ def write_artefact(
 class Export:
     """Write an agent as one file: frames (uint8) in; action, exit and confidence out.
 
-    onnx runs anywhere with numpy and ONNX Runtime alone: ztw_rl.deploy. aoti is machine code of
-    this processor, for this version of PyTorch: ztw_rl.core.backends.aoti; it needs a C++ compiler.
+    ONNX Runtime alone runs it, from any language. aoti is machine code of this processor, for this
+    version of PyTorch: ztw_rl.core.backends.aoti; it needs a C++ compiler.
     """
 
     agent: str | None = None
     """A shipped agent's name, an agent's folder or a distillation run; by default the newest
     distillation run, else the shipped agent."""
-    format: Format = "onnx"
-    """A zip with metadata.json and, per exit, an ONNX graph or code compiled by AOTInductor."""
+    format: deploy.Format | None = None
+    """onnx: one file, one observation at a time. onnx-stages: a zip of one graph for each exit,
+    which ztw_rl.deploy runs, batches too. aoti: a zip of code for each exit. By default what
+    --output ends in: .onnx, or .zip for onnx-stages."""
     output: Path | None = None
-    """The file; by default <game>.zip, or such as pong-input.zip, in the current folder. It is
+    """The file; by default <game>.onnx, or such as pong-input.onnx, in the current folder. It is
     replaced if it is there."""
     runs_dir: Path = Path("runs")
     """Where run folders are."""
@@ -92,10 +111,8 @@ def main(arguments: list[str]) -> int:
     agent = load_agent(folder)
     game = agent.config.environment.name
     name = agents.file_stem(folder) or game
-    output = args.output or Path(f"{name}.zip")
-    runs.check_writable_file(output)
-    deploy.check_replaceable(output)
+    output, kind = target_of(args.output, args.format, name)
     choice = choose(args.point, agent, folder, args.runs_dir)
     print(f"agent: {folder}")
-    write_artefact(args.format, output, agent, name, choice)
+    write_artefact(kind, output, agent, name, choice)
     return 0

@@ -6,19 +6,48 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
 from ztw_rl import deploy
 from ztw_rl.core.backends import aoti
 from ztw_rl.core.backends.onnx import export_graphs, interface
+from ztw_rl.core.backends.onnx_file import one_graph
 from ztw_rl.core.choice import Point
 from ztw_rl.core.files import write_atomically
 from ztw_rl.core.model import EarlyExitModel
 
 
 def export_onnx(
+    path: Path,
+    model: EarlyExitModel,
+    x: Tensor,
+    thresholds: Sequence[float],
+    metadata: Mapping[str, Any],
+) -> None:
+    """Write a model as one ONNX file, atomically; see ``backends.onnx_file``.
+
+    Args:
+        path: The file.
+        model: In eval mode, on the CPU.
+        x: (1, …), any input of the right shape and type.
+        thresholds: E−1, finite: what is proposed to whoever runs it.
+        metadata: Anything JSON; ``answer`` is what its answer is called.
+
+    Raises:
+        UserError: A package is missing.
+    """
+    described = {**metadata, **_described(deploy.ONE_FILE, model, x, thresholds)}
+    graph = one_graph(model, x, metadata["answer"], described)
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(graph)
+
+    write_atomically(path, write)
+
+
+def export_stages(
     path: Path,
     model: EarlyExitModel,
     x: Tensor,
@@ -39,7 +68,7 @@ def export_onnx(
     """
     graphs = export_graphs(model, x).exits
     files = {deploy.graph_file(m): graph for m, graph in enumerate(graphs)}
-    _write(path, files, {**metadata, **_described("onnx", model, x, thresholds)})
+    _write(path, files, {**metadata, **_described(deploy.STAGES, model, x, thresholds)})
 
 
 def export_aoti(
@@ -92,9 +121,6 @@ def _write(path: Path, files: Mapping[str, bytes], metadata: Mapping[str, Any]) 
     write_atomically(path, write)
 
 
-Format = Literal["onnx", "aoti"]
-
-
 DeployableT = TypeVar("DeployableT", bound="Deployable")
 
 
@@ -123,19 +149,22 @@ class Deployable(Protocol):
         ...
 
     def metadata(self) -> dict[str, Any]:
-        """What an exported file says of it: ``labels``, ``exits`` and the like; anything JSON."""
+        """What an exported file says of it: ``labels``, ``exits`` and the like; anything JSON.
+
+        ``answer`` is what its answers are called, ``action`` or ``label``.
+        """
         ...
 
 
 def export(
-    path: Path, deployable: Deployable, kind: Format, point: Point, about: Mapping[str, Any]
+    path: Path, deployable: Deployable, kind: deploy.Format, point: Point, about: Mapping[str, Any]
 ) -> None:
     """Write a model as one file, atomically.
 
     Args:
         path: The file.
         deployable: The model.
-        kind: What runs it: ``ztw_rl.deploy``, or ``core.backends.aoti``.
+        kind: What runs it: ONNX Runtime, ``ztw_rl.deploy``, or ``core.backends.aoti``.
         point: What applies if the caller gives no threshold.
         about: Further metadata, such as ``name``.
 
@@ -143,7 +172,7 @@ def export(
         UserError: A package or the compiler is missing, or something else is there.
     """
     deploy.check_replaceable(path)
-    write = {"onnx": export_onnx, "aoti": export_aoti}[kind]
+    write = {"onnx": export_onnx, "onnx-stages": export_stages, "aoti": export_aoti}[kind]
     deployable = deployable.at(point)
     model = deployable.model
     thresholds = point.each(model.n_exits - 1)

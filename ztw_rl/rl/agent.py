@@ -116,6 +116,7 @@ class Agent:
         config, environment = self.config, self.config.environment
         return {
             "method": config.method,
+            "answer": "action",
             "labels": action_labels(environment, config.n_actions),
             "exits": [*config.exits, "policy"],
             "relative_macs": self.relative_macs(),

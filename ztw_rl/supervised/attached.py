@@ -107,6 +107,7 @@ class AttachedNetwork:
         """See ``Deployable``."""
         return {
             "method": self.method,
+            "answer": "label",
             "labels": self.labels,
             "exits": [*(f"ic_{m}" for m in range(len(self.places))), "backbone"],
             "places": list(self.places),

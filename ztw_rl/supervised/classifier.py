@@ -60,6 +60,7 @@ class Classifier:
         names = self.config.classes or class_names(run.data)
         return {
             "method": run.method,
+            "answer": "label",
             "labels": list(names or map(str, range(self.config.n_classes))),
             "exits": [*(f"ic_{m}" for m in range(len(self.model.ics))), "backbone"],
             "relative_macs": self.relative_macs(),

@@ -16,7 +16,7 @@ from torch import nn
 
 from ztw_rl import deploy
 from ztw_rl.core.backends.onnx import export_graphs, onnx
-from ztw_rl.core.deployable import export_onnx
+from ztw_rl.core.deployable import export_stages
 from ztw_rl.core.exits import Exceeds, Patience, most_confident, select
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.runtime import decide
@@ -146,7 +146,7 @@ def test_pixels_are_scaled_by_the_first_convolution(make_model):
 @pytest.fixture
 def artefact(make_model, tmp_path):
     path = tmp_path / "model.zip"
-    export_onnx(path, make_model(3), torch.zeros(1, 3, 9, 9), [0.5, 0.5], {"labels": ["a"]})
+    export_stages(path, make_model(3), torch.zeros(1, 3, 9, 9), [0.5, 0.5], {"labels": ["a"]})
     return path
 
 

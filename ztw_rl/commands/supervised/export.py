@@ -7,9 +7,9 @@ from pathlib import Path
 
 import tyro
 
-from ztw_rl import deploy, runs
+from ztw_rl import deploy
 from ztw_rl.commands._arguments import read
-from ztw_rl.commands.export import Format, write_artefact
+from ztw_rl.commands.export import target_of, write_artefact
 from ztw_rl.commands.supervised._shared import newest_classifier
 from ztw_rl.points.classifier import ClassifierPoint, choose
 
@@ -20,17 +20,19 @@ PROG = "ztw-rl supervised export"
 class Export:
     """Write a classifier as one file: RGB pixels (uint8) in; label, exit and confidence out.
 
-    Normalisation is inside. onnx runs anywhere with numpy and ONNX Runtime alone: ztw_rl.deploy.
-    aoti is machine code of this processor, for this version of PyTorch:
-    ztw_rl.core.backends.aoti; it needs a C++ compiler, and ten seconds or more per exit.
+    Normalisation is inside. ONNX Runtime alone runs it, from any language. aoti is machine code of
+    this processor, for this version of PyTorch: ztw_rl.core.backends.aoti; it needs a C++ compiler,
+    and ten seconds or more per exit.
     """
 
     model: Path | None = None
     """A run of train-ics, or its classifier folder; by default the newest run."""
-    format: Format = "onnx"
-    """A zip with metadata.json and, per exit, an ONNX graph or code compiled by AOTInductor."""
+    format: deploy.Format | None = None
+    """onnx: one file, one image at a time. onnx-stages: a zip of one graph for each exit, which
+    ztw_rl.deploy runs, batches too. aoti: a zip of code for each exit. By default what --output
+    ends in: .onnx, or .zip for onnx-stages."""
     output: Path | None = None
-    """The file; by default <network>-<data>.zip in the current folder."""
+    """The file; by default <network>-<data>.onnx in the current folder."""
     runs_dir: Path = Path("runs")
     """Where run folders are."""
     point: tyro.conf.OmitArgPrefixes[ClassifierPoint] = field(default_factory=ClassifierPoint)
@@ -55,9 +57,7 @@ def main(arguments: list[str]) -> int:
     classifier = load_classifier(path)
     run = classifier.config.run
     name = run.title
-    output = args.output or Path(f"{name}.zip")
-    runs.check_writable_file(output)
-    deploy.check_replaceable(output)
+    output, kind = target_of(args.output, args.format, name)
     choice = choose(args.point, classifier, path)
-    write_artefact(args.format, output, classifier, name, choice)
+    write_artefact(kind, output, classifier, name, choice)
     return 0

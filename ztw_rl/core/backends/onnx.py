@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import warnings
 from collections.abc import Mapping, Sequence
@@ -57,13 +58,35 @@ class _Chain(nn.Module):
 
 
 @dataclass(frozen=True)
-class Graphs:
-    """Serialised ONNX graphs of a model, for any batch size."""
+class Stage:
+    """An exit's part of a model's ONNX graph, for any batch size."""
 
-    exits: tuple[bytes, ...]
-    """One per exit; see ``deploy.DeployedModel`` for inputs and outputs."""
+    model: Any
+    """An ``onnx.ModelProto``; stages that compute the same share its name."""
+    reads: tuple[str, ...]
+    """What it takes: the network's input, or features and logits of the stage before."""
+    gives: Mapping[str, str]
+    """Its outputs, by what ``deploy.outputs_by`` calls them."""
+
+    def serialized(self) -> bytes:
+        """Alone, with the names that ``deploy.DeployedModel`` reads."""
+        inputs = dict(zip(self.reads, ("features", "logits"), strict=False))
+        return _renamed(self.model, inputs | {own: name for name, own in self.gives.items()})
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """A model's ONNX graph, cut at its exits."""
+
+    stages: tuple[Stage, ...]
+    """One per exit."""
     backbone: bytes
     """From ``x`` to ``logits``, (B, C), without any IC."""
+
+    @property
+    def exits(self) -> tuple[bytes, ...]:
+        """One serialised graph per exit; see ``deploy.DeployedModel`` for inputs and outputs."""
+        return tuple(stage.serialized() for stage in self.stages)
 
 
 @torch.no_grad()
@@ -110,7 +133,7 @@ def export_graphs(model: EarlyExitModel, x: Tensor) -> Graphs:
     batch_sizes = [node for node in whole.graph.node if _is_batch_size(node)]
     extractor = onnx.utils.Extractor(whole)
     state = ("next_features", "next_logits")
-    exits = []
+    stages = []
     for m in range(model.n_exits):
         own = outputs if m < last else deploy.LAST_OUTPUTS
         reads = ["x"] if m == 0 else [f"{name}_{m - 1}" for name in state]
@@ -121,14 +144,12 @@ def export_graphs(model: EarlyExitModel, x: Tensor) -> Graphs:
         # behind that too. What an exit reads has as many rows.
         for node in batch_sizes:
             node.input[0] = reads[0]
-        graph = extractor.extract_model(reads, wanted)
-        inputs = dict(zip(reads, ("features", "logits"), strict=False))
-        plain = {name: name.removesuffix(f"_{m}") for name in wanted}
-        exits.append(_renamed(graph, inputs | plain))
+        gives = dict(zip(own, wanted, strict=True))
+        stages.append(Stage(extractor.extract_model(reads, wanted), tuple(reads), gives))
     for node in batch_sizes:
         node.input[0] = "x"
     backbone = extractor.extract_model(["x"], ["backbone"])
-    return Graphs(tuple(exits), _renamed(backbone, {"backbone": "logits"}))
+    return Graphs(tuple(stages), _renamed(backbone, {"backbone": "logits"}))
 
 
 def _is_batch_size(node: Any) -> bool:
@@ -168,6 +189,7 @@ def _fold_divisions(graph: Any) -> None:
 
 def _renamed(model: Any, names: Mapping[str, str]) -> bytes:
     """A graph with other names for some of its tensors, serialised."""
+    model = copy.deepcopy(model)
     for value in (*model.graph.input, *model.graph.output):
         value.name = names.get(value.name, value.name)
     for node in model.graph.node:
