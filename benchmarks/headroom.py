@@ -42,7 +42,8 @@ def _print(mode: str, tables: Sequence[StoredTable]) -> None:
     """Rows of one way of acting, then what they amount to."""
     games = ", ".join(f"{t.game} {len(t.rows[0].returns)} from {t.seed}" for t in tables)
     print(f"## {mode} actions; games and first seeds: {games}\n")
-    print("| game | cost | realised | full | random exits | headroom | rule | confidence |")
+    rules = "/".join(dict.fromkeys(table.rule for table in tables))
+    print(f"| game | cost | realised | full | random exits | headroom | {rules} | confidence |")
     print("|---|---|---|---|---|---|---|---|")
     counted: list[Headroom] = []
     for table in tables:
@@ -63,8 +64,8 @@ def _print(mode: str, tables: Sequence[StoredTable]) -> None:
             )
     if not counted:
         return
-    rules = recovered(counted, [each.rule for each in counted])
-    print(f"\nmean of {len(counted)} rows with headroom: the rule recovers {_spelled(rules)}")
+    won_back = recovered(counted, [each.rule for each in counted])
+    print(f"\nmean of {len(counted)} rows with headroom: the rule recovers {_spelled(won_back)}")
     alike = [each for each in counted if not each.is_off]
     if not alike:
         return
