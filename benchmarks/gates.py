@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 import tyro
+from torch import Tensor
 
 from benchmarks import harness
-from ztw_rl import agents
+from ztw_rl import agents, deploy
 from ztw_rl.core.backends.named import make_backend
+from ztw_rl.core.backends.onnx import interface
+from ztw_rl.core.backends.onnx_file import one_graph
 from ztw_rl.core.bench import forced_bounds, interleaved_seconds, threads
 from ztw_rl.decision import Rule
 from ztw_rl.rl.agent import Agent, build_model, load_agent
 
+Decide = Callable[[Sequence[float]], object]
 RULES: tuple[Rule, ...] = ("confidence", "margin", "gate")
 
 
@@ -32,8 +36,8 @@ class Settings:
 
     agent: str = "pong/paper"
     """Its name or folder; gates that it lacks are made."""
-    backends: tuple[str, ...] = ("onnx", "eager")
-    """What runs the network."""
+    backends: tuple[str, ...] = ("onnx-file", "onnx", "eager")
+    """What runs the network; onnx-file is one file, as export writes it."""
     n_rounds: int = 2000
     """Counted decisions of each kind."""
 
@@ -48,6 +52,21 @@ def with_gates(agent: Agent) -> Agent:
     return replace(agent, config=config, model=model)
 
 
+def one_file(agent: Agent, x: Tensor) -> Decide:
+    """What decides an observation through one ONNX file."""
+    metadata = {**interface(agent.model, x), "answer": "action"}
+    graph = one_graph(agent.model, x, "action", metadata)
+    model = deploy.OneFileModel(deploy.open_session(graph, 1, "the model"), metadata)
+    return lambda bounds: model.decide(x.numpy(), bounds)
+
+
+def decides(name: str, agent: Agent, x: Tensor) -> Decide:
+    """What decides an observation, from bounds."""
+    if name == "onnx-file":
+        return one_file(agent, x)
+    return partial(make_backend(name, agent.model, x).predict, x)
+
+
 def main(settings: Settings) -> None:
     """Measure and print."""
     print(f"{harness.machine()}\n")
@@ -57,13 +76,11 @@ def main(settings: Settings) -> None:
     shares: dict[str, dict[str, list[float]]] = {}
     for name in settings.backends:
         shares[name] = {}
-        judged = {rule: make_backend(name, agent.judged(rule, "greedy").model, x) for rule in RULES}
+        full = make_backend(name.removesuffix("-file"), agent.model, x)
         n_exits = agent.model.n_exits
-
-        full = judged["confidence"]
         cases: list[Callable[[], object]] = [
-            partial(backend.predict, x, forced_bounds(m, n_exits))
-            for backend in judged.values()
+            partial(decide, forced_bounds(m, n_exits))
+            for decide in [decides(name, agent.judged(rule, "greedy"), x) for rule in RULES]
             for m in range(n_exits)
         ]
         with threads(1):
@@ -72,7 +89,7 @@ def main(settings: Settings) -> None:
             )
         whole, *each = (statistics.median(times) for times in seconds)
         heads = [*(f"exit {m}" for m in range(n_exits - 1)), "no exit"]
-        print(f"{full.name}, the full network's time ({whole * 1e6:,.0f} us) being 1\n")
+        print(f"{name}, the full network's time ({whole * 1e6:,.0f} us) being 1\n")
         print("| judged by | " + " | ".join(heads) + " |\n|---" + "|---" * n_exits + "|")
         for i, rule in enumerate(RULES):
             own = [t / whole for t in each[i * n_exits : (i + 1) * n_exits]]

@@ -448,7 +448,7 @@ def test_the_tutorials_example(monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "chosen on all 130 held-out inputs" in shown
     assert f"{worth.score:.1%} right at {worth.cost:.2f} of the operations" in shown
-    assert ztw_rl.load("net.zip").decide(scope["images"][:5]).labels.shape == (5,)
+    assert ztw_rl.load("net.onnx").decide(scope["images"][:5]).labels.shape == (5,)
 
 
 def test_the_tutorials_commands_exist():

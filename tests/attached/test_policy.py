@@ -173,5 +173,5 @@ def test_the_pages_example(tmp_path, monkeypatch, capsys):
     code = page.split("```python\n")[1].split("```")[0]
     exec(compile(code, "docs/your-policy.md", "exec"), {})
     assert "threshold 0.9" in capsys.readouterr().out
-    assert ztw_rl.load("fast.zip").labels == ["0", "1"]
+    assert ztw_rl.load("fast.onnx").labels == ["0", "1"]
     assert cli.main(["eval", "--agent=cartpole", "--n-episodes=2", "--thresholds=0.9"]) == 0

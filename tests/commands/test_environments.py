@@ -46,7 +46,7 @@ def test_from_training_to_an_exported_file(folder, capsys):
     assert table["random_return"] < 5
     assert len(table["rows"][0]["returns"]) == 10
     assert cli.main(["export", "--threshold=0.5"]) == 0
-    exported, loaded = ztw_rl.load("corridor.zip"), ztw_rl.load("runs/distill/corridor-001")
+    exported, loaded = ztw_rl.load("corridor.onnx"), ztw_rl.load("runs/distill/corridor-001")
     x = np.array([[0, 5], [3, 5]], np.float32)
     assert exported.labels == loaded.labels == ["0", "1"]
     assert exported.decide(x).actions.shape == (2,)

@@ -219,7 +219,9 @@ def test_a_stopped_fit_goes_on(distill_run, monkeypatch, capfd):
 
 @pytest.mark.parametrize("threshold", [float("nan"), True, "x", [1]])
 def test_thresholds_of_a_file_are_numbers(distill_run, threshold):
-    export(Path("gate.zip"), load_agent(distill_run / "agent"), "onnx-stages", Gate(0.1), {"name": "x"})
+    export(
+        Path("gate.zip"), load_agent(distill_run / "agent"), "onnx-stages", Gate(0.1), {"name": "x"}
+    )
     with pytest.raises(UserError, match="threshold must be a finite number"):
         ztw_rl.load("gate.zip", threshold=threshold)
     assert ztw_rl.load("gate.zip", threshold=-3)

@@ -87,7 +87,7 @@ def mean_ratio(
 
     Args:
         parts: Of each, what it belongs to, and (n,) numerators and (n,) denominators of the same
-            games. Parts of one belonging are resampled together.
+            units. Parts of one belonging are resampled together.
         seed: Of the bootstrap.
 
     Returns:
