@@ -15,7 +15,8 @@ import json
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -206,6 +207,7 @@ class OneFileModel(Deployed):
         self._session = session
 
     def _predict_one(self, x: npt.NDArray[Any], bounds: Sequence[float]) -> Decision:
+        # What a bound is made of: the graph makes it itself.
         thresholds = np.array([bound(self.rule, each) for each in bounds], np.float32)
         feed = {"x": x, "thresholds": thresholds}
         exits, confidences, log_probs = self._session.run(("exit", "confidence", "log_probs"), feed)
@@ -370,7 +372,8 @@ def load(path: str | Path, n_threads: int = 1) -> DeployedModel | OneFileModel:
         metadata = _one_file_metadata(session)
         if metadata["format"] != FORMAT or metadata["kind"] != ONE_FILE:
             raise UserError(f"{path} is no ONNX file of format {FORMAT}; export it again")
-        return OneFileModel(session, metadata)
+        with _told(path, "metadata"):
+            return OneFileModel(session, metadata)
     except UNREADABLE as error:
         raise UserError(f"{path} is damaged ({error}); export it again") from None
 
@@ -387,10 +390,21 @@ def _load_stages(path: Path, n_threads: int) -> DeployedModel:
             raise UserError(f"{path} is no ONNX artefact of format {FORMAT}; export it again")
         graphs = [archive.read(graph_file(m)) for m in range(metadata["n_exits"])]
     sessions = [open_session(graph, n_threads, str(path)) for graph in graphs]
-    try:
+    with _told(path, METADATA_FILE):
         return DeployedModel(sessions, metadata)
+
+
+@contextmanager
+def _told(path: Path, where: str) -> Iterator[None]:
+    """Errors of metadata that cannot be used name the file.
+
+    Raises:
+        UserError: They cannot.
+    """
+    try:
+        yield
     except (UserError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({METADATA_FILE}: {error}); export it again") from None
+        raise UserError(f"{path} is damaged ({where}: {error}); export it again") from None
 
 
 def _open_file(path: Path, n_threads: int) -> Session:

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from ztw_rl.core.backends.eager import eager
+from ztw_rl.core.choice import RULES
 from ztw_rl.errors import UserError
 from ztw_rl.rl import calibrate as module
 from ztw_rl.rl.calibrate import bound_for, calibrate, check_costs, corrected, to_correct
 from ztw_rl.rl.evaluate import play
-from ztw_rl.rl.rows import RULES, Row
+from ztw_rl.rl.rows import Row
 
 COSTS = (0.2, 0.5, 1.1)
 SIGNALS = np.array([[0.1, 0.9], [0.4, 0.2], [0.6, 0.1], [0.8, 0.8]], np.float32)

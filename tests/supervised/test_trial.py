@@ -7,12 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from ztw_rl.core.choice import Budget, Forced, Gate, Keep, Risk, Threshold, Unreachable, choose
+from ztw_rl.core.choice import (
+    RULES,
+    Budget,
+    Forced,
+    Gate,
+    Keep,
+    Risk,
+    Threshold,
+    Unreachable,
+    choose,
+)
 from ztw_rl.core.exits import Exceeds, select
 from ztw_rl.decision import bound
 from ztw_rl.errors import UserError
 from ztw_rl.supervised.evaluate import Answers
-from ztw_rl.supervised.trial import POINTS, choose_per_exit, points_for, trial_of, worth
+from ztw_rl.supervised.trial import choose_per_exit, points_for, trial_of, worth
 
 COSTS = (0.2, 0.6, 1.1)
 
@@ -93,7 +103,7 @@ def test_other_rules_leave_as_the_exit_rule_says(rule, target):
     judged = replace(drawn, signals=torch.randn(300, 2, generator=torch.Generator().manual_seed(0)))
     found = judged.signals if rule == "gate" else top[..., 0] - top[..., 1]
     points = [p for p in points_for(target, judged, rule) if not isinstance(p, Forced)]
-    assert {type(point) for point in points} == {POINTS[rule]}
+    assert {type(point) for point in points} == {RULES[rule]}
     trial = trial_of(judged, points, COSTS)
     # From bold to cautious.
     costs = trial.costs.on()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ztw_rl.commands._playing import backends
+from ztw_rl.commands._playing import backends, how
 from ztw_rl.console import counted_games
 from ztw_rl.rl.agent import Agent
 from ztw_rl.rl.config import EvalRun
@@ -79,7 +79,7 @@ def settled(
     games, so that a stopped evaluation comes to the same thresholds.
     """
     from ztw_rl.core.cost import relative_cost
-    from ztw_rl.rl.calibrate import FAR, N_CORRECTIONS, corrected, to_correct
+    from ztw_rl.rl.calibrate import N_CORRECTIONS, corrected, to_correct
     from ztw_rl.rl.evaluate import play
     from ztw_rl.rl.rows import Row, adaptive
 
@@ -104,13 +104,8 @@ def settled(
                 backend,
                 batches,
                 rows,
-                n_episodes=run.evaluation.n_episodes,
-                seed=run.seed,
-                action_mode=run.evaluation.action_mode,
-                device=device,
-                judges=judges,
                 on_game=on_game,
-                recall=journal.recall,
+                **how(run, device, judges, journal),
             )
         realised = [
             relative_cost(result.exit_shares, macs[rule])
@@ -124,8 +119,8 @@ def settled(
         for i in again:
             rule, aim = wishes[i]
             console.print(
-                f"{rule} costs {realised[i]:.3f} instead of {aim:g}, or differs from the other "
-                f"rule by more than {FAR:g}: corrected",
+                f"{rule} costs {realised[i]:.3f}, and {aim:g} was asked for; its games are played "
+                "again at another threshold",
                 soft_wrap=True,
             )
             thresholds[i] = corrected(thresholds[i], run.slopes[i], aim, realised[i])

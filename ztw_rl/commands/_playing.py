@@ -241,22 +241,28 @@ def play(
             journal.add(game)
             count(game)
 
-        how: dict[str, Any] = {
-            "n_episodes": run.evaluation.n_episodes,
-            "seed": run.seed,
-            "action_mode": run.evaluation.action_mode,
-            "device": device,
-            "judges": judges,
-            "on_game": on_game,
-            "recall": journal.recall,
-        }
+        settings = how(run, device, judges, journal) | {"on_game": on_game}
         if not agent.has_exits:
-            return evaluate.play(backend, batches, [Row(Student())], **how)
+            return evaluate.play(backend, batches, [Row(Student())], **settings)
         rules = [adaptive(run.rule, threshold) for threshold in run.thresholds]
         beside = [Threshold(threshold) for threshold in run.beside]
         return evaluate.evaluate(
-            backend, batches, rules, beside=beside, compared=run.disagreement, **how
+            backend, batches, rules, beside=beside, compared=run.disagreement, **settings
         )
+
+
+def how(
+    run: EvalRun, device: torch.device, judges: dict[Rule, Backend], journal: Journal
+) -> dict[str, Any]:
+    """How the games of a table are played; see ``evaluate.play``."""
+    return {
+        "n_episodes": run.evaluation.n_episodes,
+        "seed": run.seed,
+        "action_mode": run.evaluation.action_mode,
+        "device": device,
+        "judges": judges,
+        "recall": journal.recall,
+    }
 
 
 def backends(

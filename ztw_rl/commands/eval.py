@@ -291,7 +291,8 @@ def _finish(
     print(f"agent: {run.agent}", flush=True)
     device = torch.device(run.device)
     try:
-        if run.costs and agent.has_exits:
+        # Journals of former versions know no slopes.
+        if run.slopes:
             run = _costs.settled(run, agent, batches, device, journal, plain_console(stderr=True))
         results = _playing.play(run, agent, batches, device, journal, console)
         if random is None:

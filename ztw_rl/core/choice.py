@@ -69,6 +69,10 @@ class Gate(Threshold):
     noun: ClassVar[str] = "regret threshold"
 
 
+RULES: dict[Rule, type[Threshold]] = {"confidence": Threshold, "margin": Margin, "gate": Gate}
+"""Thresholds by what exits are judged by."""
+
+
 @dataclass(frozen=True)
 class Forced:
     """Always leave at the same exit."""

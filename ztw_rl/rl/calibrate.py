@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ztw_rl.core.choice import RULES
 from ztw_rl.core.runtime import Backend
 from ztw_rl.decision import Rule, bound
 from ztw_rl.errors import UserError
 from ztw_rl.rl.batch import EnvBatch
 from ztw_rl.rl.config import ActionMode
 from ztw_rl.rl.evaluate import RelativeCosts, RowResult, play
-from ztw_rl.rl.rows import RULES, Full, Row
+from ztw_rl.rl.rows import Full, Row
 
 SEED = 1_000_000
 """Added to the table's seed."""

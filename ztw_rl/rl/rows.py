@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ztw_rl.core.choice import Forced, Gate, Margin, Patience, Threshold
+from ztw_rl.core.choice import RULES, Forced, Gate, Margin, Patience, Threshold
 from ztw_rl.decision import Rule
 from ztw_rl.errors import UserError
 
@@ -89,9 +89,6 @@ _NAMES: dict[type, RuleName] = {
     Full: "backbone",
     Student: "student",
 }
-
-
-RULES: dict[Rule, type[Threshold]] = {"confidence": Threshold, "margin": Margin, "gate": Gate}
 
 
 def adaptive(rule: AdaptiveName, number: float) -> Adaptive:

@@ -340,9 +340,9 @@ def exit_table(found: Sequence[Contender]) -> pd.DataFrame:
 
     Returns:
         Columns method, run, rule, exit, relative_macs, accuracy, hindsight_improvability and
-        auroc: how surely the rule's score tells right answers from wrong ones, which is not what
-        a gate predicts. The last exit is the
-        backbone's head, ensembled where the method ensembles; no rule judges it.
+        auroc: how well the rule's score tells right answers from wrong ones. A gate predicts
+        something else, the regret, and need not be ahead. The last exit is the backbone's head,
+        ensembled where the method ensembles; no rule judges it.
     """
     rows = []
     for c in found:

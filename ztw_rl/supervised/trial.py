@@ -9,12 +9,11 @@ import numpy.typing as npt
 import torch
 
 from ztw_rl.core.choice import (
+    RULES,
     Budget,
     Choice,
     Costs,
     Forced,
-    Gate,
-    Margin,
     Outcome,
     Point,
     Risk,
@@ -33,8 +32,7 @@ from ztw_rl.supervised.evaluate import Answers, scores_by, thresholds_among
 N_CANDIDATES = 51
 """Quantiles of the scores that are tried as an IC's own threshold."""
 FIXED = tuple(k / 1000 for k in range(1001))
-"""Thresholds that no image was looked at for, as a guarantee asks; of gates, half of them."""
-POINTS: dict[Rule, type[Threshold]] = {"confidence": Threshold, "margin": Margin, "gate": Gate}
+"""Thresholds that no image was looked at for, as a guarantee asks; a gate's go from 1 to −1."""
 
 
 def thresholds_for(target: Target, answers: Answers, rule: Rule) -> tuple[float, ...]:
@@ -96,7 +94,7 @@ def points_for(target: Target, answers: Answers, rule: Rule = "confidence") -> t
         rule: What exits are judged by.
     """
     n_ics = answers.log_probs.shape[1] - 1
-    swept = map(POINTS[rule], thresholds_for(target, answers, rule))
+    swept = map(RULES[rule], thresholds_for(target, answers, rule))
     # An exit alone needs no gate, and has other costs.
     alone = () if rule == "gate" else map(Forced, range(n_ics))
     return (*alone, *swept)
@@ -163,4 +161,4 @@ def _per_exit(
     else:
         start = [bound(rule, t) for t in common.each(scores.shape[1])]
     found = per_exit_thresholds(scores, right, costs, start, (-stays, *tried, stays), target.cost)
-    return POINTS[rule](tuple(bound(rule, level) for level in found))
+    return RULES[rule](tuple(bound(rule, level) for level in found))

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from onnx import load_model, save_model
 from torch import nn
 
 from ztw_rl import deploy
@@ -178,6 +179,22 @@ def test_files_that_cannot_be_used(file):
     assert deploy.kind_of(file) is None
     file.write_bytes(whole.replace(b'"onnx-file"', b'"onnx-fila"'))
     with pytest.raises(UserError, match="is no ONNX file of format 1"):
+        deploy.load(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("n_classes", None), ("thresholds", [0.5]), ("input_shape", 3)]
+)
+def test_metadata_that_cannot_be_used(file, name, value):
+    model = load_model(file)
+    (found,) = model.metadata_props
+    metadata = json.loads(found.value)
+    del metadata[name]
+    if value is not None:
+        metadata[name] = value
+    found.value = json.dumps(metadata)
+    save_model(model, file)
+    with pytest.raises(UserError, match=r"model\.onnx is damaged \(metadata: .*; export it again"):
         deploy.load(file)
 
 

@@ -91,7 +91,6 @@ def _stage(
     number = helper.make_node(
         "Constant", [], [f"number_{m}"], value=helper.make_tensor("", TensorProto.INT64, [1], [m])
     )
-    answer = [number]
     sources = {
         "exit": f"number_{m}",
         "confidence": stage.gives["confidence"],
@@ -106,7 +105,7 @@ def _stage(
 
     if is_last:
         suffix = "" if m == 0 else f"_stays_{m - 1}"
-        return [*nodes, *answer, *named(suffix)], weights
+        return [*nodes, number, *named(suffix)], weights
     signal = stage.gives.get("signal", stage.gives["confidence"])
     position = helper.make_tensor("", TensorProto.INT64, [1], [m])
     nodes += [
@@ -116,7 +115,7 @@ def _stage(
     ]
     known |= {f"position_{m}", f"bound_{m}", f"leaves_{m}"}
     leaving = helper.make_graph(
-        [*answer, *named(f"_leaves_{m}")], f"exit_{m}", [], _values(f"_leaves_{m}")
+        [number, *named(f"_leaves_{m}")], f"exit_{m}", [], _values(f"_leaves_{m}")
     )
     following, theirs = _stage(stages, m + 1, bounds, known)
     staying = helper.make_graph(following, f"after_{m}", [], _values(f"_stays_{m}"), theirs)
