@@ -19,26 +19,32 @@ games, at thresholds that other games gave. Run it with
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 import tyro
-from torch import Tensor
 
 from benchmarks import harness
+from benchmarks.controls import (
+    Recorder,
+    Target,
+    entropy_of,
+    joined,
+    knowing,
+    reverse_kl,
+    sharpened,
+    temperature_for,
+)
 from ztw_rl.console import StopRequest
-from ztw_rl.core.backends.eager import SegmentsBackend
 from ztw_rl.core.backends.named import make_backend
 from ztw_rl.core.choice import Gate as GateRule
 from ztw_rl.core.cost import exit_costs
 from ztw_rl.core.gate_training import fit_gates
-from ztw_rl.core.gates import GateSamples, disagreement, halved
-from ztw_rl.core.model import EarlyExitModel, SegmentFunction, SegmentOutput
+from ztw_rl.core.gates import GateSamples, disagreement
+from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.runtime import Backend
 from ztw_rl.core.statistics import interval, mean_ratio
 from ztw_rl.errors import UserError
@@ -51,7 +57,6 @@ from ztw_rl.rl.evaluate import RowResult, play
 from ztw_rl.rl.gates import TARGETS, GatePhase
 from ztw_rl.rl.rows import Full, RandomExits, Row
 
-Target = Callable[[Tensor, Tensor], Tensor]
 NOOP_MAX = 30
 MOST_ON_POLICY_GAMES = 200
 
@@ -74,139 +79,6 @@ class Settings:
     """Game k has seed + k; calibration and samples have others."""
     backend: str = "onnx"
     """What runs the network."""
-
-
-def reverse_kl(full: Tensor, answers: Tensor) -> Tensor:
-    """KL(q_m ‖ p): the soft regret without what it credits an exit for being sharp.
-
-    Args:
-        full: (N, C) log-probabilities of the full network.
-        answers: (N, E, C) log-probabilities of exits.
-
-    Returns:
-        (N, E), 0 or more.
-    """
-    return (answers.exp() * (answers - full.unsqueeze(1))).sum(dim=-1)
-
-
-def knowing(backend: Backend, target: Target) -> SegmentsBackend:
-    """Exits that are judged by minus their true regret, which takes the whole network.
-
-    Args:
-        backend: Runs the model.
-        target: The regret, from the full network's answer and the exits'.
-    """
-    n_exits = backend.n_exits
-
-    def answer(m: int, known: Tensor) -> SegmentOutput:
-        said, signals = known[:, :n_exits], known[:, n_exits:, 0]
-        log_probs = said[:, m]
-        confidence = log_probs.amax(dim=-1).exp()
-        signal = signals[:, m] if m < n_exits - 1 else confidence
-        return SegmentOutput(known, said[:, : m + 1], log_probs, confidence, signal)
-
-    def first(x: Tensor, logits: Tensor | None) -> SegmentOutput:
-        answers = []
-        for segment in backend.segments:
-            x, logits, log_probs, _, _ = segment(x, logits)
-            answers.append(log_probs)
-        said = torch.stack(answers, dim=1)
-        signals = -target(said[:, -1], said[:, :-1])
-        room = signals.unsqueeze(2).expand(-1, -1, said.shape[2])
-        return answer(0, torch.cat([said, room], dim=1))
-
-    def later(m: int) -> SegmentFunction:
-        return lambda known, logits: answer(m, known)
-
-    segments = [first, *(later(m) for m in range(1, n_exits))]
-    return SegmentsBackend("knowing", segments, backend.backbone)
-
-
-def sharpened(backend: Backend, temperature: float) -> SegmentsBackend:
-    """The same network, every exit's probabilities at a temperature.
-
-    Args:
-        backend: Runs the model.
-        temperature: Below 1 they are sharper.
-    """
-
-    def at_temperature(segment: SegmentFunction) -> SegmentFunction:
-        def run(x: Tensor, logits: Tensor | None) -> SegmentOutput:
-            found = segment(x, logits)
-            return found._replace(log_probs=torch.log_softmax(found.log_probs / temperature, -1))
-
-        return run
-
-    segments = [at_temperature(segment) for segment in backend.segments]
-    return SegmentsBackend("sharpened", segments, backend.backbone)
-
-
-def temperature_for(log_probs: Tensor, entropy: float) -> float:
-    """The temperature at which answers have a mean entropy.
-
-    Args:
-        log_probs: (N, C).
-        entropy: In nats.
-    """
-    low, high = 0.01, 10.0
-    for _ in range(40):
-        middle = math.sqrt(low * high)
-        if _entropy(log_probs / middle) > entropy:
-            high = middle
-        else:
-            low = middle
-    return middle
-
-
-def _entropy(logits: Tensor) -> float:
-    log_probs = torch.log_softmax(logits, dim=-1)
-    return float(-(log_probs.exp() * log_probs).sum(dim=-1).mean())
-
-
-class Recorder:
-    """A backend beside which all that exits say is written down, of every state it meets.
-
-    Args:
-        backend: Decides.
-        model: The network.
-        n_samples: After so many, no more is written down.
-    """
-
-    def __init__(self, backend: Backend, model: EarlyExitModel, n_samples: int) -> None:
-        self.left = n_samples
-        self._model = model
-        self._parts: list[tuple[Tensor, ...]] = []
-
-        def first(x: Tensor, logits: Tensor | None) -> SegmentOutput:
-            if self.left > 0:
-                self._write(x[: self.left])
-            return backend.segments[0](x, logits)
-
-        self.backend = SegmentsBackend("recorded", [first, *backend.segments[1:]], backend.backbone)
-
-    def _write(self, x: Tensor) -> None:
-        found = list(self._model.exits(x))
-        logits = torch.stack([each.logits for each in found], dim=1)
-        pooled = [halved(each.pooled) for each in islice(found, len(found) - 1)]
-        self._parts.append((*pooled, torch.log_softmax(logits.float(), dim=-1)))
-        self.left -= len(x)
-
-    def samples(self) -> GateSamples:
-        """What was written down."""
-        *pooled, said = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
-        n_ics = said.shape[1] - 1
-        answers = self._model.ensembled(said)[:, :n_ics]
-        return GateSamples(tuple(pooled), answers, said[:, -1])
-
-
-def joined(a: GateSamples, b: GateSamples) -> GateSamples:
-    """Samples of both, in a random order, so that what is held out is of both."""
-    order = torch.randperm(len(a) + len(b), generator=torch.Generator().manual_seed(0))
-    return GateSamples(
-        tuple(torch.cat(both) for both in zip(a.pooled, b.pooled, strict=True)),
-        torch.cat([a.answers, b.answers]),
-        torch.cat([a.full, b.full]),
-    ).rows(order)
 
 
 @dataclass(frozen=True)
@@ -365,14 +237,14 @@ def _as_sharp(
     leaves = torch.cat([predicted < threshold, torch.ones(len(met), 1, dtype=torch.bool)], dim=1)
     said = torch.cat([met.answers, met.full.unsqueeze(1)], dim=1)
     acted = said[torch.arange(len(met)), leaves.int().argmax(dim=1)]
-    entropy = _entropy(acted)
+    entropy = entropy_of(acted)
     draws = torch.multinomial(
         torch.tensor(shares), len(met), True, generator=torch.Generator().manual_seed(0)
     )
     at_random = said[torch.arange(len(met)), draws]
     print(
-        f"entropy in nats: gated {entropy:.3f}, full policy {_entropy(met.full):.3f}, random exits "
-        f"{_entropy(at_random):.3f}",
+        f"entropy in nats: gated {entropy:.3f}, full policy {entropy_of(met.full):.3f}, "
+        f"random exits {entropy_of(at_random):.3f}",
         flush=True,
     )
     return [

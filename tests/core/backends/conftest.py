@@ -1,13 +1,49 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from ztw_rl.core.heads import Connection, MapClassifier, MapConfig
 from ztw_rl.core.model import METHODS, EarlyExitModel
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None
+import json
+import numpy as np
+from ztw_rl import deploy
+model = deploy.load(sys.argv[1])
+answer = model.predict(np.load(sys.argv[2]))
+print(json.dumps([answer.labels.tolist(), answer.exits.tolist(), model.metadata["labels"]]))
+"""
+
+
+@pytest.fixture
+def without_torch(tmp_path) -> Callable[[Path, torch.Tensor], list[list[int | str]]]:
+    """Labels, exits and names of labels that a file gives in a process without torch."""
+
+    def run(file: Path, x: torch.Tensor) -> list[list[int | str]]:
+        inputs = tmp_path / "x.npy"
+        np.save(inputs, x.numpy())
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_TORCH, str(file), str(inputs)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
 
 MakeModel = Callable[..., EarlyExitModel]
 

@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
-from benchmarks.random_exits import even_shares
-from benchmarks.rules import Recorder, knowing, reverse_kl, sharpened, temperature_for
+from benchmarks.controls import Recorder, knowing, reverse_kl, sharpened, temperature_for
 from ztw_rl.core.backends.eager import eager
 from ztw_rl.core.exits import Exceeds
 from ztw_rl.core.gates import disagreement, greedy_regret
@@ -66,11 +64,3 @@ def test_what_is_met_is_written_down(make_model):
     torch.testing.assert_close(samples.answers, answers[:, :-1])
     torch.testing.assert_close(samples.full, answers[:, -1])
     assert recorder.left == 0
-
-
-def test_even_shares_by_hand():
-    assert even_shares((0.2, 0.6, 1.0), 0.6) == pytest.approx([1 / 3] * 3)
-    low = even_shares((0.2, 0.6, 1.0), 0.4)
-    assert np.dot(low, (0.2, 0.6, 1.0)) == pytest.approx(0.4)
-    # Each is the same multiple of the one before.
-    assert low[1] / low[0] == pytest.approx(low[2] / low[1])
