@@ -18,7 +18,7 @@ import tyro
 from torch import Tensor
 
 from benchmarks import harness
-from ztw_rl import agents, deploy
+from ztw_rl import agents, deploy, deployed
 from ztw_rl.core.backends.named import make_backend
 from ztw_rl.core.backends.onnx import interface
 from ztw_rl.core.backends.onnx_file import one_graph
@@ -56,7 +56,7 @@ def one_file(agent: Agent, x: Tensor) -> Decide:
     """What decides an observation through one ONNX file."""
     metadata = {**interface(agent.model, x), "answer": "action"}
     graph = one_graph(agent.model, x, "action", metadata)
-    model = deploy.OneFileModel(deploy.open_session(graph, 1, "the model"), metadata)
+    model = deployed.OneFileModel(deploy.open_session(graph, 1, "the model"), metadata)
     return lambda bounds: model.decide(x.numpy(), bounds)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ztw_rl.deploy import OUTPUTS
+from ztw_rl.deployed import OUTPUTS
 
 PRODUCTS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul")
 N_CALLS = 300

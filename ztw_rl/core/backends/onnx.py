@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ztw_rl import deploy
+from ztw_rl import deploy, deployed
 from ztw_rl.core.model import EarlyExitModel, SegmentOutput
 from ztw_rl.decision import Decision, never
 from ztw_rl.errors import UserError
@@ -44,10 +44,10 @@ class _Chain(nn.Module):
         super().__init__()
         self.segments = nn.ModuleList(model.answering())
         self.head = model.head
-        self._n_outputs = len(deploy.outputs_by(model.rule))
+        self._n_outputs = len(deployed.outputs_by(model.rule))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Outputs of the segments (see ``deploy.outputs_by``), then the backbone."""
+        """Outputs of the segments (see ``deployed.outputs_by``), then the backbone."""
         outputs: list[Tensor] = []
         logits: Tensor | None = None
         for segment in self.segments:
@@ -66,10 +66,10 @@ class Stage:
     reads: tuple[str, ...]
     """What it takes: the network's input, or features and logits of the stage before."""
     gives: Mapping[str, str]
-    """Its outputs, by what ``deploy.outputs_by`` calls them."""
+    """Its outputs, by what ``deployed.outputs_by`` calls them."""
 
     def serialized(self) -> bytes:
-        """Alone, with the names that ``deploy.DeployedModel`` reads."""
+        """Alone, with the names that ``deployed.DeployedModel`` reads."""
         inputs = dict(zip(self.reads, ("features", "logits"), strict=False))
         return _renamed(self.model, inputs | {own: name for name, own in self.gives.items()})
 
@@ -85,7 +85,7 @@ class Graphs:
 
     @property
     def exits(self) -> tuple[bytes, ...]:
-        """One serialised graph per exit; see ``deploy.DeployedModel`` for inputs and outputs."""
+        """One serialised graph per exit; see ``deployed.DeployedModel`` for inputs and outputs."""
         return tuple(stage.serialized() for stage in self.stages)
 
 
@@ -109,9 +109,9 @@ def export_graphs(model: EarlyExitModel, x: Tensor) -> Graphs:
         return opset18.Add(start, opset18.Mul(opset18.Sub(end, start), weight))
 
     last = model.n_exits - 1
-    outputs = deploy.outputs_by(model.rule)
+    outputs = deployed.outputs_by(model.rule)
     names = [f"{name}_{m}" for m in range(last) for name in outputs]
-    names += [f"{name}_{last}" for name in deploy.LAST_OUTPUTS]
+    names += [f"{name}_{last}" for name in deployed.LAST_OUTPUTS]
     with warnings.catch_warnings():
         # The exporter warns of its own internals.
         warnings.simplefilter("ignore")
@@ -135,7 +135,7 @@ def export_graphs(model: EarlyExitModel, x: Tensor) -> Graphs:
     state = ("next_features", "next_logits")
     stages = []
     for m in range(model.n_exits):
-        own = outputs if m < last else deploy.LAST_OUTPUTS
+        own = outputs if m < last else deployed.LAST_OUTPUTS
         reads = ["x"] if m == 0 else [f"{name}_{m - 1}" for name in state]
         if m == last and last and not head_is_ensembled(model):
             del reads[1]
@@ -206,7 +206,7 @@ def head_is_ensembled(model: EarlyExitModel) -> bool:
 
 @torch.no_grad()
 def interface(model: EarlyExitModel, x: Tensor) -> dict[str, Any]:
-    """The part of an artefact's metadata that ``deploy.DeployedModel`` needs.
+    """The part of an artefact's metadata that ``deployed.DeployedModel`` needs.
 
     Args:
         model: In eval mode, on the CPU.
@@ -234,7 +234,7 @@ class OnnxBackend:
 
     name = "ONNX Runtime"
 
-    def __init__(self, model: deploy.DeployedModel, backbone: deploy.Session) -> None:
+    def __init__(self, model: deployed.DeployedModel, backbone: deployed.Session) -> None:
         self.n_exits = model.n_exits
         self._model = model
         self._backbone = backbone
@@ -260,8 +260,8 @@ class OnnxBackend:
         # In chunks, as the segments run, for neither to have an advantage.
         array = x.numpy()
         parts = [
-            self._backbone.run(("logits",), {"x": array[start : start + deploy.CHUNK]})[0]
-            for start in range(0, max(1, len(array)), deploy.CHUNK)
+            self._backbone.run(("logits",), {"x": array[start : start + deployed.CHUNK]})[0]
+            for start in range(0, max(1, len(array)), deployed.CHUNK)
         ]
         return torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))
 
@@ -280,6 +280,6 @@ def onnx(model: EarlyExitModel, x: Tensor, n_threads: int = 1) -> OnnxBackend:
     graphs = export_graphs(model, x)
     sessions = [deploy.open_session(graph, n_threads, "the model") for graph in graphs.exits]
     return OnnxBackend(
-        deploy.DeployedModel(sessions, interface(model, x)),
+        deployed.DeployedModel(sessions, interface(model, x)),
         deploy.open_session(graphs.backbone, n_threads, "the model"),
     )
