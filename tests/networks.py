@@ -1,8 +1,10 @@
-"""NatureCNN policies, as tests make them."""
+"""Models as tests make them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from torch import Tensor, nn
 
 from ztw_rl.core.model import METHODS, EarlyExitModel, Method
 from ztw_rl.rl.networks import early_exit
@@ -22,3 +24,17 @@ def early_exit_nature_cnn(
 def policy_alone(n_actions: int, widths: Widths = NATURE_WIDTHS) -> EarlyExitModel:
     """The same without internal classifiers."""
     return early_exit.policy_alone(n_actions, NetworkConfig(widths=widths))
+
+
+class Scale(nn.Module):
+    """Bytes to 0 … 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float() / 255
+
+
+def of_pixels(plain: EarlyExitModel) -> EarlyExitModel:
+    """A model that reads bytes, of one that reads floats."""
+    blocks = [nn.Sequential(Scale(), plain.blocks[0]), *plain.blocks[1:]]
+    made = EarlyExitModel(blocks, plain.head, list(plain.ics), plain.attach, plain.ensemble)
+    return made.eval().requires_grad_(False)

@@ -120,7 +120,9 @@ def test_an_exported_file_answers_alike(frames):
     assert ztw_rl.load("other.zip", threshold=1).decide(frames[0]).exits == 3
     with pytest.raises(UserError, match=r"1\.5 is no confidence"):
         agent.export("never.zip", threshold=1.5)
-    with pytest.raises(UserError, match="no format 'tflite'; choose from onnx, onnx-stages, aoti"):
+    with pytest.raises(
+        UserError, match="no format 'tflite'; choose from onnx, onnx-stages, litert, aoti"
+    ):
         agent.export("never.zip", format="tflite")
     ztw_rl.load("breakout", rule="full").export("full.zip")
     assert ztw_rl.load("full.zip").decide(frames).exits.tolist() == [3] * 8

@@ -23,9 +23,9 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """With the two files that the page speaks of."""
+    """With the files that the page speaks of."""
     folder = tmp_path_factory.mktemp("deploy")
-    for name in ("pong.onnx", "pong.zip"):
+    for name in ("pong.onnx", "pong.zip", "pong.tflite"):
         arguments = ["--agent=pong/paper", "--threshold=0.9", f"--output={folder / name}"]
         assert cli.main(["export", *arguments]) == 0
     return folder
@@ -49,8 +49,16 @@ def test_without_code_of_ours(folder):
     assert 1 / 6 <= float(confidence) <= 1
 
 
+def test_litert_without_code_of_ours(folder):
+    program = (
+        "import sys; sys.modules['torch'] = sys.modules['ztw_rl'] = None\n" + blocks("python")[1]
+    )
+    names = re.findall(r"^([a-z_]+) \[", run(folder, sys.executable, "-c", program), re.MULTILINE)
+    assert names == ["action", "exit", "confidence", "log_probs"]
+
+
 def test_batches_of_the_zip(folder):
-    program = "import sys; sys.modules['torch'] = None\n" + blocks("python")[1]
+    program = "import sys; sys.modules['torch'] = None\n" + blocks("python")[2]
     actions, exits = re.findall(r"\[([^\]]*)\]", run(folder, sys.executable, "-c", program))
     assert len(actions.split()) == len(exits.split()) == 32
 

@@ -163,8 +163,9 @@ class EarlyExit:
         Args:
             path: The file; it is replaced if it is there.
             format: ``onnx``, one ONNX file; ``onnx-stages``, a zip of one for each exit, which
-                answers batches faster; ``aoti``, machine code of this processor. By default what
-                the path ends in: ``.onnx`` or ``.zip``, the stages.
+                answers batches faster; ``litert``, one file for both; ``aoti``, machine code of
+                this processor. By default what the path ends in: ``.onnx``, ``.tflite`` or
+                ``.zip``, the stages.
             threshold: Of the file, or one of the next three; by default what it was loaded with.
             keep: Share of the full model's score to keep, at the lowest cost.
             budget: Share of its cost, for the best score.
@@ -228,7 +229,7 @@ def load(
         threshold: A confidence, 0 … 1, or a patience, a whole number of exits.
         keep: Share of the full model's score to keep, at the lowest cost.
         budget: Share of its cost, for the best score.
-        backend: ``eager`` (the default), ``compiled`` or ``onnx``.
+        backend: ``eager`` (the default), ``compiled``, ``onnx`` or ``litert``.
         seed: Of sampled actions.
         runs_dir: Where runs are that have no other name.
 
@@ -240,7 +241,7 @@ def load(
     if not isinstance(source, str | Path):
         raise UserError(f"source must be a name or a path, not {source!r}")
     path = Path(source)
-    if path.suffix in (".zip", ".onnx") and not path.exists():
+    if path.suffix in deploy.SUFFIXES.values() and not path.exists():
         raise UserError(f"{path} does not exist; make it with: ztw-rl export")
     wishes = Wishes(threshold, keep, budget)
     if path.is_file():

@@ -1,12 +1,12 @@
-"""Runs an exported early-exit model with numpy and ONNX Runtime alone; torch is not needed.
+"""Runs an exported early-exit model with numpy and ONNX Runtime or LiteRT; torch is not needed.
 
     model = load("pong.onnx")
     decision = model.predict(frames, threshold=0.9)
     decision.labels, decision.exits, decision.confidences
 
-A model is one ``.onnx`` file in which the control flow lives, for one input at a time, or a zip of
-one ONNX graph per exit and ``metadata.json``, so that samples that have left a batch can be dropped
-in between.
+A model is one ``.onnx`` file in which the control flow lives, for one input at a time; a zip of one
+ONNX graph per exit and ``metadata.json``, so that samples that have left a batch can be dropped in
+between; or one ``.tflite`` file, which serves both.
 """
 
 from __future__ import annotations
@@ -14,19 +14,30 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from ztw_rl.deployed import DeployedModel, OneFileModel, Session
+from ztw_rl import tflite
+from ztw_rl.deployed import DeployedModel, LitertModel, OneFileModel, Session, outputs_by
 from ztw_rl.errors import UserError
+from ztw_rl.interpreters import Interpreters, require_package
 
-Format = Literal["onnx", "onnx-stages", "aoti"]
+Format = Literal["onnx", "onnx-stages", "litert", "aoti"]
 """What can be exported."""
+Weights = Literal["float32", "int8"]
+WEIGHTS: tuple[Weights, ...] = get_args(Weights)
+SUFFIXES: dict[Format, str] = {
+    "onnx": ".onnx",
+    "onnx-stages": ".zip",
+    "litert": ".tflite",
+    "aoti": ".zip",
+}
+"""How files of each format end."""
 FORMAT = 1
-STAGES, ONE_FILE = "onnx", "onnx-file"
-"""What metadata call the two kinds that ONNX Runtime runs."""
+STAGES, ONE_FILE, LITERT = "onnx", "onnx-file", "litert"
+"""What metadata call the kinds that ONNX Runtime and LiteRT run."""
 KEY = "ztw_rl"
 """Of the metadata, JSON, among those of an ``.onnx`` file."""
 METADATA_FILE = "metadata.json"
@@ -45,19 +56,16 @@ def format_of(path: Path, wanted: Format | None) -> Format:
     """
     suffix = path.suffix.lower()
     if wanted is None:
-        if suffix not in (".onnx", ".zip"):
-            raise UserError(f"{path} must end in .onnx, or in .zip for one graph per exit")
-        return "onnx" if suffix == ".onnx" else "onnx-stages"
-    if suffix != suffix_of(wanted):
+        # The first of those that share a suffix.
+        for kind, own in SUFFIXES.items():
+            if suffix == own:
+                return kind
+        raise UserError(f"{path} must end in .onnx, in .zip for one graph per exit, or in .tflite")
+    if suffix != SUFFIXES[wanted]:
         raise UserError(
-            f"the format {wanted} is written to a {suffix_of(wanted)} file, not to {path}"
+            f"the format {wanted} is written to a {SUFFIXES[wanted]} file, not to {path}"
         )
     return wanted
-
-
-def suffix_of(kind: Format) -> str:
-    """How files of a format end."""
-    return ".onnx" if kind == "onnx" else ".zip"
 
 
 def graph_file(m: int) -> str:
@@ -65,7 +73,7 @@ def graph_file(m: int) -> str:
     return f"exit_{m}.onnx"
 
 
-def open_session(graph: bytes, n_threads: int, source: str) -> Session:
+def open_session(graph: bytes, n_threads: int, source: str) -> Any:
     """An ONNX Runtime session on the CPU.
 
     Raises:
@@ -79,9 +87,7 @@ def open_session(graph: bytes, n_threads: int, source: str) -> Session:
     options.intra_op_num_threads = n_threads
     options.inter_op_num_threads = 1
     try:
-        session: Session = onnxruntime.InferenceSession(
-            graph, options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{source} cannot be run ({reason}); export it again") from None
@@ -89,9 +95,11 @@ def open_session(graph: bytes, n_threads: int, source: str) -> Session:
 
 
 def kind_of(path: str | Path) -> str | None:
-    """What a file holds, ``onnx``, ``onnx-file`` or ``aoti``; None if it does not tell."""
+    """What a file says that it is: ``onnx``, ``onnx-file``, ``litert`` or ``aoti``; else None."""
     try:
-        if not zipfile.is_zipfile(path):
+        if _begins_as_tflite(path):
+            kind = tflite.metadata_of(Path(path).read_bytes())["kind"]
+        elif not zipfile.is_zipfile(path):
             kind = _one_file_metadata(_open_file(Path(path), 1))["kind"]
         else:
             with zipfile.ZipFile(path) as archive:
@@ -111,15 +119,20 @@ def check_replaceable(path: Path) -> None:
         raise UserError(f"{path} is there, and no exported model; name another file")
 
 
+def _begins_as_tflite(path: str | Path) -> bool:
+    with Path(path).open("rb") as file:
+        return tflite.is_tflite(file.read(8))
+
+
 def load(path: str | Path, n_threads: int = 1) -> DeployedModel | OneFileModel:
     """Read what ``ztw-rl export`` wrote.
 
     Args:
-        path: The file, of the format ``onnx`` or ``onnx-stages``.
+        path: The file, of the format ``onnx``, ``onnx-stages`` or ``litert``.
         n_threads: For the work inside a layer.
 
     Raises:
-        UserError: The file is missing, damaged, no such model, or ONNX Runtime is missing.
+        UserError: The file is missing, damaged, no such model, or what runs it is missing.
     """
     path = Path(path)
     if not path.exists():
@@ -127,6 +140,8 @@ def load(path: str | Path, n_threads: int = 1) -> DeployedModel | OneFileModel:
     try:
         if zipfile.is_zipfile(path) or path.suffix.lower() == ".zip":
             return _load_stages(path, n_threads)
+        if path.suffix.lower() == SUFFIXES["litert"] or _begins_as_tflite(path):
+            return _load_tflite(path, n_threads)
         session = _open_file(path, n_threads)
         metadata = _one_file_metadata(session)
         if metadata["format"] != FORMAT or metadata["kind"] != ONE_FILE:
@@ -153,6 +168,45 @@ def _load_stages(path: Path, n_threads: int) -> DeployedModel:
         return DeployedModel(sessions, metadata)
 
 
+def _load_tflite(path: Path, n_threads: int) -> LitertModel:
+    """Read a ``.tflite`` file.
+
+    Raises:
+        UserError: It is no such file, or LiteRT is missing or cannot run it.
+    """
+    require_package()
+    content = path.read_bytes()
+    metadata = tflite.metadata_of(content)
+    if metadata["format"] != FORMAT or metadata["kind"] != LITERT:
+        raise UserError(f"{path} is no LiteRT file of format {FORMAT}; export it again")
+    with _told(path, "metadata"):
+        return open_tflite(content, metadata, n_threads, str(path))
+
+
+def open_tflite(
+    content: bytes, metadata: Mapping[str, Any], n_threads: int, source: str
+) -> LitertModel:
+    """A model from a ``.tflite`` file's content.
+
+    Args:
+        content: See ``tflite``.
+        metadata: What it says of itself.
+        n_threads: For the work inside a layer.
+        source: Where it comes from, for errors.
+
+    Raises:
+        UserError: LiteRT is missing or cannot run it, or the metadata contradict each other.
+        KeyError: Something is missing in the metadata.
+    """
+
+    def exits() -> list[Session]:
+        outputs = outputs_by(metadata.get("rule", "confidence"))
+        graphs = tflite.exits_of(content, outputs, int(metadata["n_exits"]))
+        return [Interpreters(graph, n_threads, source) for graph in graphs]
+
+    return LitertModel(Interpreters(content, n_threads, source), exits, metadata)
+
+
 @contextmanager
 def _told(path: Path, where: str) -> Iterator[None]:
     """Errors of metadata that cannot be used name the file.
@@ -166,12 +220,12 @@ def _told(path: Path, where: str) -> Iterator[None]:
         raise UserError(f"{path} is damaged ({where}: {error}); export it again") from None
 
 
-def _open_file(path: Path, n_threads: int) -> Session:
+def _open_file(path: Path, n_threads: int) -> Any:
     """A session of an ``.onnx`` file; see ``open_session``."""
     return open_session(path.read_bytes(), n_threads, str(path))
 
 
-def _one_file_metadata(session: Session) -> dict[str, Any]:
+def _one_file_metadata(session: Any) -> dict[str, Any]:
     """What an ``.onnx`` file says of itself.
 
     Raises:

@@ -1,9 +1,10 @@
-"""Exported models as they run, from ONNX Runtime's sessions; ``ztw_rl.deploy`` reads the files."""
+"""Exported models as they run, from sessions; ``ztw_rl.deploy`` reads the files."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,16 +28,12 @@ def outputs_by(rule: Rule) -> tuple[str, ...]:
 
 
 class Session(Protocol):
-    """The part of ``onnxruntime.InferenceSession`` that is used."""
+    """What computes: the part of ``onnxruntime.InferenceSession`` that is used."""
 
     def run(
         self, output_names: Sequence[str], input_feed: Mapping[str, npt.NDArray[Any]]
     ) -> list[npt.NDArray[Any]]:
         """Compute the named outputs."""
-        ...
-
-    def get_modelmeta(self) -> Any:
-        """What the file says of itself."""
         ...
 
 
@@ -129,9 +126,7 @@ class OneFileModel(Deployed):
         self._session = session
 
     def _predict_one(self, x: npt.NDArray[Any], bounds: Sequence[float]) -> Decision:
-        # What a bound is made of: the graph makes it itself.
-        thresholds = np.array([bound(self.rule, each) for each in bounds], np.float32)
-        feed = {"x": x, "thresholds": thresholds}
+        feed = {"x": x, "thresholds": _thresholds(self.rule, tuple(bounds))}
         exits, confidences, log_probs = self._session.run(("exit", "confidence", "log_probs"), feed)
         return Decision(log_probs.argmax(axis=1), exits, confidences, log_probs)
 
@@ -142,6 +137,48 @@ class OneFileModel(Deployed):
             none = np.zeros(0, np.int64)
             return Decision(none, none, np.zeros(0, np.float32), np.zeros((0, self._n_classes)))
         return Decision(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+@lru_cache
+def _thresholds(rule: Rule, bounds: tuple[float, ...]) -> npt.NDArray[np.float32]:
+    """What bounds are made of: the graph makes them itself."""
+    return np.array([bound(rule, each) for each in bounds], np.float32)
+
+
+class LitertModel(OneFileModel):
+    """An early-exit model whose one graph decides itself; for batches, one session per exit.
+
+    Args:
+        session: From the input and thresholds to the answer.
+        exits: Makes the E sessions, in order, when the first batch comes.
+        metadata: What the file says of itself.
+
+    Raises:
+        UserError: There are more or fewer thresholds than E−1.
+        KeyError: Something is missing in the metadata.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        exits: Callable[[], Sequence[Session]],
+        metadata: Mapping[str, Any],
+    ) -> None:
+        super().__init__(session, metadata)
+        self._exits = exits
+
+    @cached_property
+    def _model(self) -> DeployedModel:
+        return DeployedModel(self._exits(), self.metadata)
+
+    def run_exit(
+        self, m: int, features: npt.NDArray[Any], logits: npt.NDArray[Any] | None
+    ) -> list[npt.NDArray[Any]]:
+        """One exit for the whole batch; see ``DeployedModel.run_exit``."""
+        return self._model.run_exit(m, features, logits)
+
+    def _predict_batch(self, x: npt.NDArray[Any], bounds: Sequence[float]) -> Decision:
+        return self._model.decide(x, bounds)
 
 
 class DeployedModel(Deployed):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from ztw_rl import cli, deploy
+from ztw_rl.commands import export as export_command
 from ztw_rl.rl.agent import Agent, AgentConfig, build_model, save_agent
 from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.networks.config import NetworkConfig
@@ -93,6 +95,54 @@ def test_export_and_run(agent, capsys):
     }
     answer = model.predict(np.zeros((3, 4, 84, 84), np.uint8), threshold=0.0)
     assert answer.exits.tolist() == [0, 0, 0]
+
+
+def test_a_file_of_litert(agent, capsys):
+    command = ["export", "--agent", str(agent), "--threshold=0.5", "--output=pong.tflite"]
+    assert cli.main(command) == 0
+    assert "run it with: ztw_rl.deploy.load('pong.tflite')" in capsys.readouterr().out
+    assert cli.main([*command[:-1], "--output=pong.zip"]) == 0
+    x = np.random.default_rng(0).integers(0, 256, (40, 4, 84, 84), dtype=np.uint8)
+    found, other = (deploy.load(name).predict(x) for name in ("pong.tflite", "pong.zip"))
+    assert found.exits.tolist() == other.exits.tolist()
+    assert found.actions.tolist() == other.actions.tolist()
+
+
+@pytest.fixture
+def few_frames(monkeypatch):
+    monkeypatch.setattr(export_command, "N_FRAMES", 64)
+
+
+def test_weights_of_eight_bits(agent, capsys, few_frames, monkeypatch):
+    command = ["export", "--agent", str(agent), "--threshold=0.5", "--weights=int8"]
+    monkeypatch.setattr(export_command, "MOST_CHANGED", 1.0)
+    assert cli.main([*command, "--output=small.tflite"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"int8 weights: another action at \d+\.\d\d% of 512 observations", told)
+    assert cli.main([*command[:-1], "--output=large.tflite"]) == 0
+    small, large = (Path(name).stat().st_size for name in ("small.tflite", "large.tflite"))
+    # Three of four bytes of the wide layer's 3136 x 512 weights.
+    assert large - small == pytest.approx(3 * 3136 * 512, rel=0.01)
+    metadata = deploy.load("small.tflite").metadata
+    assert (metadata["weights"], metadata["weights_checked"]["n_observations"]) == ("int8", 512)
+    x = np.zeros((3, 4, 84, 84), np.uint8)
+    found, exact = (deploy.load(f"{name}.tflite").predict(x, 2.0) for name in ("small", "large"))
+    np.testing.assert_allclose(found.log_probs, exact.log_probs, atol=0.05)
+    assert (found.log_probs != exact.log_probs).any()
+
+
+def test_weights_of_eight_bits_that_change_too_much(agent, capsys, few_frames, monkeypatch):
+    monkeypatch.setattr(export_command, "MOST_CHANGED", -1.0)
+    command = ["export", "--agent", str(agent), "--threshold=0.5", "--weights=int8"]
+    assert cli.main([*command, "--output=pong.tflite"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(
+        r"error: int8 weights: another .*, more than .*; leave out --weights", error
+    )
+    assert not Path("pong.tflite").exists()
+    assert cli.main([*command, "--output=pong.zip"]) == 2
+    error = capsys.readouterr().err
+    assert error == "error: the format onnx-stages has no int8 weights; take --format litert\n"
 
 
 def test_ten_games_are_enough_to_choose_by(agent, capsys):
@@ -215,7 +265,7 @@ def test_bench_writes_its_table(agent, capsys):
         (["--risk", "0.1", "--keep", "0.9"], "exclude one another"),
         (["--keep", "0.9", "--calibration", "nowhere"], "there is no curve.json"),
         (["--calibration", "nowhere"], "--calibration needs --budget, --keep or --risk"),
-        (["--backends"], "backends must name at least one of eager, compiled, onnx"),
+        (["--backends"], "backends must name at least one of eager, compiled, onnx, litert"),
         (["--backends", "jit"], "unknown backend 'jit'"),
         (["--backends", "eager", "jit", "--n-rounds", "1000000"], "unknown backend 'jit'"),
         (["--seed=-1"], "seed must be between 0 and 1000000000, not -1"),

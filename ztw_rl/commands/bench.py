@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import tyro
 
 from ztw_rl import agents, runs
 from ztw_rl.commands._arguments import read
 from ztw_rl.console import plain_console
+from ztw_rl.core.backends.names import BackendName
 from ztw_rl.decision import Rule
 from ztw_rl.errors import UserError
 from ztw_rl.points.policy import OperatingPoint, choose
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from ztw_rl.core.bench import Latency
     from ztw_rl.core.deployable import Deployable
     from ztw_rl.core.runtime import Runtime
-    from ztw_rl.rl.agent import Agent
 
 KIND = "bench"
 
@@ -34,7 +34,8 @@ class BenchSettings(Ranged):
     """What is timed, and where that is written."""
 
     backends: tuple[str, ...] = ("eager", "onnx")
-    """Any of eager, compiled (needs a C++ compiler), onnx (needs the extra onnx)."""
+    """Any of eager, compiled (needs a C++ compiler), onnx and litert (need the extras of their
+    names)."""
     batch_sizes: tuple[int, ...] = (1, 256)
     """Observations or images per call."""
     threads: tuple[int, ...] = (1,)
@@ -49,7 +50,8 @@ class BenchSettings(Ranged):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.backends:
-            raise UserError("backends must name at least one of eager, compiled, onnx")
+            names = ", ".join(get_args(BackendName))
+            raise UserError(f"backends must name at least one of {names}")
         for name in ("batch_sizes", "threads"):
             values = getattr(self, name)
             if not values or min(values) < 1:
@@ -194,10 +196,6 @@ def _print(rows: Sequence[Latency], even: float) -> None:
     plain_console().print(table)
 
 
-EVERY = 8
-"""Decisions from one kept observation to the next, for the mix to be that of whole games."""
-
-
 @dataclass(frozen=True)
 class Bench(BenchSettings):
     """Time an agent's decisions: the full network, each forced exit, none, and its own mix.
@@ -229,6 +227,7 @@ def main(arguments: list[str]) -> int:
     folder = agents.find(args.agent, args.runs_dir)
 
     from ztw_rl.rl.agent import load_agent
+    from ztw_rl.rl.frames import play_frames
 
     agent = load_agent(folder)
     if not agent.has_exits:
@@ -241,24 +240,3 @@ def main(arguments: list[str]) -> int:
     groups = measure(args, agent, choice, frames)
     report(args, groups, agent.config.environment.name, choice, folder, args.seed)
     return 0
-
-
-def play_frames(agent: Agent, runtime: Runtime, n_least: int, seed: int) -> Tensor:
-    """(N, …) observations of games that the agent plays greedily, exits open."""
-    import numpy as np
-    import torch
-
-    from ztw_rl.rl.environments import make_vec_env
-
-    env = make_vec_env(agent.config.environment, 8, seed)
-    kept = []
-    try:
-        observations = np.asarray(env.reset())
-        for step in range(EVERY * max(64, -(-n_least // 8))):
-            if step % EVERY == 0:
-                kept.append(torch.from_numpy(observations.copy()))
-            actions = runtime.predict(torch.from_numpy(observations)).actions
-            observations = np.asarray(env.step(actions)[0])
-    finally:
-        env.close()
-    return torch.cat(kept)

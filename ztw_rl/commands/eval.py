@@ -21,6 +21,7 @@ from ztw_rl.commands._arguments import (
 )
 from ztw_rl.commands._games import few_distinct_lines, reference_line, starts_lines
 from ztw_rl.console import decimals, next_line, plain_console
+from ztw_rl.core.backends.names import ON_CPU, BackendName
 from ztw_rl.errors import INTERRUPTED, UserError
 from ztw_rl.rl.config import CSV, JOURNAL, JSON, PNG, EvalRun, EvaluationConfig
 from ztw_rl.rl.environments import noop_max_of
@@ -70,9 +71,9 @@ class Eval(Ranged):
     ensembles: bool = True
     """--no-ensembles asks the ICs alone, fitted before the ensembles: of a ztw agent that is the
     cascade method, of an ensemble agent sdn."""
-    backend: Literal["eager", "compiled", "onnx"] = "eager"
+    backend: BackendName = "eager"
     """What runs the network, in the games and where a decision's relative_time is measured. onnx
-    needs the extra of that name, compiled a C++ compiler."""
+    and litert need the extras of their names, compiled a C++ compiler."""
     output: Path | None = None
     """Folder for the results, without another evaluation's; by default a new one in runs/eval."""
     seed: Seed = 0
@@ -91,8 +92,8 @@ class Eval(Ranged):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        here = self.backend != "onnx" or self.device in ("auto", "cpu")
-        require(self, here, "device", "cpu with --backend onnx")
+        here = self.backend not in ON_CPU or self.device in ("auto", "cpu")
+        require(self, here, "device", f"cpu with --backend {self.backend}")
 
 
 def main(arguments: list[str]) -> int:
@@ -174,7 +175,7 @@ def _start(args: Eval, folder: Path, rule: AdaptiveName, numbers: list[float]) -
         seed=args.seed,
         evaluation=args.evaluation,
         backend=args.backend,
-        device=str(exact_device("cpu" if args.backend == "onnx" else args.device)),
+        device=str(exact_device("cpu" if args.backend in ON_CPU else args.device)),
     )
     agent = _playing.load(folder, args.ensembles)
     if not agent.has_exits:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +10,15 @@ import tyro
 
 from ztw_rl import agents, deploy, runs
 from ztw_rl.commands._arguments import read
+from ztw_rl.errors import UserError
 from ztw_rl.points.policy import OperatingPoint, choose
 from ztw_rl.points.targets import Proposal
+from ztw_rl.settings import Seed
 
 if TYPE_CHECKING:
+    from ztw_rl.core.choice import Point
     from ztw_rl.core.deployable import Deployable
+    from ztw_rl.rl.agent import Agent
 
 
 def target_of(
@@ -30,7 +34,7 @@ def target_of(
     Raises:
         UserError: It cannot be written, the two contradict each other, or neither tells the format.
     """
-    path = output or Path(name + deploy.suffix_of(wanted or "onnx"))
+    path = output or Path(name + deploy.SUFFIXES[wanted or "onnx"])
     runs.check_writable_file(path)
     kind = deploy.format_of(path, wanted)
     deploy.check_replaceable(path)
@@ -38,7 +42,12 @@ def target_of(
 
 
 def write_artefact(
-    kind: deploy.Format, path: Path, deployable: Deployable, name: str, proposal: Proposal
+    kind: deploy.Format,
+    path: Path,
+    deployable: Deployable,
+    name: str,
+    proposal: Proposal,
+    rounded: Rounded | None = None,
 ) -> None:
     """Write a model as one file, and say how to run it.
 
@@ -48,6 +57,7 @@ def write_artefact(
         deployable: The agent or the classifier.
         name: What the file calls it.
         proposal: What applies if the caller of the artefact gives no threshold.
+        rounded: Weights of eight bits, and what is known of them.
 
     Raises:
         UserError: A package or the compiler is missing.
@@ -58,11 +68,17 @@ def write_artefact(
     if proposal.record is not None:
         about["threshold_chosen_for"] = proposal.record
     replaced = ", in place of what was there" if path.exists() else ""
-    export(path, deployable, kind, proposal.point, about)
+    weights: deploy.Weights = "float32"
+    if rounded is not None:
+        weights = "int8"
+        about |= {"weights": weights, "weights_checked": asdict(rounded)}
+    export(path, deployable, kind, proposal.point, about, weights)
     size = path.stat().st_size / 2**20
     print(f"{path}: {size:.1f} MiB, {deployable.model.n_exits} exits, {proposal}{replaced}")
     for line in proposal.reasons:
         print(line)
+    if rounded is not None:
+        print(rounded)
     x = deployable.example()
     shape = ", ".join(map(str, x.shape[1:]))
     dtype = str(x.dtype).removeprefix("torch.")
@@ -70,12 +86,53 @@ def write_artefact(
     print(f"run it with: {runner}.load('{path}').predict(x) for {dtype} x of shape (B, {shape})")
 
 
+N_FRAMES = 10_000
+MOST_CHANGED = 0.001
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """How weights of eight bits fared on an agent's own observations."""
+
+    n_observations: int
+    changed: float
+    """Share of them at which the likeliest action of any exit is another."""
+
+    def __str__(self) -> str:
+        return (
+            f"int8 weights: another action at {self.changed:.2%} of {self.n_observations:,} "
+            "observations"
+        )
+
+
+def checked(agent: Agent, point: Point, seed: int) -> Rounded:
+    """Let an agent play, and see whether weights of eight bits change what it does.
+
+    Raises:
+        UserError: They do at more than ``MOST_CHANGED``, or LiteRT cannot run the agent.
+    """
+    from ztw_rl.core.backends.litert.agreement import share_changed
+    from ztw_rl.core.backends.named import make_backend
+    from ztw_rl.core.runtime import Runtime
+    from ztw_rl.rl.frames import play_frames
+
+    model, x = agent.at(point).model, agent.example()
+    runtime = Runtime(
+        make_backend("litert", model, x), x, point.each(model.n_exits - 1), model.rule
+    )
+    frames = play_frames(agent, runtime, N_FRAMES, seed)
+    rounded = Rounded(len(frames), share_changed(model, frames))
+    if rounded.changed > MOST_CHANGED:
+        raise UserError(f"{rounded}, more than {MOST_CHANGED:.1%}; leave out --weights")
+    return rounded
+
+
 @dataclass(frozen=True)
 class Export:
     """Write an agent as one file: frames (uint8) in; action, exit and confidence out.
 
-    ONNX Runtime alone runs it, from any language. aoti is machine code of this processor, for this
-    version of PyTorch: ztw_rl.core.backends.aoti; it needs a C++ compiler.
+    ONNX Runtime or LiteRT alone runs it, from any language. aoti is machine code of this processor,
+    for this version of PyTorch: ztw_rl.core.backends.aoti; it needs a C++ compiler.
     """
 
     agent: str | None = None
@@ -83,8 +140,12 @@ class Export:
     distillation run, else the shipped agent."""
     format: deploy.Format | None = None
     """onnx: one file, one observation at a time. onnx-stages: a zip of one graph for each exit,
-    which ztw_rl.deploy runs, batches too. aoti: a zip of code for each exit. By default what
-    --output ends in: .onnx, or .zip for onnx-stages."""
+    which ztw_rl.deploy runs, batches too. litert: one file for both, the fastest; it needs the
+    extra litert. aoti: a zip of code for each exit. By default what --output ends in: .onnx,
+    .tflite, or .zip for onnx-stages."""
+    weights: deploy.Weights = "float32"
+    """int8: of wide layers, where reading them is what takes the time. For the format litert, if
+    the agent's own games show that it would do the same."""
     output: Path | None = None
     """The file; by default <game>.onnx, or such as pong-input.onnx, in the current folder. It is
     replaced if it is there."""
@@ -92,6 +153,8 @@ class Export:
     """Where run folders are."""
     point: tyro.conf.OmitArgPrefixes[OperatingPoint] = field(default_factory=OperatingPoint)
     """The threshold that the file proposes; whoever runs it may pass another."""
+    seed: Seed = 0
+    """Of the games that int8 weights are tried in."""
 
 
 def main(arguments: list[str]) -> int:
@@ -112,7 +175,10 @@ def main(arguments: list[str]) -> int:
     game = agent.config.environment.name
     name = agents.file_stem(folder) or game
     output, kind = target_of(args.output, args.format, name)
+    if args.weights != "float32" and kind != "litert":
+        raise UserError(f"the format {kind} has no {args.weights} weights; take --format litert")
     choice = choose(args.point, agent, folder, args.runs_dir)
     print(f"agent: {folder}")
-    write_artefact(kind, output, agent, name, choice)
+    rounded = checked(agent, choice.point, args.seed) if args.weights == "int8" else None
+    write_artefact(kind, output, agent, name, choice, rounded)
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -12,11 +12,14 @@ from torch import Tensor
 
 from ztw_rl import deploy
 from ztw_rl.core.backends import aoti
-from ztw_rl.core.backends.onnx import export_graphs, interface
+from ztw_rl.core.backends.litert.backend import one_file
+from ztw_rl.core.backends.onnx import export_graphs
 from ztw_rl.core.backends.onnx_file import one_graph
+from ztw_rl.core.backends.sessions import interface
 from ztw_rl.core.choice import Point
 from ztw_rl.core.files import write_atomically
 from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.errors import UserError
 
 
 def export_onnx(
@@ -43,6 +46,36 @@ def export_onnx(
 
     def write(temporary: Path) -> None:
         temporary.write_bytes(graph)
+
+    write_atomically(path, write)
+
+
+def export_litert(
+    path: Path,
+    model: EarlyExitModel,
+    x: Tensor,
+    thresholds: Sequence[float],
+    metadata: Mapping[str, Any],
+    weights: deploy.Weights = "float32",
+) -> None:
+    """Write a model as one LiteRT file, atomically; see ``backends.litert``.
+
+    Args:
+        path: The file.
+        model: In eval mode, on the CPU.
+        x: (1, …), any input of the right shape and type.
+        thresholds: E−1, finite: what is proposed to whoever runs it.
+        metadata: Anything JSON; ``answer`` is what its answer is called.
+        weights: Of wide layers.
+
+    Raises:
+        UserError: A package is missing, or LiteRT cannot express a layer.
+    """
+    described = {**metadata, **_described(deploy.LITERT, model, x, thresholds)}
+    content = one_file(model, x, metadata["answer"], described, weights)
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
 
     write_atomically(path, write)
 
@@ -121,6 +154,14 @@ def _write(path: Path, files: Mapping[str, bytes], metadata: Mapping[str, Any]) 
     write_atomically(path, write)
 
 
+Writer = Callable[[Path, EarlyExitModel, Tensor, Sequence[float], Mapping[str, Any]], None]
+_WRITERS: dict[deploy.Format, Writer] = {
+    "onnx": export_onnx,
+    "onnx-stages": export_stages,
+    "aoti": export_aoti,
+}
+
+
 DeployableT = TypeVar("DeployableT", bound="Deployable")
 
 
@@ -157,7 +198,12 @@ class Deployable(Protocol):
 
 
 def export(
-    path: Path, deployable: Deployable, kind: deploy.Format, point: Point, about: Mapping[str, Any]
+    path: Path,
+    deployable: Deployable,
+    kind: deploy.Format,
+    point: Point,
+    about: Mapping[str, Any],
+    weights: deploy.Weights = "float32",
 ) -> None:
     """Write a model as one file, atomically.
 
@@ -167,13 +213,20 @@ def export(
         kind: What runs it: ONNX Runtime, ``ztw_rl.deploy``, or ``core.backends.aoti``.
         point: What applies if the caller gives no threshold.
         about: Further metadata, such as ``name``.
+        weights: Of wide layers; int8 is LiteRT's.
 
     Raises:
-        UserError: A package or the compiler is missing, or something else is there.
+        UserError: A package or the compiler is missing, something else is there, or the format has
+            no such weights.
     """
     deploy.check_replaceable(path)
-    write = {"onnx": export_onnx, "onnx-stages": export_stages, "aoti": export_aoti}[kind]
     deployable = deployable.at(point)
-    model = deployable.model
+    model, x = deployable.model, deployable.example()
     thresholds = point.each(model.n_exits - 1)
-    write(path, model, deployable.example(), thresholds, {**about, **deployable.metadata()})
+    metadata = {**about, **deployable.metadata()}
+    if kind == "litert":
+        export_litert(path, model, x, thresholds, metadata, weights)
+        return
+    if weights != "float32":
+        raise UserError(f"the format {kind} has no {weights} weights; take litert")
+    _WRITERS[kind](path, model, x, thresholds, metadata)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from ztw_rl.core.backends.names import BackendName
 from ztw_rl.decision import Rule
 from ztw_rl.rl.atari.config import LONGEST_START
 from ztw_rl.rl.environments import InEnvironment
@@ -282,7 +283,7 @@ class EvalRun:
     ensembles: bool
     seed: int
     evaluation: EvaluationConfig
-    backend: Literal["eager", "compiled", "onnx"]
+    backend: BackendName
     """Its name on the command line; in ``curve.json``, the name for tables."""
     device: str
     """Where the games' network ran."""

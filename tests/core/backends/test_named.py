@@ -15,5 +15,7 @@ def test_by_name(make_model):
 
 
 def test_an_unknown_name(make_model):
-    with pytest.raises(UserError, match="unknown backend 'jit'; choose from eager, compiled, onnx"):
+    with pytest.raises(
+        UserError, match="unknown backend 'jit'; choose from eager, compiled, onnx, litert"
+    ):
         make_backend("jit", make_model(2), torch.zeros(1, 3, 9, 9))

@@ -183,6 +183,7 @@ def test_metadata_that_cannot_be_used(file, name, value):
         ("a.zip", None, "onnx-stages"),
         ("a.ZIP", "onnx-stages", "onnx-stages"),
         ("a.zip", "aoti", "aoti"),
+        ("a.tflite", None, "litert"),
     ],
 )
 def test_the_suffix_decides(tmp_path, name, wanted, found):
@@ -192,7 +193,7 @@ def test_the_suffix_decides(tmp_path, name, wanted, found):
 @pytest.mark.parametrize(
     ("name", "wanted", "message"),
     [
-        ("a.tflite", None, "must end in .onnx, or in .zip for one graph per exit"),
+        ("a.pt", None, "must end in .onnx, in .zip for one graph per exit, or in .tflite"),
         ("a.zip", "onnx", "the format onnx is written to a .onnx file, not to"),
         ("a.onnx", "aoti", "the format aoti is written to a .zip file, not to"),
     ],

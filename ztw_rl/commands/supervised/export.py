@@ -20,17 +20,18 @@ PROG = "ztw-rl supervised export"
 class Export:
     """Write a classifier as one file: RGB pixels (uint8) in; label, exit and confidence out.
 
-    Normalisation is inside. ONNX Runtime alone runs it, from any language. aoti is machine code of
-    this processor, for this version of PyTorch: ztw_rl.core.backends.aoti; it needs a C++ compiler,
-    and ten seconds or more per exit.
+    Normalisation is inside. ONNX Runtime or LiteRT alone runs it, from any language. aoti is
+    machine code of this processor, for this version of PyTorch: ztw_rl.core.backends.aoti; it needs
+    a C++ compiler, and ten seconds or more per exit.
     """
 
     model: Path | None = None
     """A run of train-ics, or its classifier folder; by default the newest run."""
     format: deploy.Format | None = None
     """onnx: one file, one image at a time. onnx-stages: a zip of one graph for each exit, which
-    ztw_rl.deploy runs, batches too. aoti: a zip of code for each exit. By default what --output
-    ends in: .onnx, or .zip for onnx-stages."""
+    ztw_rl.deploy runs, batches too. litert: one file for both; it needs the extra litert. aoti: a
+    zip of code for each exit. By default what --output ends in: .onnx, .tflite, or .zip for
+    onnx-stages."""
     output: Path | None = None
     """The file; by default <network>-<data>.onnx in the current folder."""
     runs_dir: Path = Path("runs")

@@ -1,22 +1,20 @@
-"""Export to ONNX, one graph per exit, and a backend that runs such graphs."""
+"""Export to ONNX, one graph per exit, and a backend that runs them."""
 
 from __future__ import annotations
 
 import copy
 import importlib.util
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ztw_rl import deploy, deployed
-from ztw_rl.core.model import EarlyExitModel, SegmentOutput
-from ztw_rl.decision import Decision, never
+from ztw_rl.core.backends.sessions import SessionsBackend, head_is_ensembled, interface
+from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.errors import UserError
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -199,74 +197,7 @@ def _renamed(model: Any, names: Mapping[str, str]) -> bytes:
     return serialised
 
 
-def head_is_ensembled(model: EarlyExitModel) -> bool:
-    """Whether the last exit reads the others' logits."""
-    return bool(model.ics) and model.is_ensembled(model.n_exits - 1)
-
-
-@torch.no_grad()
-def interface(model: EarlyExitModel, x: Tensor) -> dict[str, Any]:
-    """The part of an artefact's metadata that ``deployed.DeployedModel`` needs.
-
-    Args:
-        model: In eval mode, on the CPU.
-        x: (1, …), any input of the right shape and type.
-    """
-    return {
-        "n_exits": model.n_exits,
-        "n_classes": model.backbone(x).shape[1],
-        "input_shape": list(x.shape[1:]),
-        "input_dtype": str(x.numpy().dtype),
-        "head_is_ensembled": head_is_ensembled(model),
-        "rule": model.rule,
-        # Nobody leaves early unless a threshold is chosen; JSON has no infinity.
-        "thresholds": [never(model.rule)] * (model.n_exits - 1),
-    }
-
-
-class OnnxBackend:
-    """ONNX Runtime; see ``runtime.Backend``.
-
-    Args:
-        model: The segments.
-        backbone: Session from ``x`` to ``logits``.
-    """
-
-    name = "ONNX Runtime"
-
-    def __init__(self, model: deployed.DeployedModel, backbone: deployed.Session) -> None:
-        self.n_exits = model.n_exits
-        self._model = model
-        self._backbone = backbone
-        self.segments = tuple(partial(self._segment, m) for m in range(model.n_exits))
-
-    def _segment(self, m: int, features: Tensor, logits: Tensor | None) -> SegmentOutput:
-        """Exit m of a batch; see ``model.SegmentFunction``."""
-        history = None if logits is None else logits.numpy()
-        outputs = self._model.run_exit(m, features.numpy(), history)
-        tensors = [torch.from_numpy(output) for output in outputs]
-        if m == self.n_exits - 1:
-            tensors = [torch.empty(0), torch.empty(0), *tensors]
-        # Where exits are judged by their confidence, that is the signal.
-        features, logits, log_probs, confidence = tensors[:4]
-        return SegmentOutput(features, logits, log_probs, confidence, tensors[-1])
-
-    def predict(self, x: Tensor, bounds: Sequence[float]) -> Decision:
-        """See ``Backend.predict``."""
-        return self._model.decide(x.numpy(), bounds)
-
-    def backbone(self, x: Tensor) -> Tensor:
-        """See ``Backend.backbone``."""
-        # In chunks, as the segments run, for neither to have an advantage.
-        array = x.numpy()
-        parts = [
-            self._backbone.run(("logits",), {"x": array[start : start + deployed.CHUNK]})[0]
-            for start in range(0, max(1, len(array)), deployed.CHUNK)
-        ]
-        return torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))
-
-
-def onnx(model: EarlyExitModel, x: Tensor, n_threads: int = 1) -> OnnxBackend:
+def onnx(model: EarlyExitModel, x: Tensor, n_threads: int = 1) -> SessionsBackend:
     """Export a model and run it at once, without a file.
 
     Args:
@@ -279,7 +210,8 @@ def onnx(model: EarlyExitModel, x: Tensor, n_threads: int = 1) -> OnnxBackend:
     """
     graphs = export_graphs(model, x)
     sessions = [deploy.open_session(graph, n_threads, "the model") for graph in graphs.exits]
-    return OnnxBackend(
+    return SessionsBackend(
+        "ONNX Runtime",
         deployed.DeployedModel(sessions, interface(model, x)),
         deploy.open_session(graphs.backbone, n_threads, "the model"),
     )

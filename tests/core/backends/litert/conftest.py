@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ztw_rl.core.backends.litert.graph import Graph
+from ztw_rl.core.backends.litert.lowering import answer, lowered
+from ztw_rl.core.backends.litert.packing import Part, needed, packed
+from ztw_rl.core.backends.litert.values import Value
+from ztw_rl.interpreters import Interpreters
+
+Same = Callable[..., list[str]]
+
+
+class Calls(nn.Module):
+    """A function as a module, with what it multiplies by."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (self.function(x),)
+
+
+@pytest.fixture
+def same() -> Same:
+    """``same(function, x)``: LiteRT computes it as PyTorch does; gives the names of operators."""
+
+    def check(function: Callable[[Tensor], Tensor], x: Tensor, atol: float = 1e-5) -> list[str]:
+        graph, module = Graph(), Calls(function).eval().requires_grad_(False)
+        shape = (1, *x.shape[1:])
+        given = Value(graph.input("x", shape, str(x.numpy().dtype)), shape)
+        (found,) = lowered(graph, module, [x[:1]], [given])
+        outputs = {"y": answer(graph, found).node}
+        session = Interpreters(packed([Part(graph, outputs)]), 1, "the model")
+        for batch in (x, x[:1], x[:2]):
+            (y,) = session.run(("y",), {"x": batch.numpy()})
+            torch.testing.assert_close(
+                torch.from_numpy(y), module(batch)[0].detach().float(), atol=atol, rtol=1e-5
+            )
+        return [step.code for step in needed(graph, outputs.values())]
+
+    return check

@@ -1,0 +1,225 @@
+"""A model as one LiteRT file in which the control flow lives, and a backend that runs it.
+
+Each exit's graph ends in an ``IF``: one branch answers, the other is the next exit. So the rest of
+the network never runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ztw_rl import deploy, deployed, tflite
+from ztw_rl.core.backends.litert.graph import Graph, Node
+from ztw_rl.core.backends.litert.lowering import answer, lowered
+from ztw_rl.core.backends.litert.packing import Part, packed
+from ztw_rl.core.backends.litert.quantise import with_int8_weights
+from ztw_rl.core.backends.litert.values import Value, given
+from ztw_rl.core.backends.sessions import SessionsBackend, head_is_ensembled, interface
+from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.errors import UserError
+from ztw_rl.interpreters import Interpreters, require_package
+
+
+class _Backbone(nn.Module):
+    """The network without its ICs."""
+
+    def __init__(self, model: EarlyExitModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        """(B, C) logits."""
+        return (self.model.backbone(x),)
+
+
+@torch.no_grad()
+def backbone_file(model: EarlyExitModel, x: Tensor) -> bytes:
+    """The network without its ICs, from ``x`` to ``logits``, (B, C).
+
+    Args:
+        model: In eval mode, on the CPU.
+        x: (1, …), any input of the right shape and type.
+
+    Raises:
+        UserError: A package is missing, or LiteRT cannot express a layer.
+    """
+    require_package()
+    graph = Graph()
+    (logits,) = lowered(graph, _Backbone(model), [x], [_input(graph, "x", x)])
+    return packed([Part(graph, {"logits": answer(graph, logits).node})])
+
+
+@torch.no_grad()
+def one_file(
+    model: EarlyExitModel,
+    x: Tensor,
+    noun: str,
+    metadata: Mapping[str, Any],
+    weights: deploy.Weights = "float32",
+) -> bytes:
+    """A model for single inputs as one file.
+
+    Inputs are ``x``, (1, …), and ``thresholds``, (E−1,) float32; a network without ICs has no
+    thresholds. Outputs are the answer, (1,) int32; ``exit``, (1,) int32; ``confidence``, (1,); and
+    ``log_probs``, (1, C). ``tflite.exits_of`` makes models for batches of it.
+
+    Args:
+        model: In eval mode, on the CPU.
+        x: (1, …), any input of the right shape and type.
+        noun: What the answer is called: ``action`` or ``label``.
+        metadata: Anything JSON.
+        weights: Of wide layers; see ``quantise``.
+
+    Raises:
+        UserError: A package is missing, LiteRT cannot express a layer, or none is wide.
+    """
+    require_package()
+    stages = _stages(model, x)
+    n_bounds = model.n_exits - 1
+    following, leaving = [], []
+    for m, stage in enumerate(stages):
+        graph = stage.graph
+        if m == n_bounds:
+            end = _answered(graph, m, stage.own["log_probs"], stage.own["confidence"])
+        else:
+            # The exits' graphs come first, then those that answer.
+            end = _branch(stage, m, (model.n_exits + m, m + 1), model.rule == "gate")
+            answering = Graph()
+            _inputs(answering, stage, n_bounds)
+            leaving.append(Part(answering, _answered(answering, m, *answering.inputs[-2:])))
+        following.append(Part(graph, end))
+    first = following[0]
+    axis = first.graph.constant(np.array(1, np.int32))
+    label = first.graph.add("ARG_MAX", [first.outputs["log_probs"], axis], (1,), dtype="int32")
+    following[0] = Part(first.graph, {noun: label, **first.outputs})
+    if weights == "int8" and not sum(with_int8_weights(part.graph) for part in following):
+        raise UserError("no layer is wide enough for int8 weights to save time; take float32")
+    texts = {tflite.KEY: json.dumps(metadata, allow_nan=False)}
+    return packed([*following, *leaving], texts)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """An exit's graph in the making."""
+
+    graph: Graph
+    bounds: Node | None
+    """What signals must exceed, or of a gate's file the thresholds; (E−1,)."""
+    own: Mapping[str, Node]
+    """By what ``deployed.outputs_by`` calls them."""
+    passed: Sequence[Value]
+    """Features and logits for the next exit."""
+
+
+def _stages(model: EarlyExitModel, x: Tensor) -> list[_Stage]:
+    """One per exit, up to what it answers."""
+    n_bounds = model.n_exits - 1
+    stages: list[_Stage] = []
+    example: list[Tensor] = [x]
+    for m, segment in enumerate(model.answering()):
+        graph = Graph()
+        if m == 0:
+            inputs = [_input(graph, "x", x)]
+            bounds = graph.input("thresholds", (n_bounds,), "float32") if n_bounds else None
+        else:
+            inputs, bounds = _inputs(graph, stages[-1], n_bounds)
+        if m and m == n_bounds and not head_is_ensembled(model):
+            del inputs[1], example[1]
+        features, logits, *said = lowered(graph, segment, example, inputs)
+        passed = [_computed(graph, value) for value in (features, logits)]
+        own = {
+            name: answer(graph, value).node
+            for name, value in zip(("log_probs", "confidence", "signal"), said, strict=True)
+        }
+        own |= zip(deployed.OUTPUTS[:2], (value.node for value in passed), strict=True)
+        wanted = deployed.LAST_OUTPUTS if m == n_bounds else deployed.outputs_by(model.rule)
+        graph.names |= {own[name].index: tflite.OWN.format(name) for name in wanted}
+        stages.append(_Stage(graph, bounds, own, passed))
+        example = list(segment(*example)[:2])
+    return stages
+
+
+def _inputs(graph: Graph, before: _Stage, n_bounds: int) -> tuple[list[Value], Node]:
+    """What reaches the branches behind an exit: its state, the bounds and what it answers.
+
+    Returns:
+        Features and logits; the bounds.
+    """
+    names = ("features", "logits")
+    state = [given(graph, name, value) for name, value in zip(names, before.passed, strict=True)]
+    bounds = graph.input("bounds", (n_bounds,), "float32")
+    for name in deployed.LAST_OUTPUTS:
+        graph.input(name, before.own[name].shape, "float32")
+    return state, bounds
+
+
+def _answered(graph: Graph, m: int, log_probs: Node, confidence: Node) -> dict[str, Node]:
+    """Exit m's answer as a graph's outputs.
+
+    Sums with zero make tensors of their own: LiteRT 2.3 frees twice what a branch hands on as it
+    came, or as RESHAPE leaves it where it is.
+    """
+
+    def own(node: Node, dtype: str) -> Node:
+        zero = graph.constant(np.zeros(1, dtype))
+        return graph.add("ADD", [node, zero], node.shape, {"fused": "NONE"}, dtype=dtype)
+
+    number = graph.constant(np.array([m], np.int32))
+    return {
+        "exit": own(number, "int32"),
+        "confidence": own(confidence, "float32"),
+        "log_probs": own(log_probs, "float32"),
+    }
+
+
+def _branch(stage: _Stage, m: int, subgraphs: tuple[int, int], by_regret: bool) -> dict[str, Node]:
+    """Exit m's answer if it may, else what follows, as a graph's outputs."""
+    graph, own, bounds = stage.graph, stage.own, stage.bounds
+    assert bounds is not None
+    if m == 0 and by_regret:
+        # A signal is minus a regret.
+        bounds = graph.add("NEG", [bounds], bounds.shape)
+    place = graph.constant(np.array([m], np.int32))
+    bound = graph.add("GATHER", [bounds, place], (1,), {"axis": 0})
+    signal = own["signal" if "signal" in own else "confidence"]
+    leaves = graph.add("GREATER", [signal, bound], (1,), dtype="bool")
+    log_probs, confidence = own["log_probs"], own["confidence"]
+    inputs = [*(value.node for value in stage.passed), bounds, log_probs, confidence]
+    shapes = [((1,), "int32"), ((1,), "float32"), (log_probs.shape, "float32")]
+    outputs = graph.branch(leaves, inputs, subgraphs, shapes)
+    return dict(zip(("exit", "confidence", "log_probs"), outputs, strict=True))
+
+
+def _input(graph: Graph, name: str, x: Tensor) -> Value:
+    shape = tuple(x.shape)
+    return Value(graph.input(name, shape, str(x.numpy().dtype)), shape)
+
+
+def _computed(graph: Graph, value: Value) -> Value:
+    """What passes on as it came is copied, since no tensor can be both given and asked for."""
+    return replace(value, node=graph.copied(value.node)) if graph.is_input(value.node) else value
+
+
+def litert(model: EarlyExitModel, x: Tensor, n_threads: int = 1) -> SessionsBackend:
+    """Write a model for LiteRT and run it at once, without a file.
+
+    Args:
+        model: In eval mode, on the CPU.
+        x: (1, …), any input of the right shape and type.
+        n_threads: For the work inside a layer.
+
+    Raises:
+        UserError: A package is missing, or LiteRT cannot express a layer.
+    """
+    metadata = interface(model, x)
+    content = one_file(model, x, "label", metadata)
+    backbone = Interpreters(backbone_file(model, x), n_threads, "the model")
+    opened = deploy.open_tflite(content, metadata, n_threads, "the model")
+    return SessionsBackend("LiteRT", opened, backbone)

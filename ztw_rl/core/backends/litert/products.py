@@ -1,0 +1,130 @@
+"""PyTorch's products of matrices, and what can be part of one; see ``operators``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ztw_rl.core.backends.litert.arguments import UnsupportedError, array, need
+from ztw_rl.core.backends.litert.graph import Array, Graph
+from ztw_rl.core.backends.litert.pointwise import affine
+from ztw_rl.core.backends.litert.values import (
+    Columns,
+    Plain,
+    Value,
+    as_plain,
+    converted,
+    flattened,
+    reshaped,
+)
+
+
+def linear(graph: Graph, x: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
+    """See ``torch.nn.functional.linear``."""
+    w = array(weight)
+    b = np.zeros(len(w), np.float32) if bias is None else array(bias)
+    return product(graph, x, w, b)
+
+
+def product(graph: Graph, x: Value, w: Array, b: Array) -> Value:
+    """(…, D) times (C, D) transposed, plus (C,)."""
+    if isinstance(x.layout, Columns):
+        w = w[:, x.layout.order]
+    elif not isinstance(x.layout, Plain):
+        x = as_plain(graph, x)
+    x = converted(graph, x)
+    if x.shift is not None:
+        b = b + (w * x.shift).sum(axis=1)
+    if x.scale is not None:
+        w = w * x.scale
+    shape = (*x.shape[:-1], len(w))
+    options = {"fused": "NONE", "keepNumDims": len(shape) > 2}
+    node = reshaped(graph, x.node, x.shape)
+    return Value(graph.add("FULLY_CONNECTED", [node], shape, options, weights=w, bias=b), shape)
+
+
+def addmm(graph: Graph, bias: Tensor, x: Value, weight: Tensor) -> Value:
+    """See ``torch.addmm``."""
+    return product(graph, x, array(weight).T, array(bias))
+
+
+def matmul(graph: Graph, a: Value | Tensor, b: Value | Tensor) -> Value:
+    """Of fixed weights (M,) with members (B, M, C), or of (…, D) with fixed (D, C)."""
+    if isinstance(a, Tensor) and isinstance(b, Value):
+        need(a.ndim == 1 and len(b.shape) == 3, "a product of such shapes")
+        _, n, c = b.shape
+        w = np.kron(array(a), np.eye(c, dtype=np.float32))
+        flat = flattened(graph, b)
+        return product(graph, flat, w.reshape(c, n * c), np.zeros(c, np.float32))
+    if not isinstance(a, Value) or not isinstance(b, Tensor):
+        raise UnsupportedError("a product of two values")
+    need(b.ndim == 2, "a product of such shapes")
+    w = array(b).T
+    return product(graph, a, w, np.zeros(len(w), np.float32))
+
+
+def batch_norm(
+    graph: Graph,
+    x: Value,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    momentum: float,
+    eps: float,
+) -> tuple[Value, None]:
+    """See ``torch.nn.functional.batch_norm``, outside training; part of a convolution before it."""
+    scale = 1 / torch.sqrt(var + eps)
+    if weight is not None:
+        scale = scale * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    by, more = array(scale), array(shift)
+    made = graph.maker(x.node)
+    if (
+        made is not None
+        and made.weights is not None
+        and made.bias is not None
+        and made.options.get("fused") == "NONE"
+        and x.scale is None
+        and x.shift is None
+    ):
+        depthwise = made.code == "DEPTHWISE_CONV_2D"
+        made.weights = made.weights * (
+            by if depthwise else by.reshape(-1, *[1] * (made.weights.ndim - 1))
+        )
+        made.bias = made.bias * by + more
+        return x, None
+    shaped = (-1, *[1] * (len(x.shape) - 2))
+    return affine(graph, x, scale.reshape(shaped), shift.reshape(shaped)), None
+
+
+def layer_norm(
+    graph: Graph,
+    x: Value,
+    shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *args: Any,
+) -> Value:
+    """See ``torch.nn.functional.layer_norm``, over the last dimension of (B, D)."""
+    need(len(shape) == 1 and len(x.shape) == 2, "such a normalisation")
+    x = as_plain(graph, x)
+    n = x.shape[-1]
+    even = np.full((n, n), 1 / n, np.float32)
+    centred = product(graph, x, np.eye(n, dtype=np.float32) - even, np.zeros(n, np.float32))
+    square = graph.add("SQUARE", [centred.node], centred.shape)
+    spread = product(graph, Value(square, x.shape), even, np.full(n, eps, np.float32))
+    root = graph.add("RSQRT", [spread.node], x.shape)
+    node = graph.add("MUL", [centred.node, root], x.shape, {"fused": "NONE"})
+    return Value(
+        node,
+        x.shape,
+        Plain(),
+        None if weight is None else array(weight),
+        None if bias is None else array(bias),
+    )
