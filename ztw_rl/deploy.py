@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ztw_rl import tflite
-from ztw_rl.deployed import DeployedModel, LitertModel, OneFileModel, Session, outputs_by
+from ztw_rl.deployed import DeployedModel, LitertModel, OneFileModel, outputs_by
 from ztw_rl.errors import UserError
 from ztw_rl.interpreters import Interpreters, require_package
 
@@ -198,13 +198,9 @@ def open_tflite(
         UserError: LiteRT is missing or cannot run it, or the metadata contradict each other.
         KeyError: Something is missing in the metadata.
     """
-
-    def exits() -> list[Session]:
-        outputs = outputs_by(metadata.get("rule", "confidence"))
-        graphs = tflite.exits_of(content, outputs, int(metadata["n_exits"]))
-        return [Interpreters(graph, n_threads, source) for graph in graphs]
-
-    return LitertModel(Interpreters(content, n_threads, source), exits, metadata)
+    outputs = outputs_by(metadata.get("rule", "confidence"))
+    graphs = tflite.exits_of(content, outputs, int(metadata["n_exits"]))
+    return LitertModel([Interpreters(graph, n_threads, source) for graph in graphs], metadata)
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ztw_rl.decision import Decision, Rule, bound
 from ztw_rl.errors import UserError
+from ztw_rl.interpreters import Interpreters
 
 CHUNK = 16
 """Samples of a larger batch that run at once. Features of more fall out of a core's cache between
@@ -145,42 +146,6 @@ def _thresholds(rule: Rule, bounds: tuple[float, ...]) -> npt.NDArray[np.float32
     return np.array([bound(rule, each) for each in bounds], np.float32)
 
 
-class LitertModel(OneFileModel):
-    """An early-exit model whose one graph decides itself; for batches, one session per exit.
-
-    Args:
-        session: From the input and thresholds to the answer.
-        exits: Makes the E sessions, in order, when the first batch comes.
-        metadata: What the file says of itself.
-
-    Raises:
-        UserError: There are more or fewer thresholds than E−1.
-        KeyError: Something is missing in the metadata.
-    """
-
-    def __init__(
-        self,
-        session: Session,
-        exits: Callable[[], Sequence[Session]],
-        metadata: Mapping[str, Any],
-    ) -> None:
-        super().__init__(session, metadata)
-        self._exits = exits
-
-    @cached_property
-    def _model(self) -> DeployedModel:
-        return DeployedModel(self._exits(), self.metadata)
-
-    def run_exit(
-        self, m: int, features: npt.NDArray[Any], logits: npt.NDArray[Any] | None
-    ) -> list[npt.NDArray[Any]]:
-        """One exit for the whole batch; see ``DeployedModel.run_exit``."""
-        return self._model.run_exit(m, features, logits)
-
-    def _predict_batch(self, x: npt.NDArray[Any], bounds: Sequence[float]) -> Decision:
-        return self._model.decide(x, bounds)
-
-
 class DeployedModel(Deployed):
     """An early-exit model as one session per exit.
 
@@ -267,6 +232,43 @@ class DeployedModel(Deployed):
             if waiting[m].n:
                 run(m, *waiting[m].take())
         return Decision(log_probs.argmax(axis=1), exits, confidences, log_probs)
+
+
+class LitertModel(DeployedModel):
+    """An early-exit model on LiteRT: a ``DeployedModel`` whose exits hand over without a detour.
+
+    Args:
+        exits: E, in order.
+        metadata: What the file says of itself.
+
+    Raises:
+        UserError: There are more or fewer thresholds than E−1.
+        KeyError: Something is missing in the metadata.
+    """
+
+    def __init__(self, exits: Sequence[Interpreters], metadata: Mapping[str, Any]) -> None:
+        super().__init__(exits, metadata)
+        self._chain = tuple(exits)
+        self._signal = self._outputs[-1]
+        self._state = {"next_features": "features", "next_logits": "logits"}
+        self._last_state = dict(self._state)
+        if not self._head_is_ensembled:
+            del self._last_state["next_logits"]
+
+    def _predict_one(self, x: npt.NDArray[Any], bounds: Sequence[float]) -> Decision:
+        running = self._chain[0].begin("features", x)
+        last = self.n_exits - 1
+        m = 0
+        for m, least in enumerate(bounds):
+            if running.output(self._signal).item() > least:
+                break
+            state = self._state if m + 1 < last else self._last_state
+            running = self._chain[m + 1].go_on(running, state)
+        else:
+            m = last
+        log_probs = running.output("log_probs")
+        labels = log_probs.argmax(axis=1)
+        return Decision(labels, np.array([m]), running.output("confidence"), log_probs)
 
 
 class _Waiting:

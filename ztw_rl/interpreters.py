@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy.typing as npt
 
@@ -13,13 +13,39 @@ from ztw_rl.errors import UserError
 PACKAGE = "ai_edge_litert"
 
 
-class _Ready(NamedTuple):
-    """An interpreter with memory for its tensors."""
+class Running:
+    """An interpreter that has memory for its tensors.
 
-    interpreter: Any
-    inputs: dict[str, int]
-    """Places of the inputs by name."""
-    outputs: dict[str, int]
+    Args:
+        interpreter: Of LiteRT, allocated.
+    """
+
+    __slots__ = ("_inputs", "_outputs", "interpreter")
+
+    def __init__(self, interpreter: Any) -> None:
+        self.interpreter = interpreter
+        self._inputs = {each["name"]: each["index"] for each in interpreter.get_input_details()}
+        self._outputs = {each["name"]: each["index"] for each in interpreter.get_output_details()}
+
+    def input(self, name: str, value: npt.NDArray[Any]) -> None:
+        """Copy an input."""
+        self.interpreter.set_tensor(self._inputs[name], value)
+
+    def output(self, name: str) -> npt.NDArray[Any]:
+        """A copy of an output."""
+        found: npt.NDArray[Any] = self.interpreter.get_tensor(self._outputs[name])
+        return found
+
+    def hand(self, follower: Running, state: Mapping[str, str]) -> None:
+        """Copy outputs to another's inputs, at once.
+
+        Args:
+            follower: What takes them.
+            state: Names of outputs and of its inputs.
+        """
+        for name, taken in state.items():
+            # Views must not be kept: LiteRT runs no interpreter whose memory is looked at.
+            follower.input(taken, self.interpreter.tensor(self._outputs[name])())
 
 
 class Interpreters:
@@ -46,28 +72,57 @@ class Interpreters:
     def run(
         self, output_names: Sequence[str], input_feed: Mapping[str, npt.NDArray[Any]]
     ) -> list[npt.NDArray[Any]]:
-        """Compute the named outputs. LiteRT has no empty inputs, so they are left out."""
+        """Compute the named outputs."""
         size = len(next(iter(input_feed.values())))
-        interpreter, inputs, outputs = self._single() if size == 1 else self._batch(size)
+        running = self._single() if size == 1 else self._batch(size)
         for name, value in input_feed.items():
-            if value.size:
-                interpreter.set_tensor(inputs[name], value)
-        interpreter.invoke()
-        return [interpreter.get_tensor(outputs[name]) for name in output_names]
+            running.input(name, value)
+        running.interpreter.invoke()
+        return [running.output(name) for name in output_names]
 
-    def _single(self) -> _Ready:
+    def begin(self, name: str, value: npt.NDArray[Any]) -> Running:
+        """Compute one sample.
+
+        Args:
+            name: Of the input.
+            value: (1, …).
+
+        Returns:
+            What has the outputs, until this thread computes the next sample.
+        """
+        running = self._single()
+        running.input(name, value)
+        running.interpreter.invoke()
+        return running
+
+    def go_on(self, before: Running, state: Mapping[str, str]) -> Running:
+        """Compute one sample from what another model gave.
+
+        Args:
+            before: What has its outputs.
+            state: Names of these and of the inputs here.
+
+        Returns:
+            See ``begin``.
+        """
+        running = self._single()
+        before.hand(running, state)
+        running.interpreter.invoke()
+        return running
+
+    def _single(self) -> Running:
         own = self._own
         try:
-            found: _Ready = own.single
+            found: Running = own.single
         except AttributeError:
             found = own.single = self._opened()
         return found
 
-    def _batch(self, size: int) -> _Ready:
+    def _batch(self, size: int) -> Running:
         own = self._own
         if getattr(own, "size", None) is None:
             own.batch = self._opened()
-        found: _Ready = own.batch
+        found: Running = own.batch
         if getattr(own, "size", None) != size:
             for details in found.interpreter.get_input_details():
                 found.interpreter.resize_tensor_input(
@@ -77,14 +132,8 @@ class Interpreters:
             own.size = size
         return found
 
-    def _opened(self) -> _Ready:
-        interpreter = open_interpreter(self._model, self._n_threads, self._source)
-        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-        return _Ready(
-            interpreter,
-            {each["name"]: each["index"] for each in inputs},
-            {each["name"]: each["index"] for each in outputs},
-        )
+    def _opened(self) -> Running:
+        return Running(open_interpreter(self._model, self._n_threads, self._source))
 
 
 def require_package() -> None:

@@ -27,7 +27,7 @@ class SessionsBackend:
     def __init__(
         self,
         name: str,
-        model: deployed.DeployedModel | deployed.LitertModel,
+        model: deployed.DeployedModel,
         backbone: deployed.Session,
     ) -> None:
         self.name = name

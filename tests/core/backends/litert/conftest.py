@@ -12,7 +12,8 @@ from ztw_rl.core.backends.litert.packing import Part, needed, packed
 from ztw_rl.core.backends.litert.values import Value
 from ztw_rl.interpreters import Interpreters
 
-Same = Callable[..., list[str]]
+Steps = list[tuple[str, tuple[int, ...]]]
+Same = Callable[..., Steps]
 
 
 class Calls(nn.Module):
@@ -28,9 +29,9 @@ class Calls(nn.Module):
 
 @pytest.fixture
 def same() -> Same:
-    """``same(function, x)``: LiteRT computes it as PyTorch does; gives the names of operators."""
+    """``same(function, x)``: LiteRT computes it as PyTorch does; gives operators and shapes."""
 
-    def check(function: Callable[[Tensor], Tensor], x: Tensor, atol: float = 1e-5) -> list[str]:
+    def check(function: Callable[[Tensor], Tensor], x: Tensor, atol: float = 1e-5) -> Steps:
         graph, module = Graph(), Calls(function).eval().requires_grad_(False)
         shape = (1, *x.shape[1:])
         given = Value(graph.input("x", shape, str(x.numpy().dtype)), shape)
@@ -42,6 +43,6 @@ def same() -> Same:
             torch.testing.assert_close(
                 torch.from_numpy(y), module(batch)[0].detach().float(), atol=atol, rtol=1e-5
             )
-        return [step.code for step in needed(graph, outputs.values())]
+        return [(step.code, step.output.shape) for step in needed(graph, outputs.values())]
 
     return check

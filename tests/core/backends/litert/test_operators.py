@@ -134,7 +134,33 @@ def test_blocks_of_bytes_are_moved_once(same):
     conv = nn.Conv2d(4, 5, 8, 4)
     x = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
     steps = same(lambda x: conv(x.float() / 255).relu(), x, atol=1e-3)
-    assert steps == ["RESHAPE", "TRANSPOSE", "RESHAPE", "DEQUANTIZE", "CONV_2D", "TRANSPOSE"]
+    assert [code for code, _ in steps] == [
+        "RESHAPE",
+        "TRANSPOSE",
+        "RESHAPE",
+        "DEQUANTIZE",
+        "CONV_2D",
+        "TRANSPOSE",
+    ]
+
+
+@pytest.mark.parametrize(("channels", "fused"), [(4, True), (5, False)])
+def test_a_layer_of_few_channels_computes_blocks(same, channels, fused):
+    """Four channels of 2×2 places fill sixteen lanes; what stays of them is what was there."""
+    first, second = nn.Conv2d(4, channels, 8, 4), nn.Conv2d(channels, 3, 4, 2)
+    x = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
+    steps = same(lambda x: second(first(x.float() / 255).relu()), x, atol=1e-4)
+    shapes = [shape for code, shape in steps if code == "CONV_2D"]
+    assert shapes == ([(1, 10, 10, 16), (1, 9, 9, 3)] if fused else [(1, 20, 20, 5), (1, 9, 9, 3)])
+    # Read by others as well, it stays as it is; so where blocks would not fit.
+
+    def read_twice(x):
+        y = first(x.float() / 255)
+        return torch.cat([second(y).flatten(1), y.flatten(1)], dim=1)
+
+    same(read_twice, x, atol=1e-4)
+    same(lambda x: second(first(x.float() / 255)[:, :, :17, :15]), x, atol=1e-4)
+    same(lambda x: F.max_pool2d(first(x.float() / 255), 2), x, atol=1e-4)
 
 
 def test_what_two_read_is_not_fused(same):

@@ -154,6 +154,13 @@ class Graph:
         made = self._makers.get(node.index)
         return made if made is not None and not made.settled else None
 
+    def remade(self, step: Operator, shape: Sequence[int]) -> Node:
+        """Give an operator that nothing reads yet an output of another shape."""
+        del self._makers[step.output.index]
+        step.output = self._new(shape, step.output.dtype)
+        self._makers[step.output.index] = step
+        return step.output
+
     def settle(self, node: Node) -> None:
         """From now on a tensor stays what it is."""
         if node.index in self._makers:

@@ -33,7 +33,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Blocks:
-    """(B, C, H, W) bytes that lie as (B, H/s, W/s, C·s·s): each s×s block is one place."""
+    """(B, C, H, W) that lies as (B, H/s, W/s, C·s·s): each s×s block is one place."""
 
     stride: int
 

@@ -10,20 +10,15 @@ import numpy as np
 from torch import Tensor
 
 from ztw_rl.core.backends.litert.arguments import array, need, pair
+from ztw_rl.core.backends.litert.blocks import SAME, VALID, in_blocks, over_blocks
 from ztw_rl.core.backends.litert.graph import Graph, Node
 from ztw_rl.core.backends.litert.values import (
-    Blocks,
     Maps,
-    Plain,
     Value,
-    as_blocks,
     as_floats,
     as_maps,
     converted,
 )
-
-SAME, VALID = 0, 1
-"""The schema's names of how a window treats the border."""
 
 
 def conv2d(
@@ -47,23 +42,12 @@ def conv2d(
         for extent, p, d, k, s in zip((height, width), pads, spread, kernel, strides, strict=True)
     )
     shape = (1, *size, len(w))
-    side = strides[0]
-    blocked = (
-        x.is_bytes
-        and pads == (0, 0)
-        and spread == (1, 1)
-        and groups == 1
-        and side > 1
-        and strides[1] == side
-        and all(n % side == 0 for n in (*kernel, height, width))
-        and x.layout in (Plain(), Blocks(side))
-    )
-    if blocked:
-        x = converted(graph, as_blocks(graph, x, side))
-        rows, columns = kernel[0] // side, kernel[1] // side
-        w = w.reshape(len(w), rows, side, columns, side, -1).transpose(0, 1, 3, 5, 2, 4)
-        w = w.reshape(len(w), rows, columns, -1)
-        strides = (1, 1)
+    blocks = None
+    if strides[0] == strides[1] and not any(pads) and spread == (1, 1) and groups == 1:
+        blocks = in_blocks(graph, x, kernel, strides[0])
+    if blocks is not None:
+        x = converted(graph, blocks)
+        w, strides = over_blocks(w, strides[0]), (1, 1)
     else:
         x = converted(graph, as_maps(graph, x))
         if x.shift is not None and any(pads):
