@@ -29,7 +29,6 @@ from torch import Tensor
 from benchmarks import harness
 from benchmarks.onnx_profile import profile_exits
 from ztw_rl import agents
-from ztw_rl.commands.bench import play_frames
 from ztw_rl.core.backends.named import make_backend
 from ztw_rl.core.backends.onnx import export_graphs
 from ztw_rl.core.bench import Latency, bench, forced_bounds, interleaved_seconds, threads
@@ -37,6 +36,7 @@ from ztw_rl.core.cost import exit_costs, relative_cost
 from ztw_rl.core.model import METHODS, EarlyExitModel
 from ztw_rl.core.runtime import Runtime
 from ztw_rl.rl.agent import load_agent
+from ztw_rl.rl.frames import play_frames
 from ztw_rl.supervised.backbones.registry import build_backbone, early_exit
 from ztw_rl.supervised.backbones.weights import import_torchvision
 from ztw_rl.supervised.classifier import load_classifier

@@ -37,6 +37,7 @@ from ztw_rl.rl.phases import Epochs, build_phases
 
 LEARNING_RATE = 1e-3
 PHASES = ("ics", "ensemble")
+EAGER, FASTEST = "ztw-rl", "ztw-rl, trunk on LiteRT"
 
 
 @dataclass(frozen=True)
@@ -149,18 +150,26 @@ def main(settings: Settings) -> float:
     contenders: dict[str, Callable[[], int]] = {}
     closing: list[Callable[[], None]] = []
     for phase, name in enumerate(PHASES):
-        emulators = in_background(lambda: make_emulators(atari, n_envs))
-        n_actions = int(emulators.action_space.n)
+        games_of = {
+            trunk: in_background(lambda: make_emulators(atari, n_envs))
+            for trunk in (EAGER, FASTEST)
+        }
+        n_actions = int(games_of[EAGER].action_space.n)
         ours = plain.random_network(n_actions, seed)
-        collector = Collector(
-            ours,
-            emulators,
-            n_steps=config.n_steps,
-            behaviour=config.behaviour,
-            action_modes=[config.action_mode],
-            seed=seed,
-            device=torch.device("cpu"),
-        )
+        networks = {trunk: copy.deepcopy(ours) for trunk in games_of}
+        collectors = {
+            trunk: Collector(
+                networks[trunk],
+                emulators,
+                n_steps=config.n_steps,
+                behaviour=config.behaviour,
+                action_modes=[config.action_mode],
+                seed=seed,
+                device=torch.device("cpu"),
+                trunk="eager" if trunk == EAGER else "fastest",
+            )
+            for trunk, emulators in games_of.items()
+        }
         stock, games = plain.plain_games(atari, n_envs, seed), AtariVecEnv(atari, n_envs, seed)
         layouts = AtariVecEnv(atari, n_envs, seed)
         eager = plain.plain_network(ours)
@@ -170,11 +179,15 @@ def main(settings: Settings) -> float:
             f"{name}: plain way": plain_distiller(eager, stock, *sizes),
             f"{name}: + our games": plain_distiller(plain.plain_network(ours), games, *sizes),
             f"{name}: + memory layout": plain_distiller(copy.deepcopy(ours), layouts, *sizes),
-            f"{name}: ztw-rl": distiller(ours, collector, *sizes),
+            **{
+                f"{name}: {trunk}": distiller(networks[trunk], collector, *sizes)
+                for trunk, collector in collectors.items()
+            },
         }
-        closing += [emulators.close, stock.close, games.close, layouts.close]
+        closing += [emulators.close for emulators in games_of.values()]
+        closing += [stock.close, games.close, layouts.close]
     rates = harness.interleave(contenders, settings.rounds)
-    own = {name: contenders[f"{name}: ztw-rl"] for name in PHASES}
+    own = {name: contenders[f"{name}: {FASTEST}"] for name in PHASES}
     busy = {name: harness.busy_rate(contender) for name, contender in own.items()}
     emulation = emulation_rate(atari, n_envs, n_actions, seed)
     peak = harness.peak_macs()
@@ -189,7 +202,7 @@ def main(settings: Settings) -> float:
         rows = {who: each for who, each in rates.items() if who.startswith(name)}
         harness.show(rows, f"{name}: plain way")
         ratios[f"ratio_{name}"] = round(
-            harness.ratio(rates, f"{name}: ztw-rl", f"{name}: plain way"), 3
+            harness.ratio(rates, f"{name}: {FASTEST}", f"{name}: plain way"), 3
         )
         plain_rate = statistics.median(rates[f"{name}: plain way"])
         bounds[f"bound_{name}"] = round(busy[name] / plain_rate, 3)

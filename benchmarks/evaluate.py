@@ -3,9 +3,9 @@
 The plain way plays one stock Atari environment, threshold after threshold, and runs the whole
 eager network with all its exits at every step. Ours plays the full table (thresholds, random
 controls, forced exits, backbone) in one batch of games, and stops where a sample leaves; each of
-its games starts from its own seed, which the plain way spares itself. It does so in eager PyTorch
-and on ONNX Runtime, which needs the extra ``onnx``. Games are cut short. Run it with
-``python -m benchmarks.evaluate``.
+its games starts from its own seed, which the plain way spares itself. It does so in eager PyTorch,
+on ONNX Runtime and on LiteRT, which need the extras ``onnx`` and ``litert``. Games are cut short.
+Run it with ``python -m benchmarks.evaluate``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ztw_rl.rl.evaluate import play
 from ztw_rl.rl.rows import Full, RandomExits, Row
 
 THRESHOLDS = tuple(k / 10 for k in range(1, 10))
-EAGER, ONNX = "ztw-rl, side by side", "+ ONNX Runtime"
+EAGER, ONNX, LITERT = "ztw-rl, side by side", "on ONNX Runtime", "on LiteRT"
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def main(settings: Settings) -> float:
     plain.check_same_answers(ours, eager, np.asarray(game.reset()))
     backends = {
         name: make_backend(backend, ours, agent.example(), n_network_threads())
-        for name, backend in ((EAGER, "eager"), (ONNX, "onnx"))
+        for name, backend in ((EAGER, "eager"), (ONNX, "onnx"), (LITERT, "litert"))
     }
     players = {
         name: player(backend, batches, settings.n_episodes, seed)
@@ -142,18 +142,19 @@ def main(settings: Settings) -> float:
         emulation_rate(atari, settings.n_envs, agent.config.n_actions, seed),
         harness.peak_macs(),
     )
-    busy = harness.busy_rate(players[ONNX])
+    busy = harness.busy_rate(players[LITERT])
     for close in (*(batch.close for batch in batches), stock.close, game.close):
         close()
     plain_rate = statistics.median(rates["plain way"])
     return harness.report(
         "evaluate",
         rates,
-        ours=ONNX,
+        ours=LITERT,
         opponent="plain way",
-        target=5.0,
+        target=6.5,
         machine_line=machine,
         ratio_eager=round(harness.ratio(rates, EAGER, "plain way"), 3),
+        ratio_onnx=round(harness.ratio(rates, ONNX, "plain way"), 3),
         game=atari.game,
         n_envs=settings.n_envs,
         n_rows=len(full_table(ours.n_exits)),

@@ -20,8 +20,8 @@ from torch import Tensor
 from benchmarks import harness
 from ztw_rl import agents, deploy, deployed
 from ztw_rl.core.backends.named import make_backend
-from ztw_rl.core.backends.sessions import interface
 from ztw_rl.core.backends.onnx_file import one_graph
+from ztw_rl.core.backends.sessions import interface
 from ztw_rl.core.bench import forced_bounds, interleaved_seconds, threads
 from ztw_rl.decision import Rule
 from ztw_rl.rl.agent import Agent, build_model, load_agent

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, cast, get_args
 
@@ -274,6 +274,19 @@ class EarlyExitModel(nn.Module):
         logits: Tensor = self.head(x)
         return logits
 
+    def reads(self, x: Tensor) -> Iterator[Tensor]:
+        """What each exit reads, one after another; see ``exits``.
+
+        Args:
+            x: The network's input.
+
+        Yields:
+            E times.
+        """
+        for segment in self.segments:
+            x = segment.read(x)
+            yield x
+
     def exits(self, x: Tensor) -> Iterator[ExitOutput]:
         """What each exit reads and says alone, one after another.
 
@@ -282,14 +295,24 @@ class EarlyExitModel(nn.Module):
         Args:
             x: The network's input.
 
-        Yields:
+        Returns:
             E times.
         """
+        return self.exits_of(self.reads(x))
+
+    def exits_of(self, reads: Iterable[Tensor]) -> Iterator[ExitOutput]:
+        """The same from what the exits read, of all or of the first.
+
+        Args:
+            reads: From ``reads``, or from what else runs the network's blocks.
+
+        Yields:
+            As often as there are reads.
+        """
         previous: Tensor | None = None
-        for segment in self.segments:
-            x = segment.read(x)
-            pooled, previous = segment.classify(x, previous)
-            yield ExitOutput(x, pooled, previous)
+        for read, segment in zip(reads, self.segments, strict=False):
+            pooled, previous = segment.classify(read, previous)
+            yield ExitOutput(read, pooled, previous)
 
     def ensembled(self, log_probs: Tensor) -> Tensor:
         """What every exit answers, from what every exit says alone.

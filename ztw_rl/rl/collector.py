@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import torch
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from ztw_rl.core.model import EarlyExitModel, ExitOutput
 from ztw_rl.rl.batch import EnvBatch
-from ztw_rl.rl.config import ActionMode, Behaviour
+from ztw_rl.rl.config import ActionMode, Behaviour, TrunkName
+from ztw_rl.rl.trunk import make_trunk
 
 TEACHER_BATCH = 32
 """Samples that the teacher answers at once, while the emulators work: fewer waste time on the
@@ -78,6 +78,7 @@ class Collector:
         action_modes: How actions follow from probabilities: environments take them in turn.
         seed: Of the games, the draws and the samples.
         device: Where the model is.
+        trunk: What runs the backbone.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Collector:
         action_modes: Sequence[ActionMode],
         seed: int,
         device: torch.device,
+        trunk: TrunkName = "eager",
     ) -> None:
         self._model = model
         self._n_steps = n_steps
@@ -103,6 +105,7 @@ class Collector:
         self._n_calls = 0
         self._observations = emulators.reset(np.arange(seed, seed + n_envs))
         self._returns = np.zeros(n_envs)
+        self._trunk = make_trunk(trunk, model, torch.from_numpy(self._observations).to(device))
 
     @torch.no_grad()
     def collect(
@@ -137,7 +140,7 @@ class Collector:
         for number in range(1, self._n_steps + 1):
             observations = torch.from_numpy(self._observations)
             x = observations.to(self._device)
-            ics = list(islice(self._model.exits(x), self._model.n_exits - 1))
+            ics = list(self._model.exits_of(self._trunk.reads(x)))
             x = ics[-1].features
             alone = torch.log_softmax(torch.stack([ic.logits for ic in ics], dim=1), dim=-1)
             said = answers(alone)
@@ -198,9 +201,7 @@ class Collector:
 
     def _teacher(self, x: Tensor) -> Tensor:
         """(B, A) log-probabilities of the policy's own head, from what the last IC reads."""
-        segment = self._model.segments[-1]
-        _, logits = segment.classify(segment.read(x), None)
-        return torch.log_softmax(logits, dim=-1)
+        return torch.log_softmax(self._trunk.logits(x), dim=-1)
 
 
 class _Steps:
