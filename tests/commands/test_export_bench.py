@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -13,6 +14,8 @@ import torch
 
 from ztw_rl import cli, deploy
 from ztw_rl.commands import export as export_command
+from ztw_rl.core.backends import engines
+from ztw_rl.core.backends.openvino import openvino
 from ztw_rl.rl.agent import Agent, AgentConfig, build_model, save_agent
 from ztw_rl.rl.atari.config import AtariConfig
 from ztw_rl.rl.networks.config import NetworkConfig
@@ -97,6 +100,22 @@ def test_export_and_run(agent, capsys):
     assert answer.exits.tolist() == [0, 0, 0]
 
 
+def test_engines_side_by_side(agent, capsys, monkeypatch):
+    few = {name: engines.BACKENDS[name] for name in ("eager", "onnx", "litert")}
+    monkeypatch.setattr(engines, "BACKENDS", few)
+    monkeypatch.setattr(engines, "FURTHER", {"openvino": openvino})
+    monkeypatch.setattr("importlib.util.find_spec", missing("openvino"))
+    command = ["bench", "--agent", str(agent), "--engines", "--threshold=0.5", "--n-rounds=3"]
+    assert cli.main([*command, "--output=b"]) == 0
+    out = capsys.readouterr().out
+    assert "without openvino: openvino is missing; pip install openvino" in out
+    rows = pd.read_csv("b/engines.csv")
+    assert list(dict.fromkeys(rows.backend)) == ["eager PyTorch", "ONNX Runtime", "LiteRT"]
+    assert list(rows.case[:4]) == ["full", "exit_0", "exit_1", "no_exit"]
+    assert (rows.p99_us >= rows.p50_us).all()
+    assert (rows[rows.case == "full"].relative_time == 1).all()
+
+
 def test_a_file_of_litert(agent, capsys):
     command = ["export", "--agent", str(agent), "--threshold=0.5", "--output=pong.tflite"]
     assert cli.main(command) == 0
@@ -106,6 +125,12 @@ def test_a_file_of_litert(agent, capsys):
     found, other = (deploy.load(name).predict(x) for name in ("pong.tflite", "pong.zip"))
     assert found.exits.tolist() == other.exits.tolist()
     assert found.actions.tolist() == other.actions.tolist()
+
+
+def missing(package):
+    """In place of ``find_spec``: all but one are there."""
+    find = importlib.util.find_spec
+    return lambda name: None if name == package else find(name)
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ztw_rl.core.bench import Latency
     from ztw_rl.core.deployable import Deployable
     from ztw_rl.core.runtime import Runtime
+    from ztw_rl.rl.agent import Agent
 
 KIND = "bench"
 
@@ -196,6 +197,55 @@ def _print(rows: Sequence[Latency], even: float) -> None:
     plain_console().print(table)
 
 
+def compare(
+    settings: Bench,
+    agent: Agent,
+    proposal: Proposal,
+    inputs: Callable[[Runtime], Tensor],
+    folder: Path,
+) -> None:
+    """Time an agent on all engines, write engines.csv, and print the same."""
+    import pandas as pd
+
+    from ztw_rl.core.backends.engines import installed
+    from ztw_rl.core.bench import bench_engines
+    from ztw_rl.core.files import write_atomically
+    from ztw_rl.core.runtime import Runtime
+
+    own = agent.at(proposal.point)
+    model, x = own.model, own.example()
+    backends = []
+    for name, found in installed(model, x):
+        if isinstance(found, UserError):
+            print(f"without {name}: {found}")
+        else:
+            backends.append(found)
+    runtime = Runtime(backends[0], x, proposal.each(model.n_exits - 1), model.rule)
+    rows = bench_engines(backends, inputs(runtime), own.relative_macs(), n_rounds=settings.n_rounds)
+    game = agent.config.environment.name
+    output = settings.output or runs.create(settings.runs_dir, KIND, game, settings)
+    frame = pd.DataFrame([asdict(row) for row in rows])
+    write_atomically(output / "engines.csv", lambda p: frame.to_csv(p, index=False))
+    _print_engines(rows, game)
+    print(f"agent: {folder}; results: {output}/engines.csv")
+
+
+def _print_engines(rows: Sequence[Latency], game: str) -> None:
+    from rich.table import Table
+
+    cases = list(dict.fromkeys(row.case for row in rows))
+    table = Table(
+        title=f"{game}: one observation, one thread; µs at p50 (p99), share of the engine's full"
+    )
+    for head in ("engine", *cases):
+        table.add_column(head, justify="left" if head == "engine" else "right")
+    for name in dict.fromkeys(row.backend for row in rows):
+        own = [row for row in rows if row.backend == name]
+        cells = [f"{r.p50_us:,.0f} ({r.p99_us:,.0f}) {r.relative_time:.3f}" for r in own]
+        table.add_row(name, *cells)
+    plain_console().print(table)
+
+
 @dataclass(frozen=True)
 class Bench(BenchSettings):
     """Time an agent's decisions: the full network, each forced exit, none, and its own mix.
@@ -207,6 +257,9 @@ class Bench(BenchSettings):
     agent: str | None = None
     """A shipped agent's name, an agent's folder or a distillation run; by default the newest
     distillation run, else the shipped agent."""
+    engines: bool = False
+    """Compare all engines that are installed here, one observation and one thread: those of
+    --backends, AOTInductor and OpenVINO."""
     seed: Seed = 0
     """Of the games that supply the frames."""
     point: tyro.conf.OmitArgPrefixes[OperatingPoint] = field(default_factory=OperatingPoint)
@@ -237,6 +290,9 @@ def main(arguments: list[str]) -> int:
         return play_frames(agent, runtime, max(args.batch_sizes), args.seed)
 
     choice = choose(args.point, agent, folder, args.runs_dir)
+    if args.engines:
+        compare(args, agent, choice, frames, folder)
+        return 0
     groups = measure(args, agent, choice, frames)
     report(args, groups, agent.config.environment.name, choice, folder, args.seed)
     return 0

@@ -184,6 +184,45 @@ def bench(
     ]
 
 
+def bench_engines(
+    backends: Sequence[Backend],
+    inputs: Tensor,
+    relative_macs: Sequence[float],
+    *,
+    n_rounds: int,
+) -> list[Latency]:
+    """Time the same model on several engines, all cases of all of them in turns.
+
+    Args:
+        backends: Of one thread each.
+        inputs: (N, …), real ones.
+        relative_macs: (E,) see ``cost.ExitCosts``.
+        n_rounds: Counted calls of each case.
+
+    Returns:
+        Of one input a call: ``full``, ``exit_0`` … and ``no_exit`` of each.
+    """
+    n_exits = len(relative_macs)
+    names = [*(f"exit_{m}" for m in range(n_exits - 1)), "no_exit"]
+    singles = [inputs[i : i + 1] for i in range(len(inputs))]
+    calls: list[Callable[[], object]] = []
+    for backend in backends:
+        calls.append(_cycle(backend.backbone, singles))
+        for m in range(n_exits):
+            calls.append(_cycle(_predictor(backend, forced_bounds(m, n_exits)), singles))
+    with threads(1):
+        seconds = interleaved_seconds(calls, n_rounds, n_warmup=30)
+    rows = []
+    for number, backend in enumerate(backends):
+        own = seconds[number * (n_exits + 1) : (number + 1) * (n_exits + 1)]
+        whole = statistics.median(own[0])
+        for case, macs, times in zip(("full", *names), (1.0, *relative_macs), own, strict=True):
+            p50, p90, p99 = np.percentile(times, (50, 90, 99)) * 1e6
+            relative = statistics.median(times) / whole
+            rows.append(Latency(backend.name, 1, 1, case, p50, p90, p99, relative, macs))
+    return rows
+
+
 def _predictor(backend: Backend, bounds: Sequence[float]) -> Callable[[Tensor], object]:
     return lambda x: backend.predict(x, bounds)
 

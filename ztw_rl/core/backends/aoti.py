@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ztw_rl import deploy
-from ztw_rl.core.backends.eager import Segments, require_compiler
+from ztw_rl.core.backends.eager import Segments, SegmentsBackend, require_compiler
 from ztw_rl.core.model import EarlyExitModel, Segment, SegmentOutput
 from ztw_rl.core.runtime import Runtime
 from ztw_rl.decision import Decision, Rule
@@ -60,29 +60,65 @@ def compile_segments(model: EarlyExitModel, x: Tensor) -> tuple[bytes, ...]:
         UserError: There is no C++ compiler.
     """
     require_compiler("use the format onnx")
-    from torch import _inductor
-
-    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     # A batch of one would be taken for a constant.
     inputs: tuple[Tensor, ...] = (torch.cat([x, x]),)
     packages = []
+    for m, own in enumerate(model.answering()):
+        segment = _Plain(own).eval()
+        packages.append(_package(segment, inputs, package_file(m)))
+        inputs = segment(*inputs)[:2]
+    return tuple(packages)
+
+
+def _package(module: nn.Module, inputs: tuple[Tensor, ...], name: str) -> bytes:
+    """A module compiled for any batch size."""
+    from torch import _inductor
+
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # The compiler warns of its own internals.
         warnings.simplefilter("ignore")
-        for m, own in enumerate(model.answering()):
-            segment = _Plain(own).eval()
-            program = torch.export.export(
-                segment, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs)
-            )
-            path = _inductor.aoti_compile_and_package(
-                program,
-                package_path=str(Path(folder) / package_file(m)),
-                # Else the number of threads here would be compiled in.
-                inductor_configs={"cpp.dynamic_threads": True},
-            )
-            packages.append(Path(path).read_bytes())
-            inputs = segment(*inputs)[:2]
-    return tuple(packages)
+        program = torch.export.export(
+            module, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs)
+        )
+        path = _inductor.aoti_compile_and_package(
+            program,
+            package_path=str(Path(folder) / name),
+            # Else the number of threads here would be compiled in.
+            inductor_configs={"cpp.dynamic_threads": True},
+        )
+        return Path(path).read_bytes()
+
+
+class _Backbone(nn.Module):
+    """The network without its ICs."""
+
+    def __init__(self, model: EarlyExitModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C) logits."""
+        return self.model.backbone(x)
+
+
+@torch.no_grad()
+def aoti(model: EarlyExitModel, x: Tensor) -> SegmentsBackend:
+    """Compile a model and run it at once, without a file.
+
+    Args:
+        model: In eval mode, on the CPU.
+        x: (1, …), any input of the right shape and type.
+
+    Raises:
+        UserError: There is no C++ compiler.
+    """
+    from torch._inductor import aoti_load_package
+
+    packages = [*compile_segments(model, x)]
+    packages.append(_package(_Backbone(model), (torch.cat([x, x]),), "backbone.pt2"))
+    *segments, backbone = (aoti_load_package(io.BytesIO(package)) for package in packages)
+    return SegmentsBackend("AOTInductor", [_named(segment) for segment in segments], backbone)
 
 
 class AotiModel:
