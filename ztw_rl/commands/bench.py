@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -132,6 +132,29 @@ def measure(
     return groups
 
 
+def _settled(
+    settings: BenchSettings,
+    backends: tuple[str, ...],
+    model: Path,
+    proposal: Proposal,
+    seed: int | None,
+) -> BenchRun:
+    from ztw_rl.core.choice import Forced, Threshold
+
+    point = proposal.point
+    return BenchRun(
+        str(model),
+        point.value if isinstance(point, Threshold) else None,
+        backends,
+        settings.batch_sizes,
+        settings.threads,
+        settings.n_rounds,
+        seed,
+        point.exit if isinstance(point, Forced) else None,
+        point.rule,
+    )
+
+
 def report(
     settings: BenchSettings,
     groups: Sequence[Sequence[Latency]],
@@ -153,22 +176,10 @@ def report(
     import pandas as pd
 
     from ztw_rl.core.bench import break_even
-    from ztw_rl.core.choice import Forced, Threshold
     from ztw_rl.core.files import save_json, write_atomically
     from ztw_rl.plots import plot_bench
 
-    point = proposal.point
-    run = BenchRun(
-        str(model),
-        point.value if isinstance(point, Threshold) else None,
-        settings.backends,
-        settings.batch_sizes,
-        settings.threads,
-        settings.n_rounds,
-        seed,
-        point.exit if isinstance(point, Forced) else None,
-        point.rule,
-    )
+    run = _settled(settings, settings.backends, model, proposal, seed)
     output = settings.output or runs.create(settings.runs_dir, KIND, name, run)
     save_json(output / "bench.json", asdict(run))
     frame = pd.DataFrame([asdict(row) for rows in groups for row in rows])
@@ -209,7 +220,7 @@ def compare(
 
     from ztw_rl.core.backends.engines import installed
     from ztw_rl.core.bench import bench_engines
-    from ztw_rl.core.files import write_atomically
+    from ztw_rl.core.files import save_json, write_atomically
     from ztw_rl.core.runtime import Runtime
 
     own = agent.at(proposal.point)
@@ -223,7 +234,11 @@ def compare(
     runtime = Runtime(backends[0], x, proposal.each(model.n_exits - 1), model.rule)
     rows = bench_engines(backends, inputs(runtime), own.relative_macs(), n_rounds=settings.n_rounds)
     game = agent.config.environment.name
-    output = settings.output or runs.create(settings.runs_dir, KIND, game, settings)
+    single = replace(settings, batch_sizes=(1,), threads=(1,))
+    names = tuple(backend.name for backend in backends)
+    run = _settled(single, names, folder, proposal, settings.seed)
+    output = settings.output or runs.create(settings.runs_dir, KIND, game, run)
+    save_json(output / "bench.json", asdict(run))
     frame = pd.DataFrame([asdict(row) for row in rows])
     write_atomically(output / "engines.csv", lambda p: frame.to_csv(p, index=False))
     _print_engines(rows, game)
