@@ -178,12 +178,23 @@ class DeployedModel(Deployed):
             Features and logits for the next exit, unless m is the last; log-probabilities
             (B, C) and confidences (B,); signals (B,), if exits are judged by another one.
         """
+        return self._sessions[m].run(*self._asked(m, features, logits))
+
+    def _asked(
+        self, m: int, features: npt.NDArray[Any], logits: npt.NDArray[Any] | None
+    ) -> tuple[Sequence[str], dict[str, npt.NDArray[Any]]]:
+        """Outputs and inputs of an exit's session."""
         feed = {"features": features}
         # The last exit has no use for the others' logits unless it is ensembled.
         if logits is not None and (m < self.n_exits - 1 or self._head_is_ensembled):
             feed["logits"] = logits
-        outputs = self._outputs if m < self.n_exits - 1 else LAST_OUTPUTS
-        return self._sessions[m].run(outputs, feed)
+        return self._outputs if m < self.n_exits - 1 else LAST_OUTPUTS, feed
+
+    def _run_shown(
+        self, m: int, features: npt.NDArray[Any], logits: npt.NDArray[Any] | None
+    ) -> list[npt.NDArray[Any]]:
+        """The same, with outputs that may change at the next call."""
+        return self.run_exit(m, features, logits)
 
     def _predict_one(self, x: npt.NDArray[Any], bounds: Sequence[float]) -> Decision:
         """One sample: nothing to compact, so nothing to keep track of."""
@@ -211,7 +222,7 @@ class DeployedModel(Deployed):
             features: npt.NDArray[Any],
             logits: npt.NDArray[Any] | None = None,
         ) -> None:
-            outputs = self.run_exit(m, features, logits)
+            outputs = self._run_shown(m, features, logits)
             is_last = m == self.n_exits - 1
             # For those that stay they are overwritten later.
             log_probs[own], confidences[own] = outputs if is_last else outputs[2:4]
@@ -254,6 +265,11 @@ class LitertModel(DeployedModel):
         self._last_state = dict(self._state)
         if not self._head_is_ensembled:
             del self._last_state["next_logits"]
+
+    def _run_shown(
+        self, m: int, features: npt.NDArray[Any], logits: npt.NDArray[Any] | None
+    ) -> list[npt.NDArray[Any]]:
+        return self._chain[m].shown(*self._asked(m, features, logits))
 
     def _predict_one(self, x: npt.NDArray[Any], bounds: Sequence[float]) -> Decision:
         running = self._chain[0].begin("features", x)

@@ -36,6 +36,11 @@ class Running:
         found: npt.NDArray[Any] = self.interpreter.get_tensor(self._outputs[name])
         return found
 
+    def view(self, name: str) -> npt.NDArray[Any]:
+        """An output in its place; LiteRT runs no interpreter whose memory is looked at."""
+        found: npt.NDArray[Any] = self.interpreter.tensor(self._outputs[name])()
+        return found
+
     def hand(self, follower: Running, state: Mapping[str, str]) -> None:
         """Copy outputs to another's inputs, at once.
 
@@ -44,8 +49,7 @@ class Running:
             state: Names of outputs and of its inputs.
         """
         for name, taken in state.items():
-            # Views must not be kept: LiteRT runs no interpreter whose memory is looked at.
-            follower.input(taken, self.interpreter.tensor(self._outputs[name])())
+            follower.input(taken, self.view(name))
 
 
 class Interpreters:
@@ -73,12 +77,23 @@ class Interpreters:
         self, output_names: Sequence[str], input_feed: Mapping[str, npt.NDArray[Any]]
     ) -> list[npt.NDArray[Any]]:
         """Compute the named outputs."""
+        running = self._ran(input_feed)
+        return [running.output(name) for name in output_names]
+
+    def shown(
+        self, output_names: Sequence[str], input_feed: Mapping[str, npt.NDArray[Any]]
+    ) -> list[npt.NDArray[Any]]:
+        """The same, not copied; what is shown must be let go of before the next call."""
+        running = self._ran(input_feed)
+        return [running.view(name) for name in output_names]
+
+    def _ran(self, input_feed: Mapping[str, npt.NDArray[Any]]) -> Running:
         size = len(next(iter(input_feed.values())))
         running = self._single() if size == 1 else self._batch(size)
         for name, value in input_feed.items():
             running.input(name, value)
         running.interpreter.invoke()
-        return [running.output(name) for name in output_names]
+        return running
 
     def begin(self, name: str, value: npt.NDArray[Any]) -> Running:
         """Compute one sample.
