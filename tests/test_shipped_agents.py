@@ -12,12 +12,16 @@ import torch
 
 from ztw_rl import recipes
 from ztw_rl.core.backends.eager import eager
+from ztw_rl.core.backends.litert.backend import litert
+from ztw_rl.core.backends.onnx import onnx
 from ztw_rl.core.checkpoint import load_tensors
 from ztw_rl.core.choice import Forced, normalized
 from ztw_rl.core.cost import exit_costs, relative_cost
+from ztw_rl.core.runtime import Runtime, signals
 from ztw_rl.rl.agent import load_agent, policy_fingerprint
 from ztw_rl.rl.atari.batches import make_emulators
 from ztw_rl.rl.evaluate import play
+from ztw_rl.rl.frames import play_frames
 from ztw_rl.rl.networks.config import ATARI_FRAME
 from ztw_rl.rl.networks.sb3 import from_sb3, recognise
 from ztw_rl.rl.rows import Full, RandomExits, Row
@@ -50,6 +54,32 @@ def test_a_shipped_policy_has_half_of_what_others_reach(folder):
     assert table.backbone is not None
     share = normalized(table.backbone.mean, recipe.random_return, recipe.reference_return[0])
     assert share >= 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "folder", [*FOLDERS, *VARIANTS], ids=lambda folder: str(folder.relative_to(AGENTS))
+)
+def test_all_backends_answer_an_agents_own_frames_alike(folder):
+    """But for those that are on a threshold up to rounding."""
+    agent = load_agent(folder)
+    model, x = agent.model, agent.example()
+    if not agent.has_exits:
+        pytest.skip("a student has no exits")
+    plain = eager(model)
+    frames = play_frames(agent, Runtime(plain, x, 0.5), 1000, SEED)[:1000]
+    said = signals(model.answering(), frames)
+    for make in (onnx, litert):
+        fast = make(model, x)
+        for threshold in (0.3, 0.5, 0.7, 0.9):
+            bounds = (threshold,) * (model.n_exits - 1)
+            clear = ((said - threshold).abs() > 1e-5).all(dim=1)
+            assert clear.sum() >= 0.99 * len(frames)
+            wanted = plain.predict(frames[clear], bounds)
+            found = fast.predict(frames[clear], bounds)
+            assert found.exits.tolist() == wanted.exits.tolist()
+            assert found.actions.tolist() == wanted.actions.tolist()
+            np.testing.assert_allclose(found.log_probs, wanted.log_probs, atol=1e-4)
 
 
 @pytest.mark.slow
