@@ -37,9 +37,16 @@ def agent():
     return Agent(CONFIG, build_model(CONFIG).eval())
 
 
-@pytest.mark.parametrize("method", ["ztw", "sdn", "cascade", "ensemble"])
-def test_an_agent_comes_back(tmp_path, method):
-    config = AgentConfig(6, ("conv1", "conv2"), method, atari=AtariConfig())
+@pytest.mark.parametrize(
+    ("method", "exits", "pixel_head"),
+    [
+        *((method, ("conv1", "conv2"), "windows") for method in ("ztw", "sdn", "cascade")),
+        ("ensemble", ("conv1", "conv2"), "windows"),
+        ("ztw", ("input", "conv1"), "patches"),
+    ],
+)
+def test_an_agent_comes_back(tmp_path, method, exits, pixel_head):
+    config = AgentConfig(6, exits, method, atari=AtariConfig(), pixel_head=pixel_head)
     agent = Agent(config, build_model(config))
     save_agent(tmp_path / "agent", agent, torch.float32)
     loaded = load_agent(tmp_path / "agent")

@@ -280,6 +280,15 @@ def test_operations_and_parameters_by_hand():
     assert n_parameters(ic) == 4 * 257 + 16 * 65 + 16 * 145 + (49 * 16 + 1) * 6
 
 
+def test_a_head_on_patches_by_hand():
+    ic = PixelClassifier(PixelICConfig.of("patches", 4, (84, 84), 6)).eval()
+    # 21×21, 9×9 and 7×7 places.
+    convs = 441 * 8 * 64, 81 * 16 * 128, 49 * 16 * 144
+    macs = count_macs(lambda: ic(torch.zeros(1, 4, 84, 84)))
+    assert macs == sum(convs) + 49 * 16 * 6 == 509_280
+    assert PixelICConfig.of("windows", 4, (84, 84), 6) == PixelICConfig(4, (84, 84), 6)
+
+
 @pytest.mark.parametrize("size", [(84, 84), (44, 60), (160, 160)])
 def test_shapes(size):
     ic = PixelClassifier(PixelICConfig(4, size, 5, channels=(2, 3, 6))).eval()

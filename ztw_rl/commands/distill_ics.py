@@ -76,6 +76,7 @@ def made_agent(run: DistillRun, teacher: Teacher, model: EarlyExitModel) -> Agen
         provenance=provenance,
         network=teacher.network,
         gates=run.distill.gate_names,
+        pixel_head=run.distill.pixel_head,
         **placed(run.environment),
     )
     if not isinstance(model.ics[0], Student):
@@ -188,6 +189,7 @@ def _of_agent(args: DistillICs, folder: Path) -> DistillICs:
         args.distill,
         method=config.method,
         exits=config.exits or None,
+        pixel_head=config.pixel_head,
         gate_timesteps=args.distill.gate_timesteps or GATE_TIMESTEPS,
     )
     return replace(args, distill=distill)

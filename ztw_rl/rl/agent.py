@@ -19,7 +19,7 @@ from ztw_rl.decision import Rule
 from ztw_rl.errors import UserError
 from ztw_rl.rl.config import ActionMode, GateName, MethodName, gate_for
 from ztw_rl.rl.environments import InEnvironment, action_labels, noop_max_of
-from ztw_rl.rl.networks.config import NATURE_WIDTHS, NetworkConfig
+from ztw_rl.rl.networks.config import NATURE_WIDTHS, NetworkConfig, PixelHead
 from ztw_rl.rl.networks.early_exit import early_exit_policy, policy_alone
 from ztw_rl.rl.student import macs
 from ztw_rl.settings import parse_stored
@@ -64,6 +64,8 @@ class AgentConfig(InEnvironment):
     """The policy's layers."""
     gates: tuple[GateName, ...] = ()
     """Its sets of gates."""
+    pixel_head: PixelHead = "windows"
+    """Its IC at the input, if it has one on images."""
 
     @property
     def policy_noop_max(self) -> int | None:
@@ -214,7 +216,14 @@ def build_model(config: AgentConfig) -> EarlyExitModel:
     if config.method == "student":
         return policy_alone(config.n_actions, config.network)
     method = METHODS[config.method]
-    return early_exit_policy(config.n_actions, config.network, config.exits, method, config.gates)
+    return early_exit_policy(
+        config.n_actions,
+        config.network,
+        config.exits,
+        method,
+        config.gates,
+        config.pixel_head,
+    )
 
 
 def save_agent(folder: Path, agent: Agent, dtype: torch.dtype = torch.float16) -> None:

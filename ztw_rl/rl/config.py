@@ -18,6 +18,7 @@ from ztw_rl.rl.networks.config import (
     NATURE_WIDTHS,
     Activation,
     NetworkConfig,
+    PixelHead,
     Widths,
 )
 from ztw_rl.settings import (
@@ -186,6 +187,9 @@ class DistillConfig(Ranged):
     exits: tuple[str, ...] | None = None
     """Where the ICs hang: of a NatureCNN some of input, conv1, conv2 (these two by default), conv3;
     of an IMPALA-CNN input, stage1, stage2, stage3; of an mlp input, layer1, ..."""
+    pixel_head: PixelHead = "windows"
+    """The IC at the input, if there is one on images: it looks first in windows of 8x8 that
+    overlap, or in patches of 4x4, which takes less time."""
     n_timesteps: Count = 1_000_000
     """Environment steps of each phase but the gates': first the ICs, then the ensembles. A student
     has a single phase; give it twice as many for what ICs and ensembles get together."""

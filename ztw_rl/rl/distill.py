@@ -79,7 +79,9 @@ def build_early_exit_model(teacher: Teacher, config: DistillConfig) -> EarlyExit
         model = beside_teacher(teacher.parameters, exits, config.student_of)
     else:
         method = METHODS[config.method]
-        model = early_exit_policy(teacher.n_actions, network, exits, method, config.gate_names)
+        model = early_exit_policy(
+            teacher.n_actions, network, exits, method, config.gate_names, config.pixel_head
+        )
         model.load_state_dict(dict(teacher.parameters), strict=False)
     freeze(model)
     return model

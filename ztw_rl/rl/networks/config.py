@@ -21,6 +21,10 @@ IMPALA_WIDTHS: Widths = (16, 32, 32, 256)
 SMALLEST = 36
 """Pixels of a side below which a NatureCNN has nothing left to read."""
 
+PixelHead = Literal["windows", "patches"]
+"""How an exit at the input looks at an image first: in windows of 8×8 that overlap, or in patches
+of 4×4."""
+
 _STAGES = {"nature": "conv", "impala": "stage"}
 """What the parts of a trunk are called, before their number."""
 

@@ -14,12 +14,8 @@ from ztw_rl.core.heads import InternalClassifier
 from ztw_rl.core.ics import Convolution, build_ics
 from ztw_rl.core.model import METHODS, EarlyExitModel, Method
 from ztw_rl.errors import UserError
-from ztw_rl.rl.networks.config import SMALLEST, NetworkConfig
+from ztw_rl.rl.networks.config import SMALLEST, NetworkConfig, PixelHead
 from ztw_rl.rl.networks.layers import RELU_GAIN, orthogonal_, policy_blocks
-
-KERNELS = (8, 4, 3)
-"""Side of each convolution's window, in its own input's pixels."""
-STRIDES = (4, 2, 1)
 
 
 @dataclass(frozen=True)
@@ -32,12 +28,24 @@ class PixelICConfig:
     n_classes: int
     channels: tuple[int, int, int] = (4, 16, 16)
     """Of the three convolutions."""
+    kernels: tuple[int, int, int] = (8, 4, 3)
+    """Side of each one's window, in its own input's pixels."""
+    strides: tuple[int, int, int] = (4, 2, 1)
+
+    @classmethod
+    def of(
+        cls, head: PixelHead, in_channels: int, in_size: tuple[int, int], n_classes: int
+    ) -> PixelICConfig:
+        """The shape that a name stands for."""
+        if head == "windows":
+            return cls(in_channels, in_size, n_classes)
+        return cls(in_channels, in_size, n_classes, channels=(8, 16, 16), kernels=(4, 4, 3))
 
     @property
     def conv_size(self) -> tuple[int, int]:
         """Height and width after the convolutions."""
         height, width = self.in_size
-        for kernel, stride in zip(KERNELS, STRIDES, strict=True):
+        for kernel, stride in zip(self.kernels, self.strides, strict=True):
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
         return height, width
 
@@ -54,7 +62,8 @@ class PixelClassifier(nn.Module):
         self.config = config
         layers: list[nn.Module] = []
         before = config.in_channels
-        for channels, kernel, stride in zip(config.channels, KERNELS, STRIDES, strict=True):
+        shapes = zip(config.channels, config.kernels, config.strides, strict=True)
+        for channels, kernel, stride in shapes:
             layers += [nn.Conv2d(before, channels, kernel, stride), nn.ReLU()]
             before = channels
         self.convs = nn.Sequential(*layers)
@@ -98,6 +107,7 @@ def early_exit_policy(
     exits: Sequence[str],
     method: Method = METHODS["ztw"],
     gates: Sequence[str] = (),
+    pixel_head: PixelHead = "windows",
 ) -> EarlyExitModel:
     """A policy with internal classifiers, its parameters still random.
 
@@ -111,6 +121,7 @@ def early_exit_policy(
         exits: Places of the ICs, in order of depth.
         method: Which parts the model has.
         gates: Names of its sets of gates.
+        pixel_head: The IC at the input, if there is one on images.
 
     Returns:
         The model; one on images is channels-last.
@@ -130,7 +141,8 @@ def early_exit_policy(
                 f"an exit at the input needs images of {SMALLEST}x{SMALLEST} at least, not "
                 f"{height}x{width}; leave out input"
             )
-        ics.append(PixelClassifier(PixelICConfig(channels, (height, width), n_actions)))
+        shape = PixelICConfig.of(pixel_head, channels, (height, width), n_actions)
+        ics.append(PixelClassifier(shape))
     ics += build_ics(
         shapes[len(ics) :], n_actions, method, convolution=_convolution, follows=bool(ics)
     )
