@@ -166,7 +166,7 @@ def main(settings: Settings) -> float:
                 action_modes=[config.action_mode],
                 seed=seed,
                 device=torch.device("cpu"),
-                trunk="eager" if trunk == EAGER else "fastest",
+                engine="eager" if trunk == EAGER else "fastest",
             )
             for trunk, emulators in games_of.items()
         }

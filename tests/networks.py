@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ztw_rl.core.gates import make_gates
 from ztw_rl.core.model import METHODS, EarlyExitModel, Method
 from ztw_rl.rl.networks import early_exit
 from ztw_rl.rl.networks.config import NATURE_WIDTHS, NetworkConfig, Widths
@@ -37,4 +38,15 @@ def of_pixels(plain: EarlyExitModel) -> EarlyExitModel:
     """A model that reads bytes, of one that reads floats."""
     blocks = [nn.Sequential(Scale(), plain.blocks[0]), *plain.blocks[1:]]
     made = EarlyExitModel(blocks, plain.head, list(plain.ics), plain.attach, plain.ensemble)
+    return made.eval().requires_grad_(False)
+
+
+def gated(model) -> EarlyExitModel:
+    """The same with a gate at each exit."""
+    gates = make_gates([ic.n_pooled for ic in model.ics], 5, 10**6)
+    for gate in gates:
+        nn.init.normal_(gate.out.weight)
+    made = EarlyExitModel(
+        model.blocks, model.head, model.ics, model.attach, model.ensemble, {"regret": gates}
+    )
     return made.eval().requires_grad_(False)

@@ -259,27 +259,46 @@ class LitertModel(DeployedModel):
 
     def __init__(self, exits: Sequence[Interpreters], metadata: Mapping[str, Any]) -> None:
         super().__init__(exits, metadata)
-        self._chain = tuple(exits)
+        self.exits = tuple(exits)
         self._signal = self._outputs[-1]
         self._state = {"next_features": "features", "next_logits": "logits"}
         self._last_state = dict(self._state)
         if not self._head_is_ensembled:
             del self._last_state["next_logits"]
 
+    def decide(self, x: npt.NDArray[Any], bounds: Sequence[float]) -> Decision:
+        """See ``Deployed.decide``: LiteRT's maximum loses NaN, so inputs with it are set apart."""
+        if self._dtype.kind == "f" and len(x):
+            broken = np.isnan(x).reshape(len(x), -1).any(axis=1)
+            if broken.any():
+                return self._apart(x, bounds, broken)
+        return super().decide(x, bounds)
+
+    def _apart(
+        self, x: npt.NDArray[Any], bounds: Sequence[float], broken: npt.NDArray[np.bool_]
+    ) -> Decision:
+        """Let some of the inputs go to the end, and no exit answer them before."""
+        parts = (
+            super().decide(x[~broken], bounds),
+            super().decide(x[broken], [np.inf] * len(bounds)),
+        )
+        order = np.argsort(np.concatenate([np.flatnonzero(~broken), np.flatnonzero(broken)]))
+        return Decision(*(np.concatenate(both)[order] for both in zip(*parts, strict=True)))
+
     def _run_shown(
         self, m: int, features: npt.NDArray[Any], logits: npt.NDArray[Any] | None
     ) -> list[npt.NDArray[Any]]:
-        return self._chain[m].shown(*self._asked(m, features, logits))
+        return self.exits[m].shown(*self._asked(m, features, logits))
 
     def _predict_one(self, x: npt.NDArray[Any], bounds: Sequence[float]) -> Decision:
-        running = self._chain[0].begin("features", x)
+        running = self.exits[0].begin("features", x)
         last = self.n_exits - 1
         m = 0
         for m, least in enumerate(bounds):
             if running.output(self._signal).item() > least:
                 break
             state = self._state if m + 1 < last else self._last_state
-            running = self._chain[m + 1].go_on(running, state)
+            running = self.exits[m + 1].go_on(running, state)
         else:
             m = last
         log_probs = running.output("log_probs")

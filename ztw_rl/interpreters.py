@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy.typing as npt
@@ -139,6 +143,7 @@ class Interpreters:
             own.batch = self._opened()
         found: Running = own.batch
         if getattr(own, "size", None) != size:
+            own.size = None
             for details in found.interpreter.get_input_details():
                 found.interpreter.resize_tensor_input(
                     details["index"], [size, *details["shape"][1:]]
@@ -157,10 +162,22 @@ def require_package() -> None:
     Raises:
         UserError: It is not.
     """
-    import importlib.util
-
     if importlib.util.find_spec(PACKAGE) is None:
         raise UserError(f"{PACKAGE} is missing; pip install 'ztw-rl[litert]'")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what LiteRT writes to the standard error: a greeting, and what it raises anyway."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def open_interpreter(model: bytes, n_threads: int, source: str) -> Any:
@@ -178,8 +195,9 @@ def open_interpreter(model: bytes, n_threads: int, source: str) -> Any:
     from ai_edge_litert.interpreter import Interpreter
 
     try:
-        interpreter = Interpreter(model_content=model, num_threads=n_threads)
-        interpreter.allocate_tensors()
+        with _quiet():
+            interpreter = Interpreter(model_content=model, num_threads=n_threads)
+            interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{source} cannot be run ({reason}); export it again") from None

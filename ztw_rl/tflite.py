@@ -6,6 +6,8 @@ import json
 import zlib
 from typing import Any
 
+from ztw_rl.interpreters import require_package
+
 IDENTIFIER = b"TFL3"
 """What the file has behind its first four bytes."""
 KEY = b"ztw_rl"
@@ -32,6 +34,7 @@ def metadata_of(content: bytes) -> dict[str, Any]:
 
     Raises:
         ValueError: It is damaged, or no export of ours.
+        UserError: LiteRT is missing.
     """
     whole, seal, checksum = content[:-8], content[-8:-4], content[-4:]
     if not is_tflite(content) or seal != SEAL:
@@ -39,9 +42,11 @@ def metadata_of(content: bytes) -> dict[str, Any]:
     if zlib.crc32(whole).to_bytes(4, "little") != checksum:
         raise ValueError("its checksum is wrong")
     model = _model(content)
-    (text,) = [model.buffers[each.buffer].data for each in model.metadata if each.name == KEY]
-    found: dict[str, Any] = json.loads(bytes(text))
-    return found
+    for each in model.metadata:
+        if each.name == KEY:
+            found: dict[str, Any] = json.loads(bytes(model.buffers[each.buffer].data))
+            return found
+    raise ValueError("it does not say what it is")
 
 
 def exits_of(content: bytes, outputs: tuple[str, ...], n_exits: int) -> list[bytes]:
@@ -98,6 +103,7 @@ def _cut(model: Any, outputs: tuple[str, ...]) -> None:
 
 
 def _model(content: bytes) -> Any:
+    require_package()
     from ai_edge_litert import schema_py_generated as schema
 
     return schema.ModelT.InitFromPackedBuf(content, 0)

@@ -143,7 +143,7 @@ def test_weights_of_eight_bits(agent, capsys, few_frames, monkeypatch):
     monkeypatch.setattr(export_command, "MOST_CHANGED", 1.0)
     assert cli.main([*command, "--output=small.tflite"]) == 0
     told = capsys.readouterr().out
-    assert re.search(r"int8 weights: another action at \d+\.\d\d% of 512 observations", told)
+    assert re.search(r"int8 weights: some exit's action is another at \d+\.\d\d% of 512 obs", told)
     assert cli.main([*command[:-1], "--output=large.tflite"]) == 0
     small, large = (Path(name).stat().st_size for name in ("small.tflite", "large.tflite"))
     # Three of four bytes of the wide layer's 3136 x 512 weights.
@@ -290,6 +290,7 @@ def test_bench_writes_its_table(agent, capsys):
         (["--risk", "0.1", "--keep", "0.9"], "exclude one another"),
         (["--keep", "0.9", "--calibration", "nowhere"], "there is no curve.json"),
         (["--calibration", "nowhere"], "--calibration needs --budget, --keep or --risk"),
+        (["--engines", "--threads=2"], "--engines says itself what is timed; leave out --threads"),
         (["--backends"], "backends must name at least one of eager, compiled, onnx, litert"),
         (["--backends", "jit"], "unknown backend 'jit'"),
         (["--backends", "eager", "jit", "--n-rounds", "1000000"], "unknown backend 'jit'"),

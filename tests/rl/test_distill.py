@@ -102,7 +102,7 @@ def test_the_trunk_runs_once_per_step_and_never_again(teacher, games, tmp_path, 
         return model
 
     monkeypatch.setattr(module, "build_early_exit_model", watched)
-    run(teacher, games, tmp_path, replace(TINY, trunk="eager"))
+    run(teacher, games, tmp_path, replace(TINY, engine="eager"))
     n_samples = [sum(n for i, n in seen if i == block) for block in range(5)]
     assert n_samples == [96] * 5
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ztw_rl.core.bench import Latency
     from ztw_rl.core.deployable import Deployable
-    from ztw_rl.core.runtime import Runtime
+    from ztw_rl.core.runtime import Backend, Runtime
     from ztw_rl.rl.agent import Agent
 
 KIND = "bench"
@@ -225,18 +225,18 @@ def compare(
 
     own = agent.at(proposal.point)
     model, x = own.model, own.example()
-    backends = []
+    named: dict[str, Backend] = {}
     for name, found in installed(model, x):
         if isinstance(found, UserError):
             print(f"without {name}: {found}")
         else:
-            backends.append(found)
+            named[name] = found
+    backends = list(named.values())
     runtime = Runtime(backends[0], x, proposal.each(model.n_exits - 1), model.rule)
     rows = bench_engines(backends, inputs(runtime), own.relative_macs(), n_rounds=settings.n_rounds)
     game = agent.config.environment.name
     single = replace(settings, batch_sizes=(1,), threads=(1,))
-    names = tuple(backend.name for backend in backends)
-    run = _settled(single, names, folder, proposal, settings.seed)
+    run = _settled(single, tuple(named), folder, proposal, settings.seed)
     output = settings.output or runs.create(settings.runs_dir, KIND, game, run)
     save_json(output / "bench.json", asdict(run))
     frame = pd.DataFrame([asdict(row) for row in rows])
@@ -265,20 +265,27 @@ def _print_engines(rows: Sequence[Latency], game: str) -> None:
 class Bench(BenchSettings):
     """Time an agent's decisions: the full network, each forced exit, none, and its own mix.
 
-    Writes bench.csv and bench.png. All cases of a backend are timed in turns, on frames that the
-    agent meets when it plays.
+    Writes bench.csv and bench.png, or with --engines engines.csv. All cases of a backend are timed
+    in turns, on frames that the agent meets when it plays.
     """
 
     agent: str | None = None
     """A shipped agent's name, an agent's folder or a distillation run; by default the newest
     distillation run, else the shipped agent."""
     engines: bool = False
-    """Compare all engines that are installed here, one observation and one thread: those of
-    --backends, AOTInductor and OpenVINO."""
+    """Compare all engines that are installed here, one observation and one thread: all backends,
+    AOTInductor and OpenVINO."""
     seed: Seed = 0
     """Of the games that supply the frames."""
     point: tyro.conf.OmitArgPrefixes[OperatingPoint] = field(default_factory=OperatingPoint)
     """The threshold of the mix."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("backends", "batch_sizes", "threads") if self.engines else ():
+            if getattr(self, name) != getattr(BenchSettings, name):
+                flag = name.replace("_", "-")
+                raise UserError(f"--engines says itself what is timed; leave out --{flag}")
 
 
 def main(arguments: list[str]) -> int:

@@ -96,12 +96,12 @@ class Rounded:
 
     n_observations: int
     changed: float
-    """Share of them at which the likeliest action of any exit is another."""
+    """Share of them at which any exit's likeliest action is another."""
 
     def __str__(self) -> str:
         return (
-            f"int8 weights: another action at {self.changed:.2%} of {self.n_observations:,} "
-            "observations"
+            f"int8 weights: some exit's action is another at {self.changed:.2%} of "
+            f"{self.n_observations:,} observations"
         )
 
 
@@ -112,11 +112,14 @@ def checked(agent: Agent, point: Point, seed: int) -> Rounded:
         UserError: They do at more than ``MOST_CHANGED``, or LiteRT cannot run the agent.
     """
     from ztw_rl.core.backends.litert.agreement import share_changed
+    from ztw_rl.core.backends.litert.backend import one_file
     from ztw_rl.core.backends.named import make_backend
     from ztw_rl.core.runtime import Runtime
     from ztw_rl.rl.frames import play_frames
 
     model, x = agent.at(point).model, agent.example()
+    # It finds out whether there is anything to round, before minutes of games.
+    one_file(model, x, "action", {}, "int8")
     runtime = Runtime(
         make_backend("litert", model, x), x, point.each(model.n_exits - 1), model.rule
     )

@@ -210,7 +210,7 @@ def export(
     Args:
         path: The file.
         deployable: The model.
-        kind: What runs it: ONNX Runtime, ``ztw_rl.deploy``, or ``core.backends.aoti``.
+        kind: Of what runs it.
         point: What applies if the caller gives no threshold.
         about: Further metadata, such as ``name``.
         weights: Of wide layers; int8 is LiteRT's.

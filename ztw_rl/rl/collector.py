@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ztw_rl.core.model import EarlyExitModel, ExitOutput
 from ztw_rl.rl.batch import EnvBatch
-from ztw_rl.rl.config import ActionMode, Behaviour, TrunkName
+from ztw_rl.rl.config import ActionMode, Behaviour, EngineName
 from ztw_rl.rl.trunk import make_trunk
 
 TEACHER_BATCH = 32
@@ -78,7 +78,7 @@ class Collector:
         action_modes: How actions follow from probabilities: environments take them in turn.
         seed: Of the games, the draws and the samples.
         device: Where the model is.
-        trunk: What runs the backbone.
+        engine: What runs the backbone.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Collector:
         action_modes: Sequence[ActionMode],
         seed: int,
         device: torch.device,
-        trunk: TrunkName = "eager",
+        engine: EngineName = "eager",
     ) -> None:
         self._model = model
         self._n_steps = n_steps
@@ -105,7 +105,7 @@ class Collector:
         self._n_calls = 0
         self._observations = emulators.reset(np.arange(seed, seed + n_envs))
         self._returns = np.zeros(n_envs)
-        self._trunk = make_trunk(trunk, model, torch.from_numpy(self._observations).to(device))
+        self._trunk = make_trunk(engine, model, torch.from_numpy(self._observations).to(device))
 
     @torch.no_grad()
     def collect(

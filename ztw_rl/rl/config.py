@@ -165,7 +165,7 @@ class PPOState:
 
 MethodName = Literal["ztw", "sdn", "cascade", "ensemble", "student"]
 ActionMode = Literal["greedy", "sample"]
-TrunkName = Literal["fastest", "eager"]
+EngineName = Literal["fastest", "eager"]
 """What runs a frozen network; see ``rl.trunk``."""
 Behaviour = Literal["ics", "all"]
 GateName = Literal["sampled", "greedy"]
@@ -222,7 +222,7 @@ class DistillConfig(Ranged):
     gate_timesteps: Annotated[int | None, Range(1)] = None
     """Environment steps that the gates learn from; by default 200,000, or ``n_timesteps`` if that
     is less."""
-    trunk: TrunkName = added("fastest", before="eager")
+    engine: EngineName = added("fastest", before="eager")
     """What runs the frozen network: fastest is LiteRT on a CPU, where it is installed and answers
     alike within 1e-4, else PyTorch. The weights learnt differ by rounding."""
     temperature: Positive = 1.0

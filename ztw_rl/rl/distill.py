@@ -172,7 +172,7 @@ def distill(
         action_modes=[config.action_mode],
         seed=fresh_seed,
         device=device,
-        trunk=config.trunk,
+        engine=config.engine,
     )
     generator = torch.Generator().manual_seed(fresh_seed)
     # A session that was killed wrote points after its last checkpoint: they come again.

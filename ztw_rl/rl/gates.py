@@ -117,7 +117,7 @@ class GatePhase:
             action_modes=[MODES[name] for name in config.gate_names],
             seed=self.seed,
             device=self.device,
-            trunk=config.trunk,
+            engine=config.engine,
         )
         n_ics = model.n_exits - 1
         parts: dict[int, Tensor] = {}

@@ -12,7 +12,7 @@ from torch import Tensor
 from ztw_rl.core.device import n_network_threads
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.errors import UserError
-from ztw_rl.rl.config import TrunkName
+from ztw_rl.rl.config import EngineName
 
 TOLERANCE = 1e-4
 """Largest difference of a log-probability at which two trunks answer alike."""
@@ -51,7 +51,7 @@ class EagerTrunk:
 
 
 @torch.no_grad()
-def make_trunk(name: TrunkName, model: EarlyExitModel, observations: Tensor) -> Trunk:
+def make_trunk(name: EngineName, model: EarlyExitModel, observations: Tensor) -> Trunk:
     """What runs a model's network.
 
     Args:

@@ -9,14 +9,12 @@ import onnxruntime
 import pytest
 import torch
 from onnx import load_model, save_model
-from torch import nn
 
+from tests.networks import gated
 from ztw_rl import deploy
 from ztw_rl.core.backends.onnx_file import one_graph
 from ztw_rl.core.deployable import export_onnx
 from ztw_rl.core.exits import Exceeds, select
-from ztw_rl.core.gates import make_gates
-from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.runtime import decide, signals
 from ztw_rl.decision import bound
 from ztw_rl.errors import UserError
@@ -54,17 +52,6 @@ def test_equals_the_offline_selection(make_model, method, n_exits, ensemble_head
             assert label.tolist() == [wanted.argmax()]
             np.testing.assert_allclose(log_probs[0], wanted, atol=1e-4)
             np.testing.assert_allclose(confidence, np.exp(log_probs.max(axis=1)), rtol=1e-5)
-
-
-def gated(model) -> EarlyExitModel:
-    """The same with a gate at each exit."""
-    gates = make_gates([ic.n_pooled for ic in model.ics], 5, 10**6)
-    for gate in gates:
-        nn.init.normal_(gate.out.weight)
-    made = EarlyExitModel(
-        model.blocks, model.head, model.ics, model.attach, model.ensemble, {"regret": gates}
-    )
-    return made.eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("by", ["margin", "regret"])

@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from tests.networks import of_pixels
+from tests.networks import gated, of_pixels
 from ztw_rl.core.backends.litert.backend import litert
 from ztw_rl.core.backends.onnx import onnx
 from ztw_rl.core.exits import Exceeds, Patience, most_confident, select
-from ztw_rl.core.gates import make_gates
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.core.runtime import decide, signals
 
@@ -126,17 +125,6 @@ def test_an_ensemble_that_takes_in_the_head(make, make_model, method):
 def test_unequal_pooling_bins(make, make_model):
     model = make_model(2, "ztw", size=7)
     check(make(model, torch.zeros(1, 3, 7, 7)), model, torch.randn(7, 3, 7, 7))
-
-
-def gated(model) -> EarlyExitModel:
-    """The same with a gate at each exit."""
-    gates = make_gates([ic.n_pooled for ic in model.ics], 5, 10**6)
-    for gate in gates:
-        nn.init.normal_(gate.out.weight)
-    made = EarlyExitModel(
-        model.blocks, model.head, model.ics, model.attach, model.ensemble, {"regret": gates}
-    )
-    return made.eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("by", ["margin", "regret"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import math
 import subprocess
 import sys
@@ -9,12 +10,19 @@ import numpy as np
 import pytest
 import torch
 from ai_edge_litert.interpreter import Interpreter
+from torch import nn
 
+from tests.networks import gated
 from ztw_rl import deploy, tflite
+from ztw_rl.core.backends.litert import operators
 from ztw_rl.core.backends.litert.backend import litert, one_file
 from ztw_rl.core.deployable import export_litert
 from ztw_rl.core.exits import Exceeds, select
+from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.runtime import decide, signals
+from ztw_rl.decision import bound
 from ztw_rl.errors import UserError
+from ztw_rl.interpreters import Running, open_interpreter
 
 BRANCHES = """
 import sys
@@ -135,6 +143,88 @@ def test_a_file_of_another_kind(make_model, file):
     file.write_bytes(one_file(make_model(2), x, "label", {"format": 1, "kind": "litert"}))
     with pytest.raises(UserError, match=r"is damaged \(metadata: 'n_exits'\)"):
         deploy.load(file)
+
+
+def test_what_is_written_is_compared_with_the_model(make_model, monkeypatch):
+    monkeypatch.setitem(operators.OPERATORS, torch.ops.aten.relu.default, operators.tanh)
+    with pytest.raises(
+        UserError, match=r"LiteRT answers otherwise than PyTorch \(.*; take the form"
+    ):
+        litert(make_model(2), torch.zeros(1, 3, 9, 9))
+
+
+def test_nan_that_a_maximum_would_lose(make_model):
+    plain = make_model(2)
+    blocks = [nn.Sequential(nn.MaxPool2d(2), plain.blocks[0]), plain.blocks[1]]
+    model = EarlyExitModel(blocks, plain.head, list(plain.ics), plain.attach, plain.ensemble)
+    x = torch.randn(4, 3, 18, 18)
+    x[2, 0, 0, 0] = math.nan
+    backend = litert(model.eval(), torch.zeros(1, 3, 18, 18))
+    assert backend.predict(x, (0.0,)).exits.tolist() == [0, 0, 1, 0]
+    assert backend.predict(x[2:3], (0.0,)).exits.tolist() == [1]
+
+
+def test_an_empty_batch_of_an_exit_does_no_harm(make_model):
+    x = torch.randn(16, 3, 9, 9)
+    segment = litert(make_model(3), x[:1]).segments[0]
+    wanted = segment(x, None).log_probs
+    with contextlib.suppress(Exception):
+        segment(x[:0], None)
+    assert torch.equal(segment(x, None).log_probs, wanted)
+
+
+@pytest.mark.parametrize("by", ["confidence", "margin", "regret"])
+@pytest.mark.parametrize("ensemble_head", [False, True])
+def test_the_file_alone_equals_the_exits_one_by_one(make_model, by, ensemble_head):
+    torch.manual_seed(0)
+    model = gated(make_model(4, ensemble_head=ensemble_head)).judged(by)
+    x = torch.randn(40, 3, 9, 9)
+    x[7, 0, 0, 0] = math.nan
+    found = signals(model.answering(), x)
+    # Between two samples, so that rounding decides nothing.
+    bounds = found[~found.isnan().any(dim=1)].quantile(0.51, dim=0)
+    wanted = decide(model.answering(), x, Exceeds(bounds))
+    assert len(set(wanted.exits.tolist())) == 4
+    content = one_file(model, x[:1], "label", {})
+    running = Running(open_interpreter(content, 1, "the model"))
+    # What is given is a regret, not its negative.
+    thresholds = np.array([bound(model.rule, each) for each in bounds.tolist()], np.float32)
+    for i in range(40):
+        running.input("x", x[i : i + 1].numpy())
+        running.input("thresholds", thresholds)
+        running.interpreter.invoke()
+        assert running.output("exit").tolist() == [wanted.exits[i]]
+        if i != 7:
+            assert running.output("label").tolist() == [wanted.labels[i]]
+            np.testing.assert_allclose(
+                running.output("log_probs")[0], wanted.log_probs[i], atol=1e-4
+            )
+
+
+def test_nothing_is_written_to_the_standard_error(file, capfd):
+    deploy.load(file)
+    assert capfd.readouterr().err == ""
+
+
+BLOCKED = """
+import sys
+sys.modules["ai_edge_litert"] = None
+import ztw_rl
+from ztw_rl import cli, deploy
+from ztw_rl.errors import UserError
+assert deploy.kind_of(sys.argv[1]) is None
+try:
+    deploy.load(sys.argv[1])
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_package_that_cannot_be_imported(file):
+    command = [sys.executable, "-c", BLOCKED, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "ai_edge_litert is missing; pip install 'ztw-rl[litert]'\n"
 
 
 def test_a_missing_package(make_model, file, monkeypatch):

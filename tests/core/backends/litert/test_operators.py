@@ -169,9 +169,65 @@ def test_what_two_read_is_not_fused(same):
     same(lambda x: (y := conv(x)) + (y + 1), maps())
 
 
+def test_a_joint_layer_is_not_fused_with_what_follows(same):
+    same(lambda x: torch.cat([x, 2 * x], dim=1).relu(), torch.randn(5, 6))
+    same(lambda x: torch.stack([x, -x], dim=1).relu().flatten(1), torch.randn(5, 6))
+    same(lambda x: torch.cat([x, -x], dim=1).relu(), maps())
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+def test_scales_before_a_grouped_convolution(same, groups):
+    torch.manual_seed(0)
+    norm, conv = nn.BatchNorm2d(4).eval(), nn.Conv2d(4, 8, 3, groups=groups)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    same(lambda x: conv(norm(x)), maps(4))
+
+
+def test_a_normalisation_behind_vectors_of_several(same):
+    torch.manual_seed(0)
+    linear, norm = nn.Linear(6, 4), nn.BatchNorm1d(4).eval()
+    nn.init.normal_(norm.running_mean)
+    nn.init.uniform_(norm.running_var, 0.5, 2)
+    same(lambda x: norm(linear(x)), torch.randn(5, 6))
+
+
+def test_softmax_of_something_else(same):
+    same(lambda x: torch.log_softmax(x, dim=-1).unsqueeze(-1).exp().squeeze(-1), torch.randn(5, 6))
+    same(lambda x: torch.log_softmax(x.view(-1, 2, 3), dim=-1).flatten(1).exp(), torch.randn(5, 6))
+    same(lambda x: F.silu(torch.log_softmax(x, dim=-1)).exp(), torch.randn(5, 6))
+
+
+def test_a_mix_with_what_is_bent_or_the_same(same):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 3, 3, padding=1)
+    share = torch.tensor(0.7)
+    same(lambda x: torch.lerp(F.max_pool2d(x, 3, 1, 1), F.relu6(conv(x)), share), maps())
+    same(lambda x: torch.lerp(y := F.avg_pool2d(x, 2), y, share), maps())
+
+
+@pytest.mark.parametrize("n", [40, 300])
+def test_many_numbers_are_not_added_by_a_matrix(same, n):
+    weights = torch.tensor([1.0, 2.0, 0.5])
+    steps = same(
+        lambda x: F.layer_norm(torch.matmul(weights, torch.stack([x, -x, x], dim=1)), (n,)),
+        torch.randn(5, n),
+    )
+    assert "FULLY_CONNECTED" not in [code for code, _ in steps]
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
+        (
+            lambda x: F.pad(x.view(-1, 1, 2, 3), (1, 1, 0, 0), mode="replicate"),
+            "padding of the kind",
+        ),
+        (lambda x: x.topk(2, largest=False).values, "the smallest of a dimension"),
+        (lambda x: x.amax(), "a reduction over the batch"),
+        (lambda x: x[0], "a part of the batch"),
+        (lambda x: x.long().float(), r"numbers of the type torch\.int64"),
+        (lambda x: x.argmax(dim=1).float(), "the operator aten.argmax"),
         (lambda x: x.cumsum(dim=1), r"the operator aten\.cumsum"),
         (lambda x: x.flip(0), r"the operator aten\.flip"),
         (lambda x: x.mean(dim=0, keepdim=True), "a reduction over the batch"),

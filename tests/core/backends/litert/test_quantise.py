@@ -17,6 +17,7 @@ def linear(weights):
     x = graph.input("x", (1, weights.shape[1]), "float32")
     bias = np.zeros(len(weights), np.float32)
     graph.add("FULLY_CONNECTED", [x], (1, len(weights)), {}, weights=weights, bias=bias)
+    graph.operators[0].is_layer = True
     return graph
 
 

@@ -26,10 +26,10 @@ def pair(value: Sequence[int] | int) -> tuple[int, int]:
 
 
 def need(true: bool, what: str) -> None:
-    """Refuse what is not true of.
+    """Go on only if something holds.
 
     Raises:
-        UnsupportedError: It names ``what`` cannot be run.
+        UnsupportedError: It does not; ``what`` says what cannot be run.
     """
     if not true:
         raise UnsupportedError(what)

@@ -22,9 +22,13 @@ from ztw_rl.core.backends.litert.packing import Part, packed
 from ztw_rl.core.backends.litert.quantise import with_int8_weights
 from ztw_rl.core.backends.litert.values import Value, given
 from ztw_rl.core.backends.sessions import SessionsBackend, head_is_ensembled, interface
-from ztw_rl.core.model import EarlyExitModel
+from ztw_rl.core.model import EarlyExitModel, SegmentFunction
 from ztw_rl.errors import UserError
 from ztw_rl.interpreters import Interpreters, require_package
+
+N_CHECKED = 3
+TOLERANCE = 1e-3
+"""Of a log-probability, relative to the largest: rounding adds up in a deep network."""
 
 
 class _Backbone(nn.Module):
@@ -102,7 +106,47 @@ def one_file(
     if weights == "int8" and not sum(with_int8_weights(part.graph) for part in following):
         raise UserError("no layer is wide enough for int8 weights to save time; take float32")
     texts = {tflite.KEY: json.dumps(metadata, allow_nan=False)}
-    return packed([*following, *leaving], texts)
+    content = packed([*following, *leaving], texts)
+    if weights == "float32":
+        _check(model, x, content)
+    return content
+
+
+def _check(model: EarlyExitModel, x: Tensor, content: bytes) -> None:
+    """Compare a file's exits with the model's on inputs drawn at random, together and alone.
+
+    Raises:
+        UserError: They say something else.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape = (N_CHECKED, *x.shape[1:])
+    inputs = torch.randn(shape, generator=generator)
+    if x.dtype == torch.uint8:
+        inputs = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    opened = deploy.open_tflite(content, interface(model, x), 1, "the model")
+    backend = SessionsBackend("LiteRT", opened, opened.exits[0])
+    for batch in (inputs, inputs[:1]):
+        found, wanted = (
+            _said(segments, batch) for segments in (backend.segments, model.answering())
+        )
+        size = wanted.abs().amax().clamp_min(1)
+        difference = ((found - wanted).abs().amax() / size).item()
+        # NaN is no small difference either.
+        if not difference <= TOLERANCE and wanted.isfinite().all():
+            raise UserError(
+                f"LiteRT answers otherwise than PyTorch (log-probabilities differ by "
+                f"{difference:.1e}); take the format onnx"
+            )
+
+
+def _said(segments: Sequence[SegmentFunction], x: Tensor) -> Tensor:
+    """(E, B, C) log-probabilities of every exit."""
+    logits: Tensor | None = None
+    said = []
+    for segment in segments:
+        x, logits, log_probs, *_ = segment(x, logits)
+        said.append(log_probs)
+    return torch.stack(said)
 
 
 @dataclass(frozen=True)

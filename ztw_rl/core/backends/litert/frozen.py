@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ class _Reads(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """E−1."""
-        return tuple(read for read, _ in zip(self.model.reads(x), self.model.ics, strict=False))
+        return tuple(islice(self.model.reads(x), self.model.n_exits - 1))
 
 
 class _Rest(nn.Module):
@@ -62,7 +63,7 @@ class FrozenNetwork:
         self._left = [value.is_bytes or graph.is_input(value.node) for value in reads]
         self._maps = [isinstance(value.layout, Maps) for value in reads]
         outputs = {
-            f"reads_{m}": as_floats(graph, value).node
+            f"reads_{m}": _as_given(graph, value)
             for m, value in enumerate(reads)
             if not self._left[m]
         }
@@ -96,6 +97,13 @@ class FrozenNetwork:
             read = read.permute(0, 2, 3, 1)
         (found,) = self._rest.run(("logits",), {"x": read.contiguous().numpy()})
         return torch.from_numpy(found)
+
+
+def _as_given(graph: Graph, value: Value) -> Node:
+    """Maps as they lie, all else in PyTorch's order."""
+    if isinstance(value.layout, Maps):
+        return as_floats(graph, value).node
+    return answer(graph, value).node
 
 
 def _input(graph: Graph, x: Tensor) -> Value:

@@ -36,6 +36,8 @@ class Operator:
     weights: Array | None = None
     """Of a convolution or a linear layer, output channels first; of a depthwise one, last."""
     bias: Array | None = None
+    is_layer: bool = False
+    """Whether the weights were learnt."""
     scales: Array | None = None
     """Of int8 weights, one per output channel."""
     more: tuple[Node, ...] = ()
@@ -153,6 +155,10 @@ class Graph:
         """The operator that computes a tensor; None of an input, or if others read it already."""
         made = self._makers.get(node.index)
         return made if made is not None and not made.settled else None
+
+    def made_by(self, node: Node) -> Operator | None:
+        """The operator that computes a tensor; None of an input."""
+        return self._makers.get(node.index)
 
     def remade(self, step: Operator, shape: Sequence[int]) -> Node:
         """Give an operator that nothing reads yet an output of another shape."""

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from ztw_rl.core.backends.litert.arguments import UnsupportedError
 from ztw_rl.core.backends.litert.graph import Graph
 from ztw_rl.core.backends.litert.operators import OPERATORS
+from ztw_rl.core.backends.litert.pointwise import same
 from ztw_rl.core.backends.litert.values import Value, as_plain, reshaped
 from ztw_rl.errors import UserError
+
+REMEDY = "take the format onnx"
 
 
 def lowered(
@@ -37,8 +40,12 @@ def lowered(
     with warnings.catch_warnings():
         # The exporter warns of its own internals.
         warnings.simplefilter("ignore")
-        program = torch.export.export(module, tuple(example), strict=False)
-        program = program.run_decompositions({})
+        try:
+            program = torch.export.export(module, tuple(example), strict=False)
+            program = program.run_decompositions({})
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"LiteRT cannot run the network ({reason}); {REMEDY}") from None
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     fixed: Mapping[str, Any] = {**program.state_dict, **program.constants}
@@ -68,11 +75,16 @@ def _step(graph: Graph, node: Any, args: Any, kwargs: Any) -> Any:
     try:
         if node.target not in OPERATORS:
             raise UnsupportedError(f"the operator {node.target}")
-        return OPERATORS[node.target](graph, *args, **kwargs)
+        run = OPERATORS[node.target]
+        dtype = getattr(node.meta.get("val"), "dtype", torch.float32)
+        if dtype != torch.float32 and not (dtype == torch.uint8 and run is same):
+            raise UnsupportedError(f"numbers of the type {dtype}")
+        return run(graph, *args, **kwargs)
     except UnsupportedError as error:
-        raise UserError(
-            f"LiteRT cannot run {error}, in {_layer(node)}; take the format onnx"
-        ) from None
+        what = str(error)
+    except Exception as error:  # What was not thought of.
+        what = f"the operator {node.target} ({error!r})"
+    raise UserError(f"LiteRT cannot run {what}, in {_layer(node)}; {REMEDY}")
 
 
 def _computed(args: Sequence[Any]) -> bool:

@@ -26,12 +26,15 @@ from ztw_rl.core.backends.litert.pointwise import (
     maximum,
     minimum,
     mul,
+    neg,
     relu,
+    rsub,
     same,
     sigmoid,
     silu,
     sub,
     tanh,
+    to_copy,
 )
 from ztw_rl.core.backends.litert.products import addmm, batch_norm, layer_norm, linear, matmul
 from ztw_rl.core.backends.litert.reductions import adaptive_avg_pool2d, amax, mean, sum_, topk
@@ -40,6 +43,7 @@ from ztw_rl.core.backends.litert.shapes import (
     flatten,
     index_select,
     pad,
+    padded,
     permute,
     select,
     slice_,
@@ -54,7 +58,7 @@ aten = torch.ops.aten
 
 OPERATORS: dict[Any, Callable[..., Any]] = {
     aten.clone.default: same,
-    aten._to_copy.default: same,
+    aten._to_copy.default: to_copy,
     aten.detach.default: same,
     aten.alias.default: same,
     aten.contiguous.default: same,
@@ -81,8 +85,9 @@ OPERATORS: dict[Any, Callable[..., Any]] = {
     aten.lerp.Tensor: lerp,
     aten.add.Tensor: add,
     aten.sub.Tensor: sub,
-    aten.rsub.Scalar: lambda graph, x, other: sub(graph, other, x),
+    aten.rsub.Scalar: rsub,
     aten.mul.Tensor: mul,
+    aten.neg.default: neg,
     aten.addcmul.default: addcmul,
     aten.div.Tensor: div,
     aten.minimum.default: minimum,
@@ -103,9 +108,7 @@ OPERATORS: dict[Any, Callable[..., Any]] = {
     aten.flatten.using_ints: flatten,
     aten.permute.default: permute,
     aten.constant_pad_nd.default: pad,
-    aten.pad.default: lambda graph, x, pads, mode="constant", value=0: pad(
-        graph, x, pads, value or 0
-    ),
+    aten.pad.default: padded,
     aten.log_softmax.int: log_softmax,
     aten.exp.default: exp,
     aten.log.default: log,

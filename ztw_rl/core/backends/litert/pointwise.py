@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ztw_rl.core.backends.litert.arguments import array, need
@@ -28,7 +29,13 @@ MOST_SHARE = 0.999
 
 
 def same(graph: Graph, x: Value, *args: Any, **kwargs: Any) -> Value:
-    """Copies, detached views and conversions to float."""
+    """Copies and detached views."""
+    return x
+
+
+def to_copy(graph: Graph, x: Value, dtype: torch.dtype | None = None, **kwargs: Any) -> Value:
+    """Conversions to float."""
+    need(dtype in (None, torch.float32), f"numbers of the type {dtype}")
     return x
 
 
@@ -40,9 +47,9 @@ def _activation(graph: Graph, x: Value, code: str) -> Value:
     made = graph.maker(x.node)
     if name is not None and made is not None and made.options.get("fused") == "NONE":
         made.options["fused"] = name
-        return replace(x, softmax_of=None)
+        return x
     x = x if commutes and not x.is_bytes else as_floats(graph, x)
-    return replace(x, node=graph.add(code, [x.node], x.node.shape), softmax_of=None)
+    return replace(x, node=graph.add(code, [x.node], x.node.shape))
 
 
 def relu(graph: Graph, x: Value) -> Value:
@@ -86,12 +93,19 @@ def silu(graph: Graph, x: Value) -> Value:
     return replace(x, node=node)
 
 
+def rsub(graph: Graph, x: Value, other: float, alpha: float = 1) -> Value:
+    """See ``torch.rsub``."""
+    return sub(graph, other, x, alpha)
+
+
 def lerp(graph: Graph, start: Value, end: Value, weight: Tensor) -> Value:
     """See ``torch.lerp``; of a maximum and an average it takes one addition."""
     share = float(weight)
     made = graph.maker(end.node)
     need(start.layout == end.layout, "a mix of such shapes")
     plain = all(v.scale is None and v.shift is None for v in (start, end))
+    plain = plain and made is not None and made.options.get("fused") == "NONE"
+    plain = plain and start.node is not end.node
     if made is None or made.weights is None or made.bias is None or not plain:
         rest = scaled(graph, as_floats(graph, start), 1 - share)
         mixed = scaled(graph, as_floats(graph, end), share)
@@ -118,7 +132,7 @@ def added(graph: Graph, a: Value, b: Value, code: str = "ADD") -> Value:
     """Sum, or what else the schema's name says, of two that lie alike."""
     memory = np.broadcast_shapes(a.node.shape, b.node.shape)
     node = graph.add(code, [a.node, b.node], memory, {"fused": "NONE"})
-    return replace(a, node=node, shape=np.broadcast_shapes(a.shape, b.shape), softmax_of=None)
+    return replace(a, node=node, shape=np.broadcast_shapes(a.shape, b.shape))
 
 
 Given = Value | Tensor | float
@@ -144,6 +158,11 @@ def sub(graph: Graph, a: Given, b: Given, alpha: float = 1) -> Value:
     if isinstance(a, Value):
         return _elementwise(graph, a, b, "SUB")
     return affine(graph, b, -1.0, a)
+
+
+def neg(graph: Graph, x: Value) -> Value:
+    """See ``torch.neg``."""
+    return affine(graph, x, -1.0, None)
 
 
 def mul(graph: Graph, a: Given, b: Given) -> Value:
@@ -198,13 +217,13 @@ def affine(
         and made.options.get("fused") == "NONE"
     ):
         made.bias = made.bias + more
-        return replace(x, softmax_of=None)
+        return x
     if by is not None:
         own = by if x.scale is None else np.float32(x.scale * by)
         x = replace(x, scale=own, shift=None if x.shift is None else np.float32(x.shift * by))
     if more is not None:
         x = replace(x, shift=more if x.shift is None else np.float32(x.shift + more))
-    return replace(x, softmax_of=None)
+    return x
 
 
 def _channelwise(x: Value, by: Tensor | float) -> Array:
@@ -226,22 +245,23 @@ def log_softmax(graph: Graph, x: Value, axis: int, *args: Any) -> Value:
     need(axis % len(x.shape) == len(x.shape) - 1, "a softmax over another dimension")
     x = as_plain(graph, x)
     node = graph.add("LOG_SOFTMAX", [reshaped(graph, x.node, x.shape)], x.shape)
-    return Value(node, x.shape, softmax_of=x)
+    return Value(node, x.shape)
 
 
 def exp(graph: Graph, x: Value) -> Value:
     """See ``torch.exp``."""
-    if x.softmax_of is not None:
-        logits = reshaped(graph, x.softmax_of.node, x.shape)
-        return Value(graph.add("SOFTMAX", [logits], x.shape, {"beta": 1.0}), x.shape)
     x = as_plain(graph, x)
+    made = graph.made_by(x.node)
+    if made is not None and made.code == "LOG_SOFTMAX":
+        node = graph.add("SOFTMAX", made.inputs, x.node.shape, {"beta": 1.0})
+        return replace(x, node=node)
     return replace(x, node=graph.add("EXP", [x.node], x.node.shape))
 
 
 def log(graph: Graph, x: Value) -> Value:
     """See ``torch.log``."""
     x = as_plain(graph, x)
-    return replace(x, node=graph.add("LOG", [x.node], x.node.shape), softmax_of=None)
+    return replace(x, node=graph.add("LOG", [x.node], x.node.shape))
 
 
 def minimum(graph: Graph, a: Value, b: Tensor) -> Value:
@@ -261,4 +281,4 @@ def _bounded(graph: Graph, a: Value, b: Tensor, code: str) -> Value:
     # Finite, since infinities are no numbers of a file.
     limit = np.clip(limit, np.finfo(np.float32).min, np.finfo(np.float32).max)
     node = graph.add(code, [a.node, graph.constant(np.float32(limit))], a.node.shape)
-    return replace(a, node=node, softmax_of=None)
+    return replace(a, node=node)

@@ -10,24 +10,38 @@ import torch
 from torch import Tensor
 
 from ztw_rl.core.backends.litert.arguments import UnsupportedError, array, need
-from ztw_rl.core.backends.litert.graph import Array, Graph
+from ztw_rl.core.backends.litert.graph import Array, Graph, Node
 from ztw_rl.core.backends.litert.pointwise import affine
 from ztw_rl.core.backends.litert.values import (
     Columns,
+    Maps,
     Plain,
     Value,
     as_plain,
     converted,
     flattened,
     reshaped,
+    with_axes,
 )
+
+FEW = 32
+"""Numbers up to which a product with a matrix is the quickest way to add them up."""
 
 
 def linear(graph: Graph, x: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
     """See ``torch.nn.functional.linear``."""
     w = array(weight)
     b = np.zeros(len(w), np.float32) if bias is None else array(bias)
-    return product(graph, x, w, b)
+    return _layer(graph, x, w, b)
+
+
+def _layer(graph: Graph, x: Value, w: Array, b: Array) -> Value:
+    """A product whose weights were learnt."""
+    made = product(graph, x, w, b)
+    step = graph.made_by(made.node)
+    assert step is not None
+    step.is_layer = True
+    return made
 
 
 def product(graph: Graph, x: Value, w: Array, b: Array) -> Value:
@@ -49,7 +63,7 @@ def product(graph: Graph, x: Value, w: Array, b: Array) -> Value:
 
 def addmm(graph: Graph, bias: Tensor, x: Value, weight: Tensor) -> Value:
     """See ``torch.addmm``."""
-    return product(graph, x, array(weight).T, array(bias))
+    return _layer(graph, x, array(weight).T, array(bias))
 
 
 def matmul(graph: Graph, a: Value | Tensor, b: Value | Tensor) -> Value:
@@ -57,6 +71,8 @@ def matmul(graph: Graph, a: Value | Tensor, b: Value | Tensor) -> Value:
     if isinstance(a, Tensor) and isinstance(b, Value):
         need(a.ndim == 1 and len(b.shape) == 3, "a product of such shapes")
         _, n, c = b.shape
+        if c > FEW:
+            return _weighted(graph, b, array(a))
         w = np.kron(array(a), np.eye(c, dtype=np.float32))
         flat = flattened(graph, b)
         return product(graph, flat, w.reshape(c, n * c), np.zeros(c, np.float32))
@@ -64,7 +80,17 @@ def matmul(graph: Graph, a: Value | Tensor, b: Value | Tensor) -> Value:
         raise UnsupportedError("a product of two values")
     need(b.ndim == 2, "a product of such shapes")
     w = array(b).T
-    return product(graph, a, w, np.zeros(len(w), np.float32))
+    return _layer(graph, a, w, np.zeros(len(w), np.float32))
+
+
+def _weighted(graph: Graph, members: Value, weights: Array) -> Value:
+    """(B, C) sum of (B, M, C) members, each times its weight."""
+    members = with_axes(graph, members)
+    _, n, c = members.shape
+    each = graph.constant(weights.reshape(1, n, 1))
+    node = graph.add("MUL", [members.node, each], members.shape, {"fused": "NONE"})
+    axes = graph.constant(np.array([1], np.int32))
+    return Value(graph.add("SUM", [node, axes], (1, c), {"keepDims": False}), (1, c))
 
 
 def batch_norm(
@@ -84,8 +110,11 @@ def batch_norm(
     shift = -mean * scale if bias is None else bias - mean * scale
     by, more = array(scale), array(shift)
     made = graph.maker(x.node)
+    # Output channels are the second dimension of maps, and of vectors.
+    fits = isinstance(x.layout, Maps) or (len(x.shape) == 2 and x.node.shape == x.shape)
     if (
         made is not None
+        and fits
         and made.weights is not None
         and made.bias is not None
         and made.options.get("fused") == "NONE"
@@ -102,6 +131,17 @@ def batch_norm(
     return affine(graph, x, scale.reshape(shaped), shift.reshape(shaped)), None
 
 
+def _centred(graph: Graph, node: Node, eps: float) -> tuple[Node, Node]:
+    """(B, D) without its mean, and (B, 1) variance and a little more."""
+    axes = graph.constant(np.array([1], np.int32))
+    mean = graph.add("MEAN", [node, axes], (1, 1), {"keepDims": True})
+    centred = graph.add("SUB", [node, mean], node.shape, {"fused": "NONE"})
+    square = graph.add("SQUARE", [centred], node.shape)
+    spread = graph.add("MEAN", [square, axes], (1, 1), {"keepDims": True})
+    least = graph.constant(np.float32(eps))
+    return centred, graph.add("ADD", [spread, least], (1, 1), {"fused": "NONE"})
+
+
 def layer_norm(
     graph: Graph,
     x: Value,
@@ -115,12 +155,16 @@ def layer_norm(
     need(len(shape) == 1 and len(x.shape) == 2, "such a normalisation")
     x = as_plain(graph, x)
     n = x.shape[-1]
-    even = np.full((n, n), 1 / n, np.float32)
-    centred = product(graph, x, np.eye(n, dtype=np.float32) - even, np.zeros(n, np.float32))
-    square = graph.add("SQUARE", [centred.node], centred.shape)
-    spread = product(graph, Value(square, x.shape), even, np.full(n, eps, np.float32))
-    root = graph.add("RSQRT", [spread.node], x.shape)
-    node = graph.add("MUL", [centred.node, root], x.shape, {"fused": "NONE"})
+    if n > FEW:
+        centred, spread = _centred(graph, reshaped(graph, x.node, x.shape), eps)
+    else:
+        even = np.full((n, n), 1 / n, np.float32)
+        less = np.eye(n, dtype=np.float32) - even
+        centred = product(graph, x, less, np.zeros(n, np.float32)).node
+        square = Value(graph.add("SQUARE", [centred], x.shape), x.shape)
+        spread = product(graph, square, even, np.full(n, eps, np.float32)).node
+    root = graph.add("RSQRT", [spread], spread.shape)
+    node = graph.add("MUL", [centred, root], x.shape, {"fused": "NONE"})
     return Value(
         node,
         x.shape,

@@ -24,7 +24,7 @@ def with_int8_weights(graph: Graph) -> int:
     """
     n_layers = 0
     for step in graph.operators:
-        if step.code != "FULLY_CONNECTED" or step.weights is None or step.weights.size < WIDE:
+        if not step.is_layer or step.weights is None or step.weights.size < WIDE:
             continue
         scales = np.abs(step.weights).max(axis=1, keepdims=True) / LARGEST
         # A row of zeros is one at any scale.

@@ -27,11 +27,11 @@ def adaptive_avg_pool2d(graph: Graph, x: Value, size: Sequence[int]) -> Value:
     return mean(graph, x, [2, 3], True)
 
 
-def _reduced(graph: Graph, x: Value, axes: Sequence[int], keep: bool, code: str) -> Value:
+def _reduced(graph: Graph, x: Value, axes: Sequence[int] | None, keep: bool, code: str) -> Value:
     """What the schema's name says, over some dimensions."""
     rank = len(x.shape)
-    gone = sorted(axis % rank for axis in axes)
-    need(0 not in gone, "a reduction over the batch")
+    gone = sorted(axis % rank for axis in axes or ())
+    need(bool(gone) and 0 not in gone, "a reduction over the batch")
     # Without some of its dimensions, a map has nothing to be laid out by.
     stays = isinstance(x.layout, Maps) and (keep or gone == [2, 3])
     x = with_axes(graph, x if stays else as_plain(graph, x))
@@ -46,12 +46,16 @@ def _reduced(graph: Graph, x: Value, axes: Sequence[int], keep: bool, code: str)
     return Value(graph.add(code, [x.node, order], memory, {"keepDims": keep}), shape, layout)
 
 
-def mean(graph: Graph, x: Value, axes: Sequence[int], keep: bool = False, **kwargs: Any) -> Value:
+def mean(
+    graph: Graph, x: Value, axes: Sequence[int] | None, keep: bool = False, **kwargs: Any
+) -> Value:
     """See ``torch.mean``."""
     return _reduced(graph, x, axes, keep, "MEAN")
 
 
-def sum_(graph: Graph, x: Value, axes: Sequence[int], keep: bool = False, **kwargs: Any) -> Value:
+def sum_(
+    graph: Graph, x: Value, axes: Sequence[int] | None, keep: bool = False, **kwargs: Any
+) -> Value:
     """See ``torch.sum``."""
     return _reduced(graph, x, axes, keep, "SUM")
 
@@ -61,8 +65,11 @@ def amax(graph: Graph, x: Value, axes: Sequence[int] = (), keep: bool = False) -
     return _reduced(graph, x, axes, keep, "REDUCE_MAX")
 
 
-def topk(graph: Graph, x: Value, k: int, axis: int = -1, *args: Any) -> tuple[Value, None]:
+def topk(
+    graph: Graph, x: Value, k: int, axis: int = -1, largest: bool = True, order: bool = True
+) -> tuple[Value, None]:
     """The values of ``torch.topk``, over the last dimension."""
+    need(largest, "the smallest of a dimension")
     need(axis % len(x.shape) == len(x.shape) - 1, "the largest of another dimension")
     x = as_plain(graph, x)
     shape = (*x.shape[:-1], k)

@@ -45,15 +45,13 @@ def cat(graph: Graph, given: Sequence[Value | Tensor], axis: int = 0) -> Value:
         # A history of logits, one exit behind the other.
         parts = [as_plain(graph, part) for part in parts]
         width = math.prod(shape[1:])
-        node = graph.add(
-            "CONCATENATION", [part.node for part in parts], (1, width), {"axis": 1, "fused": "NONE"}
-        )
+        node = graph.add("CONCATENATION", [part.node for part in parts], (1, width), {"axis": 1})
         return Value(node, tuple(shape))
     if any(isinstance(part.layout, Maps) for part in parts):
         parts = [as_maps(graph, part) for part in parts]
     parts = [with_axes(graph, part) for part in parts]
     layout, whole = parts[0].layout, tuple(shape)
-    options = {"axis": place_of(layout, axis), "fused": "NONE"}
+    options = {"axis": place_of(layout, axis)}
     nodes = [part.node for part in parts]
     return Value(graph.add("CONCATENATION", nodes, lying(layout, whole), options), whole, layout)
 
@@ -93,7 +91,7 @@ def _columns(graph: Graph, parts: Sequence[Value], shape: tuple[int, ...]) -> Va
         )
 
     nodes = [reshaped(graph, part.node, part.shape) for part in parts]
-    node = graph.add("CONCATENATION", nodes, shape, {"axis": 1, "fused": "NONE"})
+    node = graph.add("CONCATENATION", nodes, shape, {"axis": 1})
     order = np.concatenate(orders)
     plain = bool((order == np.arange(len(order))).all())
     layout = Plain() if plain else Columns(order)
@@ -103,6 +101,7 @@ def _columns(graph: Graph, parts: Sequence[Value], shape: tuple[int, ...]) -> Va
 def unsqueeze(graph: Graph, x: Value, axis: int) -> Value:
     """See ``torch.unsqueeze``."""
     axis %= len(x.shape) + 1
+    need(axis > 0, "another dimension before the batch")
     x = as_plain(graph, x)
     return replace(x, shape=(*x.shape[:axis], 1, *x.shape[axis:]))
 
@@ -110,6 +109,7 @@ def unsqueeze(graph: Graph, x: Value, axis: int) -> Value:
 def squeeze(graph: Graph, x: Value, axis: Any) -> Value:
     """See ``torch.squeeze``."""
     axes = [each % len(x.shape) for each in (axis if isinstance(axis, list | tuple) else [axis])]
+    need(0 not in axes, "a view without the batch")
     x = as_plain(graph, x)
     return replace(x, shape=tuple(n for k, n in enumerate(x.shape) if k not in axes or n != 1))
 
@@ -117,6 +117,7 @@ def squeeze(graph: Graph, x: Value, axis: Any) -> Value:
 def select(graph: Graph, x: Value, axis: int, index: int) -> Value:
     """See ``torch.select``."""
     axis, n = axis % len(x.shape), x.shape[axis]
+    need(axis > 0, "a part of the batch")
     part = slice_(graph, x, axis, index % n, index % n + 1)
     part = as_plain(graph, part)
     return replace(part, shape=tuple(n for k, n in enumerate(x.shape) if k != axis))
@@ -156,7 +157,7 @@ def slice_(
     inputs = [x.node, *(graph.constant(each) for each in bounds)]
     options = {"beginMask": whole, "endMask": whole}
     node = graph.add("STRIDED_SLICE", inputs, memory, options)
-    return replace(x, node=node, shape=shape, softmax_of=None)
+    return replace(x, node=node, shape=shape)
 
 
 def index_select(graph: Graph, x: Value, axis: int, index: Tensor) -> Value:
@@ -181,7 +182,7 @@ def view(graph: Graph, x: Value, shape: Sequence[int]) -> Value:
     if len(wanted) == 2:
         return flattened(graph, x)
     x = as_plain(graph, x)
-    return replace(x, shape=wanted, softmax_of=None)
+    return replace(x, shape=wanted)
 
 
 def flatten(graph: Graph, x: Value, start: int = 0, end: int = -1) -> Value:
@@ -200,9 +201,21 @@ def permute(graph: Graph, x: Value, order: Sequence[int]) -> Value:
     return Value(node, node.shape)
 
 
+def padded(
+    graph: Graph,
+    x: Value,
+    pads: Sequence[int],
+    mode: str = "constant",
+    value: float | None = None,
+) -> Value:
+    """See ``torch.nn.functional.pad``."""
+    need(mode == "constant", f"padding of the kind {mode}")
+    return pad(graph, x, pads, value or 0)
+
+
 def pad(graph: Graph, x: Value, pads: Sequence[int], value: float = 0) -> Value:
     """See ``torch.nn.functional.pad`` with zeros."""
-    need(value == 0, "padding with other numbers than zero")
+    need(value == 0 and min(pads) >= 0, "padding with other numbers than zero")
     x = with_axes(graph, x)
     rank = len(x.shape)
     around = np.zeros((rank, 2), np.int32)

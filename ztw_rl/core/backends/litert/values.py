@@ -53,8 +53,6 @@ class Value:
     """() or of the last dimension in memory; None is 1."""
     shift: Array | None = None
     """The same; None is 0."""
-    softmax_of: Value | None = None
-    """Of log-probabilities: the logits that they are made of."""
 
     @property
     def is_bytes(self) -> bool:
@@ -71,7 +69,7 @@ def given(graph: Graph, name: str, like: Value) -> Value:
         like: What another graph gives.
     """
     node = graph.input(name, like.node.shape, like.node.dtype)
-    return replace(like, node=node, softmax_of=None)
+    return replace(like, node=node)
 
 
 def converted(graph: Graph, x: Value) -> Value:
@@ -127,7 +125,6 @@ def as_blocks(graph: Graph, x: Value, stride: int) -> Value:
         return x
     _, c, h, w = x.shape
     rows, columns = h // stride, w // stride
-    # A batch and channels are one dimension: transposing knows no more than five quickly.
     node = reshaped(graph, x.node, (1, c, rows, stride, columns, stride))
     node = transposed(graph, node, (0, 2, 4, 1, 3, 5))
     node = reshaped(graph, node, (1, rows, columns, c * stride * stride))
@@ -171,7 +168,7 @@ def with_axes(graph: Graph, x: Value) -> Value:
     if isinstance(x.layout, Maps):
         return as_floats(graph, x)
     x = as_plain(graph, x)
-    return replace(x, node=reshaped(graph, x.node, x.shape), softmax_of=None)
+    return replace(x, node=reshaped(graph, x.node, x.shape))
 
 
 def flattened(graph: Graph, x: Value) -> Value:

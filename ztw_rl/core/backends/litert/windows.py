@@ -50,7 +50,7 @@ def conv2d(
         w, strides = over_blocks(w, strides[0]), (1, 1)
     else:
         x = converted(graph, as_maps(graph, x))
-        if x.shift is not None and any(pads):
+        if groups > 1 or (x.shift is not None and any(pads)):
             x = as_floats(graph, x)
     if x.shift is not None:
         b = b + (w * x.shift).sum(axis=(1, 2, 3))
