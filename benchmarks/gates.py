@@ -36,7 +36,7 @@ class Settings:
 
     agent: str = "pong/paper"
     """Its name or folder; gates that it lacks are made."""
-    backends: tuple[str, ...] = ("onnx-file", "onnx", "eager")
+    backends: tuple[str, ...] = ("litert", "onnx-file", "onnx", "eager")
     """What runs the network; onnx-file is one file, as export writes it."""
     n_rounds: int = 2000
     """Counted decisions of each kind."""
