@@ -146,7 +146,7 @@ def test_distillation_takes_so_many_steps(
     config = DistillConfig(
         n_timesteps=32, n_envs=4, n_steps=4, n_epochs=2, ic_batch_size=8, ensemble_batch_size=4
     )
-    config = replace(config, checkpoint_interval=32, gates="none", **changes)
+    config = replace(config, checkpoint_interval=32, gates="none", engine="eager", **changes)
     distill(teacher, patch_games(4, size=84), config, tmp_path, seed=0, device=CPU)
     for folder, wanted in zip(
         sorted((tmp_path / "checkpoints").iterdir()), (ic_steps, ensemble_steps), strict=True

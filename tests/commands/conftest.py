@@ -21,7 +21,7 @@ TRAIN = [
 ]
 DISTILL = [
     *["distill-ics", "--device=cpu", "--distill.n-timesteps=32", "--distill.n-envs=2"],
-    *["--distill.n-steps=8", "--distill.n-epochs=1"],
+    *["--distill.n-steps=8", "--distill.n-epochs=1", "--distill.engine=eager"],
 ]
 
 

@@ -25,7 +25,7 @@ from ztw_rl.rl.tables import load_table
 
 FIT = [
     *["distill-ics", "--device=cpu", "--distill.gate-timesteps=32", "--distill.n-envs=2"],
-    *["--distill.n-steps=8"],
+    *["--distill.n-steps=8", "--distill.engine=eager"],
 ]
 PLAY = ["eval", "--agent=runs/distill/pong-001", "--n-episodes=2", "--n-envs=2", "--device=cpu"]
 

@@ -35,6 +35,7 @@ TINY = DistillConfig(
     ensemble_batch_size=8,
     checkpoint_interval=1000,
     gates="none",
+    engine="eager",
 )
 
 
@@ -102,7 +103,7 @@ def test_the_trunk_runs_once_per_step_and_never_again(teacher, games, tmp_path, 
         return model
 
     monkeypatch.setattr(module, "build_early_exit_model", watched)
-    run(teacher, games, tmp_path, replace(TINY, engine="eager"))
+    run(teacher, games, tmp_path, TINY)
     n_samples = [sum(n for i, n in seen if i == block) for block in range(5)]
     assert n_samples == [96] * 5
 

@@ -22,7 +22,13 @@ from ztw_rl.rl.teacher import Provenance, Teacher
 
 CPU = torch.device("cpu")
 CONFIG = DistillConfig(
-    n_timesteps=40, n_envs=4, n_steps=4, n_epochs=1, checkpoint_interval=1000, gate_timesteps=30
+    n_timesteps=40,
+    n_envs=4,
+    n_steps=4,
+    n_epochs=1,
+    checkpoint_interval=1000,
+    gate_timesteps=30,
+    engine="eager",
 )
 
 

@@ -75,7 +75,13 @@ def pictures(n):
 
 
 CONFIG = DistillConfig(
-    method="student", n_timesteps=512, n_envs=8, n_steps=16, n_epochs=3, checkpoint_interval=1000
+    method="student",
+    n_timesteps=512,
+    n_envs=8,
+    n_steps=16,
+    n_epochs=3,
+    checkpoint_interval=1000,
+    engine="eager",
 )
 
 

@@ -235,7 +235,7 @@ def compare(
     runtime = Runtime(backends[0], x, proposal.each(model.n_exits - 1), model.rule)
     rows = bench_engines(backends, inputs(runtime), own.relative_macs(), n_rounds=settings.n_rounds)
     game = agent.config.environment.name
-    single = replace(settings, batch_sizes=(1,), threads=(1,))
+    single = replace(settings, engines=False, batch_sizes=(1,), threads=(1,))
     run = _settled(single, tuple(named), folder, proposal, settings.seed)
     output = settings.output or runs.create(settings.runs_dir, KIND, game, run)
     save_json(output / "bench.json", asdict(run))
