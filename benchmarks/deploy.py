@@ -33,7 +33,7 @@ from ztw_rl.core.backends.litert.backend import backbone_file
 from ztw_rl.core.backends.litert.graph import Graph
 from ztw_rl.core.backends.litert.lowering import answer, lowered
 from ztw_rl.core.backends.litert.packing import Part, packed
-from ztw_rl.core.backends.litert.values import Value
+from ztw_rl.core.backends.litert.values import input_like
 from ztw_rl.core.backends.named import make_backend
 from ztw_rl.core.backends.onnx import export_graphs
 from ztw_rl.core.bench import Latency, bench, forced_bounds, interleaved_seconds, threads
@@ -130,8 +130,7 @@ def unbranched_time(model: EarlyExitModel, x: Tensor, rounds: int) -> float:
     No way to the end is shorter.
     """
     graph = Graph()
-    given = Value(graph.input("x", tuple(x.shape), "uint8"), tuple(x.shape))
-    answers = lowered(graph, _AllExits(model).eval(), [x], [given])
+    answers = lowered(graph, _AllExits(model).eval(), [x], [input_like(graph, "x", x)])
     outputs = {f"exit_{m}": answer(graph, value).node for m, value in enumerate(answers)}
     every = Interpreters(packed([Part(graph, outputs)]), 1, "the model")
     full = Interpreters(backbone_file(model, x), 1, "the model")

@@ -68,6 +68,16 @@ def format_of(path: Path, wanted: Format | None) -> Format:
     return wanted
 
 
+def check_weights(kind: Format, weights: Weights) -> None:
+    """Find out whether a format has such weights.
+
+    Raises:
+        UserError: It has not.
+    """
+    if weights != "float32" and kind != "litert":
+        raise UserError(f"the format {kind} has no {weights} weights; take the format litert")
+
+
 def graph_file(m: int) -> str:
     """Name of exit m's graph inside the artefact."""
     return f"exit_{m}.onnx"

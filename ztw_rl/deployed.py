@@ -90,6 +90,10 @@ class Deployed(ABC):
                 f"the input is {x.dtype} {x.shape}, but the model takes "
                 f"{self._dtype} (B, {', '.join(map(str, self._shape))})"
             )
+        return self._answered(x, bounds)
+
+    def _answered(self, x: npt.NDArray[Any], bounds: Sequence[float]) -> Decision:
+        """Answer a batch that fits."""
         answer = self._predict_one if len(x) == 1 else self._predict_batch
         return answer(x, bounds)
 
@@ -266,21 +270,21 @@ class LitertModel(DeployedModel):
         if not self._head_is_ensembled:
             del self._last_state["next_logits"]
 
-    def decide(self, x: npt.NDArray[Any], bounds: Sequence[float]) -> Decision:
-        """See ``Deployed.decide``: LiteRT's maximum loses NaN, so inputs with it are set apart."""
+    def _answered(self, x: npt.NDArray[Any], bounds: Sequence[float]) -> Decision:
+        """LiteRT's maximum loses NaN, so inputs with it are set apart."""
         if self._dtype.kind == "f" and len(x):
             broken = np.isnan(x).reshape(len(x), -1).any(axis=1)
             if broken.any():
                 return self._apart(x, bounds, broken)
-        return super().decide(x, bounds)
+        return super()._answered(x, bounds)
 
     def _apart(
         self, x: npt.NDArray[Any], bounds: Sequence[float], broken: npt.NDArray[np.bool_]
     ) -> Decision:
         """Let some of the inputs go to the end, and no exit answer them before."""
         parts = (
-            super().decide(x[~broken], bounds),
-            super().decide(x[broken], [np.inf] * len(bounds)),
+            super()._answered(x[~broken], bounds),
+            super()._answered(x[broken], [np.inf] * len(bounds)),
         )
         order = np.argsort(np.concatenate([np.flatnonzero(~broken), np.flatnonzero(broken)]))
         return Decision(*(np.concatenate(both)[order] for both in zip(*parts, strict=True)))
@@ -292,8 +296,7 @@ class LitertModel(DeployedModel):
 
     def _predict_one(self, x: npt.NDArray[Any], bounds: Sequence[float]) -> Decision:
         running = self.exits[0].begin("features", x)
-        last = self.n_exits - 1
-        m = 0
+        last = m = self.n_exits - 1
         for m, least in enumerate(bounds):
             if running.output(self._signal).item() > least:
                 break

@@ -139,10 +139,12 @@ class Interpreters:
 
     def _batch(self, size: int) -> Running:
         own = self._own
-        if getattr(own, "size", None) is None:
+        before = getattr(own, "size", None)
+        if before is None:
             own.batch = self._opened()
         found: Running = own.batch
-        if getattr(own, "size", None) != size:
+        if before != size:
+            # If it fails, the next batch begins anew.
             own.size = None
             for details in found.interpreter.get_input_details():
                 found.interpreter.resize_tensor_input(

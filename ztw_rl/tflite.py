@@ -50,7 +50,7 @@ def metadata_of(content: bytes) -> dict[str, Any]:
 
 
 def exits_of(content: bytes, outputs: tuple[str, ...], n_exits: int) -> list[bytes]:
-    """Each exit as a model of its own, for batches.
+    """Each exit as a model of its own, for single samples and batches.
 
     Args:
         content: Of a file in which the control flow lives: graph m is exit m, and what follows.

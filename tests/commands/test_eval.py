@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ztw_rl import cli
-from ztw_rl.deploy import DeployedModel
+from ztw_rl.deployed import DeployedModel, LitertModel
 from ztw_rl.rl.agent import load_agent, save_agent
 from ztw_rl.rl.atari.emulators import Emulators
 
@@ -146,10 +146,20 @@ def test_the_backend_that_was_asked_for_plays_and_is_timed(distill_run, monkeypa
         sizes.add(len(features))
         return run_exit(self, m, features, logits)
 
+    model = LitertModel if backend == "litert" else DeployedModel
+    predict_one, timed = model._predict_one, []
+
+    def watched_one(self, x, bounds):
+        timed.append(len(x))
+        return predict_one(self, x, bounds)
+
     monkeypatch.setattr(DeployedModel, "run_exit", watched)
+    monkeypatch.setattr(model, "_predict_one", watched_one)
     assert cli.main([*SMALL, f"--backend={backend}", "--thresholds=0.5", "--output=o"]) == 0
     # Several games are played at a time.
     assert max(sizes) > 1
+    # One observation is timed.
+    assert timed
     stored = json.loads(Path("o/curve.json").read_text())
     assert (stored["backend"], stored["device"], stored["ensembles"]) == (
         name,

@@ -3,7 +3,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import pytest
 import torch
 
 from ztw_rl import cli, deploy
-from ztw_rl.commands import export as export_command
 from ztw_rl.core.backends import engines
 from ztw_rl.core.backends.openvino import openvino
 from ztw_rl.rl.agent import Agent, AgentConfig, build_model, save_agent
@@ -131,41 +129,6 @@ def missing(package):
     """In place of ``find_spec``: all but one are there."""
     find = importlib.util.find_spec
     return lambda name: None if name == package else find(name)
-
-
-@pytest.fixture
-def few_frames(monkeypatch):
-    monkeypatch.setattr(export_command, "N_FRAMES", 64)
-
-
-def test_weights_of_eight_bits(agent, capsys, few_frames, monkeypatch):
-    command = ["export", "--agent", str(agent), "--threshold=0.5", "--weights=int8"]
-    monkeypatch.setattr(export_command, "MOST_CHANGED", 1.0)
-    assert cli.main([*command, "--output=small.tflite"]) == 0
-    told = capsys.readouterr().out
-    assert re.search(r"int8 weights: some exit's action is another at \d+\.\d\d% of 512 obs", told)
-    assert cli.main([*command[:-1], "--output=large.tflite"]) == 0
-    small, large = (Path(name).stat().st_size for name in ("small.tflite", "large.tflite"))
-    # Three of four bytes of the wide layer's 3136 x 512 weights.
-    assert large - small == pytest.approx(3 * 3136 * 512, rel=0.01)
-    metadata = deploy.load("small.tflite").metadata
-    assert (metadata["weights"], metadata["weights_checked"]["n_observations"]) == ("int8", 512)
-    x = np.zeros((3, 4, 84, 84), np.uint8)
-    found, exact = (deploy.load(f"{name}.tflite").predict(x, 2.0) for name in ("small", "large"))
-    np.testing.assert_allclose(found.log_probs, exact.log_probs, atol=0.05)
-    assert (found.log_probs != exact.log_probs).any()
-
-
-def test_weights_of_eight_bits_that_change_too_much(agent, capsys, few_frames, monkeypatch):
-    monkeypatch.setattr(export_command, "MOST_CHANGED", -1.0)
-    command = ["export", "--agent", str(agent), "--threshold=0.5", "--weights=int8"]
-    assert cli.main([*command, "--output=pong.tflite"]) == 2
-    error = capsys.readouterr().err
-    assert re.fullmatch(r"error: int8 weights: .*, more than .*; leave out --weights\n", error)
-    assert not Path("pong.tflite").exists()
-    assert cli.main([*command, "--output=pong.zip"]) == 2
-    error = capsys.readouterr().err
-    assert error == "error: the format onnx-stages has no int8 weights; take --format litert\n"
 
 
 def test_ten_games_are_enough_to_choose_by(agent, capsys):
@@ -288,7 +251,7 @@ def test_bench_writes_its_table(agent, capsys):
         (["--risk", "0.1", "--keep", "0.9"], "exclude one another"),
         (["--keep", "0.9", "--calibration", "nowhere"], "there is no curve.json"),
         (["--calibration", "nowhere"], "--calibration needs --budget, --keep or --risk"),
-        (["--engines", "--threads=2"], "--engines says itself what is timed; leave out --threads"),
+        (["--engines", "--threads=2"], "--engines chooses what is timed; leave out --threads"),
         (["--backends"], "backends must name at least one of eager, compiled, onnx, litert"),
         (["--backends", "jit"], "unknown backend 'jit'"),
         (["--backends", "eager", "jit", "--n-rounds", "1000000"], "unknown backend 'jit'"),

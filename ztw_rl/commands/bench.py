@@ -285,7 +285,7 @@ class Bench(BenchSettings):
         for name in ("backends", "batch_sizes", "threads") if self.engines else ():
             if getattr(self, name) != getattr(BenchSettings, name):
                 flag = name.replace("_", "-")
-                raise UserError(f"--engines says itself what is timed; leave out --{flag}")
+                raise UserError(f"--engines chooses what is timed; leave out --{flag}")
 
 
 def main(arguments: list[str]) -> int:

@@ -10,15 +10,13 @@ import tyro
 
 from ztw_rl import agents, deploy, runs
 from ztw_rl.commands._arguments import read
-from ztw_rl.errors import UserError
 from ztw_rl.points.policy import OperatingPoint, choose
 from ztw_rl.points.targets import Proposal
 from ztw_rl.settings import Seed
 
 if TYPE_CHECKING:
-    from ztw_rl.core.choice import Point
     from ztw_rl.core.deployable import Deployable
-    from ztw_rl.rl.agent import Agent
+    from ztw_rl.rl.rounding import Rounded
 
 
 def target_of(
@@ -86,50 +84,6 @@ def write_artefact(
     print(f"run it with: {runner}.load('{path}').predict(x) for {dtype} x of shape (B, {shape})")
 
 
-N_FRAMES = 10_000
-MOST_CHANGED = 0.001
-
-
-@dataclass(frozen=True)
-class Rounded:
-    """How weights of eight bits fared on an agent's own observations."""
-
-    n_observations: int
-    changed: float
-    """Share of them at which any exit's likeliest action is another."""
-
-    def __str__(self) -> str:
-        return (
-            f"int8 weights: some exit's action is another at {self.changed:.2%} of "
-            f"{self.n_observations:,} observations"
-        )
-
-
-def checked(agent: Agent, point: Point, seed: int) -> Rounded:
-    """Let an agent play, and see whether weights of eight bits change what it does.
-
-    Raises:
-        UserError: They do at more than ``MOST_CHANGED``, or LiteRT cannot run the agent.
-    """
-    from ztw_rl.core.backends.litert.agreement import share_changed
-    from ztw_rl.core.backends.litert.backend import one_file
-    from ztw_rl.core.backends.named import make_backend
-    from ztw_rl.core.runtime import Runtime
-    from ztw_rl.rl.frames import play_frames
-
-    model, x = agent.at(point).model, agent.example()
-    # It finds out whether there is anything to round, before minutes of games.
-    one_file(model, x, "action", {}, "int8")
-    runtime = Runtime(
-        make_backend("litert", model, x), x, point.each(model.n_exits - 1), model.rule
-    )
-    frames = play_frames(agent, runtime, N_FRAMES, seed)
-    rounded = Rounded(len(frames), share_changed(model, frames))
-    if rounded.changed > MOST_CHANGED:
-        raise UserError(f"{rounded}, more than {MOST_CHANGED:.1%}; leave out --weights")
-    return rounded
-
-
 @dataclass(frozen=True)
 class Export:
     """Write an agent as one file: frames (uint8) in; action, exit and confidence out.
@@ -143,9 +97,9 @@ class Export:
     distillation run, else the shipped agent."""
     format: deploy.Format | None = None
     """onnx: one file, one observation at a time. onnx-stages: a zip of one graph for each exit,
-    which ztw_rl.deploy runs, batches too. litert: one file for both, the fastest; it needs the
-    extra litert. aoti: a zip of code for each exit. By default what --output ends in: .onnx,
-    .tflite, or .zip for onnx-stages."""
+    which ztw_rl.deploy runs, batches too. litert: one file for both, the fastest on one
+    observation; it needs the extra litert. aoti: a zip of code for each exit. By default what
+    --output ends in: .onnx, .tflite, or .zip for onnx-stages."""
     weights: deploy.Weights = "float32"
     """int8: of wide layers, where reading them is what takes the time. For the format litert, if
     the agent's own games show that it would do the same."""
@@ -173,15 +127,15 @@ def main(arguments: list[str]) -> int:
     folder = agents.find(args.agent, args.runs_dir)
 
     from ztw_rl.rl.agent import load_agent
+    from ztw_rl.rl.rounding import rounded_weights
 
     agent = load_agent(folder)
     game = agent.config.environment.name
     name = agents.file_stem(folder) or game
     output, kind = target_of(args.output, args.format, name)
-    if args.weights != "float32" and kind != "litert":
-        raise UserError(f"the format {kind} has no {args.weights} weights; take --format litert")
+    deploy.check_weights(kind, args.weights)
     choice = choose(args.point, agent, folder, args.runs_dir)
     print(f"agent: {folder}")
-    rounded = checked(agent, choice.point, args.seed) if args.weights == "int8" else None
+    rounded = rounded_weights(agent, choice.point, args.seed) if args.weights == "int8" else None
     write_artefact(kind, output, agent, name, choice, rounded)
     return 0

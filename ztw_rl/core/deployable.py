@@ -19,7 +19,6 @@ from ztw_rl.core.backends.sessions import interface
 from ztw_rl.core.choice import Point
 from ztw_rl.core.files import write_atomically
 from ztw_rl.core.model import EarlyExitModel
-from ztw_rl.errors import UserError
 
 
 def export_onnx(
@@ -43,11 +42,7 @@ def export_onnx(
     """
     described = {**metadata, **_described(deploy.ONE_FILE, model, x, thresholds)}
     graph = one_graph(model, x, metadata["answer"], described)
-
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(graph)
-
-    write_atomically(path, write)
+    write_atomically(path, lambda temporary: temporary.write_bytes(graph))
 
 
 def export_litert(
@@ -73,11 +68,7 @@ def export_litert(
     """
     described = {**metadata, **_described(deploy.LITERT, model, x, thresholds)}
     content = one_file(model, x, metadata["answer"], described, weights)
-
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    write_atomically(path, write)
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def export_stages(
@@ -210,7 +201,7 @@ def export(
     Args:
         path: The file.
         deployable: The model.
-        kind: Of what runs it.
+        kind: Its format.
         point: What applies if the caller gives no threshold.
         about: Further metadata, such as ``name``.
         weights: Of wide layers; int8 is LiteRT's.
@@ -220,6 +211,7 @@ def export(
             no such weights.
     """
     deploy.check_replaceable(path)
+    deploy.check_weights(kind, weights)
     deployable = deployable.at(point)
     model, x = deployable.model, deployable.example()
     thresholds = point.each(model.n_exits - 1)
@@ -227,6 +219,4 @@ def export(
     if kind == "litert":
         export_litert(path, model, x, thresholds, metadata, weights)
         return
-    if weights != "float32":
-        raise UserError(f"the format {kind} has no {weights} weights; take litert")
     _WRITERS[kind](path, model, x, thresholds, metadata)

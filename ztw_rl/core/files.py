@@ -14,7 +14,7 @@ from typing import IO, Any
 from ztw_rl.errors import UserError
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Have ``write`` fill a temporary file beside ``path``, then move it into place.
 
     Whoever reads ``path`` sees the old file or the new one, also if the process is killed.

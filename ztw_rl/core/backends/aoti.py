@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ztw_rl import deploy
+from ztw_rl.core.backends.backbone import Backbone
 from ztw_rl.core.backends.eager import Segments, SegmentsBackend, require_compiler
 from ztw_rl.core.model import EarlyExitModel, Segment, SegmentOutput
 from ztw_rl.core.runtime import Runtime
@@ -90,18 +91,6 @@ def _package(module: nn.Module, inputs: tuple[Tensor, ...], name: str) -> bytes:
         return Path(path).read_bytes()
 
 
-class _Backbone(nn.Module):
-    """The network without its ICs."""
-
-    def __init__(self, model: EarlyExitModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C) logits."""
-        return self.model.backbone(x)
-
-
 @torch.no_grad()
 def aoti(model: EarlyExitModel, x: Tensor) -> SegmentsBackend:
     """Compile a model and run it at once, without a file.
@@ -116,7 +105,7 @@ def aoti(model: EarlyExitModel, x: Tensor) -> SegmentsBackend:
     from torch._inductor import aoti_load_package
 
     packages = [*compile_segments(model, x)]
-    packages.append(_package(_Backbone(model), (torch.cat([x, x]),), "backbone.pt2"))
+    packages.append(_package(Backbone(model), (torch.cat([x, x]),), "backbone.pt2"))
     *segments, backbone = (aoti_load_package(io.BytesIO(package)) for package in packages)
     return SegmentsBackend("AOTInductor", [_named(segment) for segment in segments], backbone)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ztw_rl.core.backends.litert.graph import Graph
 from ztw_rl.core.backends.litert.lowering import answer, lowered
 from ztw_rl.core.backends.litert.packing import Part, needed, packed
-from ztw_rl.core.backends.litert.values import Value
+from ztw_rl.core.backends.litert.values import input_like
 from ztw_rl.interpreters import Interpreters
 
 Steps = list[tuple[str, tuple[int, ...]]]
@@ -23,8 +23,8 @@ class Calls(nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, x: Tensor) -> tuple[Tensor]:
-        return (self.function(x),)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
 
 
 @pytest.fixture
@@ -33,15 +33,13 @@ def same() -> Same:
 
     def check(function: Callable[[Tensor], Tensor], x: Tensor, atol: float = 1e-5) -> Steps:
         graph, module = Graph(), Calls(function).eval().requires_grad_(False)
-        shape = (1, *x.shape[1:])
-        given = Value(graph.input("x", shape, str(x.numpy().dtype)), shape)
-        (found,) = lowered(graph, module, [x[:1]], [given])
+        (found,) = lowered(graph, module, [x[:1]], [input_like(graph, "x", x[:1])])
         outputs = {"y": answer(graph, found).node}
         session = Interpreters(packed([Part(graph, outputs)]), 1, "the model")
         for batch in (x, x[:1], x[:2]):
             (y,) = session.run(("y",), {"x": batch.numpy()})
             torch.testing.assert_close(
-                torch.from_numpy(y), module(batch)[0].detach().float(), atol=atol, rtol=1e-5
+                torch.from_numpy(y), module(batch).detach().float(), atol=atol, rtol=1e-5
             )
         return [(step.code, step.output.shape) for step in needed(graph, outputs.values())]
 

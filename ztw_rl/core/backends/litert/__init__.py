@@ -1,1 +1,1 @@
-"""LiteRT, whose XNNPACK is the fastest on small networks: from PyTorch's layers to its files."""
+"""LiteRT, fastest on one observation of a small network: from PyTorch's layers to its files."""

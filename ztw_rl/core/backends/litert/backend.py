@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ztw_rl import deploy, deployed, tflite
+from ztw_rl.core.backends.backbone import Backbone
 from ztw_rl.core.backends.litert.graph import Graph, Node
-from ztw_rl.core.backends.litert.lowering import answer, lowered
+from ztw_rl.core.backends.litert.lowering import REMEDY, answer, lowered
 from ztw_rl.core.backends.litert.packing import Part, packed
 from ztw_rl.core.backends.litert.quantise import with_int8_weights
-from ztw_rl.core.backends.litert.values import Value, given
+from ztw_rl.core.backends.litert.values import Value, given, input_like
 from ztw_rl.core.backends.sessions import SessionsBackend, head_is_ensembled, interface
 from ztw_rl.core.model import EarlyExitModel, SegmentFunction
 from ztw_rl.errors import UserError
@@ -29,18 +30,6 @@ from ztw_rl.interpreters import Interpreters, require_package
 N_CHECKED = 3
 TOLERANCE = 1e-3
 """Of a log-probability, relative to the largest: rounding adds up in a deep network."""
-
-
-class _Backbone(nn.Module):
-    """The network without its ICs."""
-
-    def __init__(self, model: EarlyExitModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> tuple[Tensor]:
-        """(B, C) logits."""
-        return (self.model.backbone(x),)
 
 
 @torch.no_grad()
@@ -56,7 +45,7 @@ def backbone_file(model: EarlyExitModel, x: Tensor) -> bytes:
     """
     require_package()
     graph = Graph()
-    (logits,) = lowered(graph, _Backbone(model), [x], [_input(graph, "x", x)])
+    (logits,) = lowered(graph, Backbone(model), [x], [input_like(graph, "x", x)])
     return packed([Part(graph, {"logits": answer(graph, logits).node})])
 
 
@@ -72,7 +61,7 @@ def one_file(
 
     Inputs are ``x``, (1, …), and ``thresholds``, (E−1,) float32; a network without ICs has no
     thresholds. Outputs are the answer, (1,) int32; ``exit``, (1,) int32; ``confidence``, (1,); and
-    ``log_probs``, (1, C). ``tflite.exits_of`` makes models for batches of it.
+    ``log_probs``, (1, C). ``tflite.exits_of`` makes a model of each exit.
 
     Args:
         model: In eval mode, on the CPU.
@@ -134,8 +123,8 @@ def _check(model: EarlyExitModel, x: Tensor, content: bytes) -> None:
         # NaN is no small difference either.
         if not difference <= TOLERANCE and wanted.isfinite().all():
             raise UserError(
-                f"LiteRT answers otherwise than PyTorch (log-probabilities differ by "
-                f"{difference:.1e}); take the format onnx"
+                f"LiteRT's answers differ from PyTorch's (log-probabilities by {difference:.1e}); "
+                f"{REMEDY}"
             )
 
 
@@ -170,14 +159,14 @@ def _stages(model: EarlyExitModel, x: Tensor) -> list[_Stage]:
     for m, segment in enumerate(model.answering()):
         graph = Graph()
         if m == 0:
-            inputs = [_input(graph, "x", x)]
+            inputs = [input_like(graph, "x", x)]
             bounds = graph.input("thresholds", (n_bounds,), "float32") if n_bounds else None
         else:
             inputs, bounds = _inputs(graph, stages[-1], n_bounds)
         if m and m == n_bounds and not head_is_ensembled(model):
             del inputs[1], example[1]
         features, logits, *said = lowered(graph, segment, example, inputs)
-        passed = [_computed(graph, value) for value in (features, logits)]
+        passed = [_copied(graph, value) for value in (features, logits)]
         own = {
             name: answer(graph, value).node
             for name, value in zip(("log_probs", "confidence", "signal"), said, strict=True)
@@ -241,12 +230,7 @@ def _branch(stage: _Stage, m: int, subgraphs: tuple[int, int], by_regret: bool) 
     return dict(zip(("exit", "confidence", "log_probs"), outputs, strict=True))
 
 
-def _input(graph: Graph, name: str, x: Tensor) -> Value:
-    shape = tuple(x.shape)
-    return Value(graph.input(name, shape, str(x.numpy().dtype)), shape)
-
-
-def _computed(graph: Graph, value: Value) -> Value:
+def _copied(graph: Graph, value: Value) -> Value:
     """What passes on as it came is copied, since no tensor can be both given and asked for."""
     return replace(value, node=graph.copied(value.node)) if graph.is_input(value.node) else value
 

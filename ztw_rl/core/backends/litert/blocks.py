@@ -11,11 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ztw_rl.core.backends.litert.graph import Array, Graph, Operator
+from ztw_rl.core.backends.litert.graph import VALID, Array, Graph, Operator
 from ztw_rl.core.backends.litert.values import Blocks, Maps, Plain, Value, as_blocks
 
-SAME, VALID = 0, 1
-"""The schema's names of how a window treats the border."""
 LANES = 16
 """Output channels that XNNPACK computes at once, at least."""
 
@@ -39,7 +37,7 @@ def in_blocks(graph: Graph, x: Value, kernel: Sequence[int], stride: int) -> Val
     made = graph.maker(x.node)
     if made is None or x.layout != Maps() or x.scale is not None or x.shift is not None:
         return None
-    return _computed(graph, x, made, stride)
+    return _block_by_block(graph, x, made, stride)
 
 
 def over_blocks(weights: Array, stride: int) -> Array:
@@ -56,7 +54,7 @@ def over_blocks(weights: Array, stride: int) -> Array:
     return joined
 
 
-def _computed(graph: Graph, x: Value, made: Operator, side: int) -> Value | None:
+def _block_by_block(graph: Graph, x: Value, made: Operator, side: int) -> Value | None:
     """Let the convolution before compute all places of a block at once, as so many channels.
 
     It multiplies by zeros as well, which costs nothing where lanes were idle.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ztw_rl.core.backends.litert.graph import Graph, Node
 from ztw_rl.core.backends.litert.lowering import answer, lowered
 from ztw_rl.core.backends.litert.packing import Part, packed
-from ztw_rl.core.backends.litert.values import Maps, Plain, Value, as_floats, lying
+from ztw_rl.core.backends.litert.values import Maps, Plain, Value, as_floats, input_like, lying
 from ztw_rl.core.model import EarlyExitModel
 from ztw_rl.interpreters import Interpreters, require_package
 
@@ -36,9 +36,9 @@ class _Rest(nn.Module):
         super().__init__()
         self.segment = model.segments[-1]
 
-    def forward(self, x: Tensor) -> tuple[Tensor]:
+    def forward(self, x: Tensor) -> Tensor:
         """(B, C)."""
-        return (self.segment.classify(self.segment.read(x), None)[1],)
+        return self.segment.classify(self.segment.read(x), None)[1]
 
 
 class FrozenNetwork:
@@ -58,7 +58,7 @@ class FrozenNetwork:
         require_package()
         self._segments = model.segments
         graph = Graph()
-        reads = lowered(graph, _Reads(model), [x], [_input(graph, x)])
+        reads = lowered(graph, _Reads(model), [x], [input_like(graph, "x", x)])
         # Bytes that are only scaled are left to PyTorch.
         self._left = [value.is_bytes or graph.is_input(value.node) for value in reads]
         self._maps = [isinstance(value.layout, Maps) for value in reads]
@@ -104,11 +104,6 @@ def _as_given(graph: Graph, value: Value) -> Node:
     if isinstance(value.layout, Maps):
         return as_floats(graph, value).node
     return answer(graph, value).node
-
-
-def _input(graph: Graph, x: Tensor) -> Value:
-    shape = tuple(x.shape)
-    return Value(graph.input("x", shape, str(x.numpy().dtype)), shape)
 
 
 def _opened(graph: Graph, outputs: Mapping[str, Node], n_threads: int) -> Interpreters:

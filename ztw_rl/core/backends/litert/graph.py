@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
+SAME, VALID = 0, 1
+"""The schema's numbers for windows that reach over the border, onto zeros, and that do not."""
+
 
 @dataclass(frozen=True)
 class Node:

@@ -18,6 +18,7 @@ from ztw_rl.core.backends.litert.values import Value, as_plain, reshaped
 from ztw_rl.errors import UserError
 
 REMEDY = "take the format onnx"
+"""What runs a network that LiteRT cannot."""
 
 
 def lowered(

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import Tensor
 
 from ztw_rl.core.backends.litert.graph import Array, Graph, Node
 
@@ -58,6 +59,18 @@ class Value:
     def is_bytes(self) -> bool:
         """Whether it is what a camera gives, not yet converted."""
         return self.node.dtype == "uint8"
+
+
+def input_like(graph: Graph, name: str, x: Tensor) -> Value:
+    """An input in PyTorch's order.
+
+    Args:
+        graph: To which it is added.
+        name: Of the input.
+        x: (1, …), any of the right shape and type.
+    """
+    shape = tuple(x.shape)
+    return Value(graph.input(name, shape, str(x.numpy().dtype)), shape)
 
 
 def given(graph: Graph, name: str, like: Value) -> Value:

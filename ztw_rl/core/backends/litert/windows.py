@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from ztw_rl.core.backends.litert.arguments import array, need, pair
-from ztw_rl.core.backends.litert.blocks import SAME, VALID, in_blocks, over_blocks
-from ztw_rl.core.backends.litert.graph import Graph, Node
+from ztw_rl.core.backends.litert.blocks import in_blocks, over_blocks
+from ztw_rl.core.backends.litert.graph import SAME, VALID, Graph, Node
 from ztw_rl.core.backends.litert.values import (
     Maps,
     Value,
